@@ -1,0 +1,330 @@
+"""The typed configuration: every key with its unit and default.
+
+Hydra merges the YAML files of ``conf/`` into these classes, so an unknown key or a wrong type fails
+before any work. Nodes of type ``dict[str, Any]`` carry a ``_target_``: the class it names checks
+the other keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from pqbench.errors import ConfigError
+
+
+class Weights(Enum):
+    """Where a model's weights come from."""
+
+    auto = "auto"
+    bundled = "bundled"
+    pretrained = "pretrained"
+    file = "file"
+    scratch = "scratch"
+    none = "none"
+
+
+class FitMethod(Enum):
+    """How a model learns a data set's classes."""
+
+    auto = "auto"
+    none = "none"
+    linear_probe = "linear_probe"
+    finetune = "finetune"
+    scratch = "scratch"
+
+
+class OnError(Enum):
+    """What to do with an unreadable image."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+@dataclass
+class PreprocessConfig:
+    """How an image becomes an input.
+
+    Attributes:
+        resize: Shorter side after resizing, in pixels.
+        crop: Side of the centre crop, in pixels; the model's input is (3, crop, crop).
+        interpolation: ``bilinear`` or ``bicubic``, with Pillow's antialiasing.
+        mean: Per-channel mean on the 0..1 scale.
+        std: Per-channel standard deviation on the 0..1 scale.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+
+@dataclass
+class ModelConfig:
+    """A network and where its weights come from.
+
+    Attributes:
+        name: Name in tables and records.
+        task: ``classification``.
+        network: ``_target_`` that builds the ``nn.Module``, and its arguments.
+        head: Dotted name of the last Linear layer; replaced or sliced to the data set's classes.
+        weights: ``auto``: bundled for this data set, else pretrained if on this machine, else
+            trained from scratch where the data set allows it, else pretrained (download).
+        weights_file: Path of a state dict (``.safetensors``, ``.pth``) for ``weights=file``.
+        pretrained: ``_target_`` that returns the pretrained state dict.
+        preprocess: Resize, crop and normalization.
+    """
+
+    name: str = MISSING
+    task: str = "classification"
+    network: dict[str, Any] = MISSING
+    head: str = MISSING
+    weights: Weights = Weights.auto
+    weights_file: str | None = None
+    pretrained: dict[str, Any] | None = None
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+
+@dataclass
+class DatasetConfig:
+    """Labelled images in named splits.
+
+    Attributes:
+        name: Name in tables and records.
+        task: ``classification``.
+        source: ``_target_`` of a class with an ``index()`` method, and its arguments.
+        root: Folder with the data; null takes the data set's usual place.
+        split: Split that is scored: ``val``, or ``clean`` where the data set has it.
+        limit: Score at most this many images (a stratified, seeded subset); null takes all.
+        train_limit: Use at most this many training images; null takes all.
+        on_error: What to do with an unreadable image: ``fail`` or ``skip`` (counted, noted).
+        resize_mode: ``crop``: resize the shorter side, crop the centre; ``squash``: resize to the
+            crop size, whole picture kept.
+        scratch: True if a model without other weights may be trained from scratch on it.
+    """
+
+    name: str = MISSING
+    task: str = "classification"
+    source: dict[str, Any] = MISSING
+    root: str | None = None
+    split: str = "val"
+    limit: int | None = None
+    train_limit: int | None = None
+    on_error: OnError = OnError.fail
+    resize_mode: str = "crop"
+    scratch: bool = False
+
+
+@dataclass
+class FitConfig:
+    """How a model learns the data set's classes before any compression, if it must.
+
+    Attributes:
+        method: ``auto``: nothing for bundled, sliced or loaded weights that fit; ``linear_probe``
+            for a pretrained network with a new head; ``scratch`` for random weights.
+        epochs: Passes over the train split (``finetune``, ``scratch``).
+        batch_size: Images per training step.
+        learning_rate: Peak of the AdamW schedule (warm-up, then cosine).
+        train_size: Side of the training images in pixels; null takes the model's input size.
+    """
+
+    method: FitMethod = FitMethod.auto
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    train_size: int | None = 96
+
+
+@dataclass
+class ProtocolConfig:
+    """How latency is measured: see ``pqbench.measure.protocol.Protocol``, which has these keys."""
+
+    name: str = "default"
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 32, 64])
+    warmup_s: float = 0.5
+    warmup_calls: int = 3
+    block_s: float = 0.25
+    min_pairs: int = 6
+    max_pairs: int = 200
+    max_seconds: float = 10.0
+    target_half_width: float = 0.02
+    unstable_half_width: float = 0.05
+    max_foreign_share: float = 0.1
+    max_disturbed: int = 20
+    quiet_wait_s: float = 10.0
+    settle_s: float = 0.05
+    pool_mb: float = 128.0
+    seed: int = 0
+    score: bool = True
+    profile: bool = False
+    stage_timeout_s: float = 1800.0
+
+
+@dataclass
+class TrackingConfig:
+    """Where results are logged beside the records on disk.
+
+    Attributes:
+        enabled: False keeps records on disk only.
+        uri: MLflow tracking URI; null takes an sqlite file under ``outputs``.
+        experiment: Name of the MLflow experiment.
+        artifact_root: Folder for artifacts of the local store; null takes one under ``outputs``.
+        log_model: Log the deployed model's files as artifacts.
+        timeout_s: Give up on a tracking server after this many seconds.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "pqbench"
+    artifact_root: str | None = None
+    log_model: bool = True
+    timeout_s: float = 5.0
+
+
+@dataclass
+class PqbenchConfig:
+    """One experiment.
+
+    Attributes:
+        model: The network and its weights.
+        dataset: The data that it is fitted on, calibrated with and scored on.
+        fit: How the model learns the classes, if it must.
+        compress: The recipe: steps by name, in order; empty for a baseline.
+        backend: ``_target_`` of the backend, its name and options.
+        protocol: How latency is measured.
+        tracking: Where results are logged.
+        threads: Threads of every runtime alike; null takes all usable cores.
+        seed: Seeds training, calibration draws and random heads.
+        outputs: Folder for runs, cache and the local tracking store.
+        cache: Reuse finished stages and records.
+        force: Measure again even if a finished record of this experiment exists.
+    """
+
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    fit: FitConfig = field(default_factory=FitConfig)
+    compress: dict[str, Any] = field(default_factory=dict)
+    backend: dict[str, Any] = MISSING
+    protocol: ProtocolConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    threads: int | None = None
+    seed: int = 0
+    outputs: str = "outputs"
+    cache: bool = True
+    force: bool = False
+
+
+IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force")
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; call before composing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=PqbenchConfig)
+    OmegaConf.register_new_resolver(
+        "recipe", lambda steps: "+".join(steps) or "none", replace=True, use_cache=False
+    )
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as JSON-ready values; enums by name."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.name
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value
+
+    result: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
+    return result
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """The hash that names an experiment: SHA-256 of its resolved configuration, 16 hex digits.
+
+    Where results are logged and stored does not enter; the order of the recipe's steps does.
+    """
+    named = {k: v for k, v in config.items() if k not in IGNORED_BY_FINGERPRINT}
+    named["compress"] = list(config["compress"].items())
+    text = json.dumps(named, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def baseline_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same experiment with the empty recipe."""
+    return {**config, "compress": {}}
+
+
+def make(node: Mapping[str, Any], what: str) -> Any:
+    """Instantiate a light ``_target_`` class (a step, backend or data set) with its options.
+
+    Raises:
+        ConfigError: The target cannot be imported, or it does not take one of the keys.
+    """
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{what} has no _target_", hint="name the class that implements it")
+    try:
+        cls = get_class(target)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{what}: cannot import {target}: {error}") from error
+    takes = inspect.signature(cls).parameters
+    options = {k: v for k, v in node.items() if k != "_target_" and (k != "name" or k in takes)}
+    try:
+        inspect.signature(cls).bind(**options)
+    except TypeError as error:
+        known = ", ".join(takes)
+        raise ConfigError(f"{what}: {target}: {error}", hint=f"it takes: {known}") from error
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check what types cannot say, before any work.
+
+    Raises:
+        ConfigError: A value cannot be meant; the message names key, value and what is allowed.
+    """
+
+    def require(condition: bool, key: str, value: object, allowed: str) -> None:
+        if not condition:
+            raise ConfigError(f"{key}={value} is not possible", hint=f"{key} must be {allowed}")
+
+    dataset, model = config["dataset"], config["model"]
+    for key in ("limit", "train_limit"):
+        value = dataset[key]
+        require(value is None or value >= 1, f"dataset.{key}", value, "null or at least 1")
+    modes = ("crop", "squash")
+    require(
+        dataset["resize_mode"] in modes, "dataset.resize_mode", dataset["resize_mode"], str(modes)
+    )
+    threads = config["threads"]
+    require(threads is None or threads >= 1, "threads", threads, "null or at least 1")
+    if model["weights"] == "file" and not model["weights_file"]:
+        raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
+    if model["task"] != dataset["task"]:
+        raise ConfigError(
+            f"model {model['name']} does {model['task']}, "
+            f"data set {dataset['name']} is for {dataset['task']}",
+            hint="choose a model and a data set of one task",
+        )
+    for name, node in config["compress"].items():
+        make(node, f"compress.{name}")
+    make(config["backend"], "backend")
+    make({"_target_": "pqbench.measure.protocol.Protocol", **config["protocol"]}, "protocol")
+    make(dataset["source"], "dataset.source")
