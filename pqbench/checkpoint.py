@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.artifact import Artifact, LineageEntry, TensorSpec, write_json
-from pqbench.errors import ConfigError, UnsupportedError, WeightsError
+from pqbench.errors import ConfigError, PqbenchError, UnsupportedError, WeightsError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +39,8 @@ def build_network(builder: Mapping[str, Any]) -> nn.Module:
         network = instantiate(dict(builder), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
+        if isinstance(cause, PqbenchError):
+            raise cause from error
         raise ConfigError(
             f"cannot build the network {builder.get('_target_')}: {cause}",
             hint="check model.network in the configuration",

@@ -1,0 +1,1 @@
+"""Data sets, splits, and images prepared once for every backend."""

@@ -1,0 +1,174 @@
+"""Imagenette v2: ten classes of ImageNet-1k, 9,469 + 3,925 images, by fastai.
+
+Source: https://github.com/fastai/imagenette (the list of images Apache-2.0; the images themselves
+are ImageNet's: non-commercial research and education only).
+
+fastai's split is not ImageNet's. Of the 3,925 images in ``val`` only the 134 whose name begins
+``ILSVRC2012_val_`` are ImageNet validation images; the others were in the training set of every
+ImageNet-pretrained model. 366 more validation images lie in fastai's ``train``. So there is a
+third split, ``clean``: the 500 validation images of both. Where it is scored, ``prepare`` leaves
+its images out of ``train`` (argument ``exclude``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from pqbench.data.base import DataIndex, Split
+from pqbench.data.folder import list_classes
+from pqbench.download import Remote, fetch
+from pqbench.errors import ConfigError, DataError
+
+CLASSES = {
+    "n01440764": ("tench", 0),
+    "n02102040": ("English springer", 217),
+    "n02979186": ("cassette player", 482),
+    "n03000684": ("chain saw", 491),
+    "n03028079": ("church", 497),
+    "n03394916": ("French horn", 566),
+    "n03417042": ("garbage truck", 569),
+    "n03425413": ("gas pump", 571),
+    "n03445777": ("golf ball", 574),
+    "n03888257": ("parachute", 701),
+}
+CLEAN_PREFIX = "ILSVRC2012_val_"
+BASE_URL = "https://s3.amazonaws.com/fast-ai-imageclas"
+# Folder name, SHA-256 and size of the archives, as TensorFlow Datasets lists them in
+# tensorflow_datasets/datasets/imagenette/checksums.tsv.
+ARCHIVES = {
+    "160": (
+        "imagenette2-160",
+        "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
+        99_003_388,
+    ),
+    "320": (
+        "imagenette2-320",
+        "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+        341_663_724,
+    ),
+    "full": (
+        "imagenette2",
+        "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+        1_557_161_267,
+    ),
+}
+LAYOUT = "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG for the ten wnids n01440764 ... n03888257"
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive whose one top folder is ``folder.name``; the folder appears whole or not.
+
+    Raises:
+        DataError: The archive is damaged, unsafe, or holds something else.
+    """
+    aside = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(aside, ignore_errors=True)  # left by an earlier attempt that was killed
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(aside, filter="data")
+        (aside / folder.name).rename(folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(
+            f"cannot unpack {archive} to {folder}: {error}",
+            hint="check the free space on that disk, or delete the archive and run again",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class Imagenette:
+    """Imagenette v2 with ImageNet's class indices; splits ``train``, ``val`` and ``clean``.
+
+    Args:
+        root: Folder with ``train/`` and ``val/``. None: ``imagenette2-320`` (or ``-160``, or
+            ``imagenette2``) below ``home``, downloaded if it is not there.
+        variant: ``160``, ``320`` (shorter side in px) or ``full``.
+        home: Where data sets live, relative to the current folder.
+        mirror: URL of the folder that holds the archives; None takes fastai's.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        variant: str = "320",
+        home: str = "data",
+        mirror: str | None = None,
+    ) -> None:
+        self.root = Path(root) if root is not None else None
+        self.variant = str(variant)
+        self.home = Path(home)
+        self.mirror = mirror or BASE_URL
+
+    def locate(self) -> Path:
+        """The data set's folder; downloads and unpacks it where ``root`` is None and it is missing.
+
+        Raises:
+            ConfigError: There is no such variant.
+            DataError: The folder is wrong, or the download failed.
+        """
+        if self.root is not None:
+            if not (self.root / "train").is_dir() or not (self.root / "val").is_dir():
+                what = "has no train/ and val/" if self.root.is_dir() else "does not exist"
+                raise DataError(
+                    f"dataset.root {self.root} {what}", hint=f"expected there: {LAYOUT}"
+                )
+            return self.root
+        if self.variant not in ARCHIVES:
+            raise ConfigError(
+                f"no Imagenette variant '{self.variant}'", hint=f"choose from {', '.join(ARCHIVES)}"
+            )
+        name, sha256, size = ARCHIVES[self.variant]
+        folder = self.home / name
+        if folder.is_dir():
+            return folder
+        archive = self.home / f"{name}.tgz"
+        hint = (
+            f"data set 'imagenette' is missing: put the archive at {archive.resolve()} or unpack "
+            f"it to {folder.resolve()}, or set dataset.root; offline, dataset=elpv works"
+        )
+        remote = Remote(f"{self.mirror}/{name}.tgz", sha256, size)
+        fetch(remote, archive, DataError, hint)
+        with FileLock(self.home / f".{name}.lock"):
+            if not folder.is_dir():
+                unpack(archive, folder)
+        archive.unlink(missing_ok=True)
+        return folder
+
+    def index(self) -> DataIndex:
+        """List the files of the three splits.
+
+        Raises:
+            ConfigError: There is no such variant.
+            DataError: The data set is missing and cannot be had, or a class folder is empty.
+        """
+        root = self.locate()
+        train, val = (list_classes(root / name, tuple(CLASSES)) for name in ("train", "val"))
+        both = zip(train.files + val.files, train.labels + val.labels, strict=True)
+        clean = [(file, label) for file, label in both if file.name.startswith(CLEAN_PREFIX)]
+        leaked = sum(not file.name.startswith(CLEAN_PREFIX) for file in val.files)
+        splits = {
+            "train": train,
+            "val": Split(
+                val.files,
+                val.labels,
+                (
+                    f"{leaked:,} of the {len(val):,} Imagenette val images are ImageNet training "
+                    "images: accuracy of an ImageNet-pretrained model is optimistic on them; "
+                    "dataset.split=clean has none",
+                ),
+            ),
+            "clean": Split(
+                tuple(file for file, _ in clean),
+                tuple(label for _, label in clean),
+                (f"{len(clean):,} ImageNet validation images from both of fastai's splits",),
+            ),
+        }
+        return DataIndex(
+            classes=tuple(name for name, _ in CLASSES.values()),
+            splits=splits,
+            imagenet_indices=tuple(index for _, index in CLASSES.values()),
+        )
