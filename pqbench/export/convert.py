@@ -1,0 +1,96 @@
+"""From one representation to the next, checked against the source before anyone uses it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from pqbench.artifact import Artifact, Representation
+from pqbench.errors import UnsupportedError
+from pqbench.export.onnx_export import export_onnx
+from pqbench.export.openvino_convert import convert_openvino
+from pqbench.export.parity import check, compare
+from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
+
+FLOAT_SQNR_DB = 40.0
+QDQ_SQNR_DB = 15.0
+FLOAT_VARYING_SQNR_DB = 20.0
+AGREEMENT = 0.97
+
+
+def convert(
+    artifact: Artifact,
+    to: Representation,
+    batch: Mapping[str, npt.NDArray[Any]],
+    workdir: Path,
+    min_sqnr_db: float | None = None,
+    min_agreement: float = AGREEMENT,
+) -> Artifact:
+    """Convert an artifact and prove that the result computes what the source computes.
+
+    ``torch`` goes to ``onnx``, ``onnx`` to ``openvino``, and ``torch`` to ``openvino`` by way of
+    ``onnx`` with both conversions checked.
+
+    Args:
+        artifact: The source model.
+        to: Representation wanted. If the artifact has it already, it is returned as it is.
+        batch: Real inputs, (n, ...) per input name; parity is computed on all of them.
+        workdir: Folder for the result; created if missing.
+        min_sqnr_db: Least SQNR in dB; None takes 40 for float models and 15 for models with Q/DQ
+            nodes, whose integer kernels may round the other way. Float models must also reach
+            20 dB in what depends on the input.
+        min_agreement: Least share of samples (0..1) whose highest output stays, near ties aside.
+
+    Returns:
+        The new artifact; its last lineage entry holds ``details["parity"]``.
+
+    Raises:
+        ParityError: The result computes something else.
+        UnsupportedError: There is no such conversion, or a tool refuses the model.
+    """
+    source = artifact.representation
+    quantized = False
+    if source == to:
+        return artifact
+    if (source, to) == ("torch", "openvino"):
+        with tempfile.TemporaryDirectory() as between:
+            onnx = convert(artifact, "onnx", batch, Path(between), min_sqnr_db, min_agreement)
+            return convert(onnx, to, batch, workdir, min_sqnr_db, min_agreement)
+    if (source, to) == ("torch", "onnx"):
+        new = export_onnx(artifact, workdir, batch)
+        reference, got = torch_outputs(artifact, batch), onnx_outputs(new, batch)
+    elif (source, to) == ("onnx", "openvino"):
+        new = convert_openvino(artifact, workdir)
+        reference, got = onnx_outputs(artifact, batch), openvino_outputs(new, batch)
+        quantized = is_quantized(artifact)
+    else:
+        raise UnsupportedError(f"a model cannot be converted from {source} to {to}")
+    least = QDQ_SQNR_DB if quantized else FLOAT_SQNR_DB
+    parity = check(
+        compare(
+            f"{source} to {to}",
+            reference,
+            got,
+            least if min_sqnr_db is None else min_sqnr_db,
+            min_agreement,
+            None if quantized else FLOAT_VARYING_SQNR_DB,
+        )
+    )
+    entry = new.lineage[-1]
+    entry = replace(entry, details={**entry.details, "parity": asdict(parity)})
+    new = replace(new, lineage=(*new.lineage[:-1], entry))
+    new.save()
+    return new
+
+
+def is_quantized(artifact: Artifact) -> bool:
+    """Whether an ``onnx`` artifact computes with quantized values (Q/DQ or integer operators)."""
+    import onnx
+
+    model = onnx.load(artifact.path, load_external_data=False)
+    return any("Quantize" in n.op_type or "Integer" in n.op_type for n in model.graph.node)

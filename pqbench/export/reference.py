@@ -1,0 +1,79 @@
+"""Reference outputs of a model in each representation: plain float32 runs on the CPU.
+
+These sessions exist to be right, not fast: no graph optimization that could change a result where
+the runtime lets it be turned off. What is timed and scored is a backend's session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.artifact import Artifact
+from pqbench.environment import usable_cores
+from pqbench.errors import UnsupportedError
+from pqbench.tensors import as_tensors, flatten_outputs
+
+Batch = Mapping[str, npt.NDArray[Any]]
+Outputs = list[npt.NDArray[Any]]
+
+
+def torch_outputs(artifact: Artifact, batch: Batch) -> Outputs:
+    """Outputs of a ``torch`` artifact: eager, float32, CPU. Arrays (n, ...)."""
+    import torch
+
+    from pqbench.checkpoint import load_network
+
+    network = load_network(artifact).float()
+    with torch.inference_mode():
+        value = network(*as_tensors(batch, artifact))
+    return [tensor.float().numpy() for tensor in flatten_outputs(value)]
+
+
+def onnx_outputs(artifact: Artifact, batch: Batch) -> Outputs:
+    """Outputs of an ``onnx`` artifact: ONNX Runtime on the CPU, graph as written. Arrays (n, ...).
+
+    Graph optimization is off, so a Q/DQ model is computed as its definition says.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        str(artifact.path), sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    return [np.asarray(v) for v in session.run(list(artifact.outputs), _feeds(artifact, batch))]
+
+
+def openvino_outputs(artifact: Artifact, batch: Batch) -> Outputs:
+    """Outputs of an ``openvino`` artifact: CPU, float32 asked and read back. Arrays (n, ...).
+
+    Raises:
+        UnsupportedError: OpenVINO does not compute in float32 here.
+    """
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(
+        str(artifact.path),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": usable_cores()},
+    )
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if precision != ov.Type.f32:
+        raise UnsupportedError(
+            f"OpenVINO computes in {precision.get_type_name()} though float32 was asked, "
+            "so the conversion cannot be checked"
+        )
+    request = compiled.create_infer_request()
+    request.infer(_feeds(artifact, batch), share_inputs=False)
+    return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+
+
+def _feeds(artifact: Artifact, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+    return {spec.name: np.asarray(batch[spec.name]) for spec in artifact.inputs}
