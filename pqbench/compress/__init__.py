@@ -1,0 +1,1 @@
+"""Compression: one module per tool; ``recipe`` composes them and checks their order."""

@@ -1,0 +1,57 @@
+"""What a compression or training step is: an artifact in, an artifact out, files on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from pqbench.artifact import Artifact, Representation
+from pqbench.inputs import PreparedSplit
+
+Kind = Literal["prune", "train", "quantize"]
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What a step may use beside the model.
+
+    Attributes:
+        train: The train split: calibration images are drawn from it, never from the scored split.
+        seed: Seeds every draw and every training run.
+        threads: Threads the step may use.
+        teacher: The model as it was before the first step (``torch``), for distillation; or None.
+    """
+
+    train: PreparedSplit
+    seed: int
+    threads: int
+    teacher: Artifact | None = None
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One tool, one action; named by ``_target_`` in ``conf/compress/*.yaml``.
+
+    The constructor takes the settings and must be cheap: heavy libraries are imported in ``apply``.
+
+    Attributes:
+        kind: What the step does, for the order check.
+        takes: Representations it works on. The result has the representation it was given.
+    """
+
+    kind: ClassVar[Kind]
+    takes: ClassVar[tuple[Representation, ...]]
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        """Do the work and return the new artifact, with files and ``artifact.json`` in ``workdir``.
+
+        Args:
+            artifact: The model so far, in one of ``takes``.
+            data: Train split, seed, threads.
+            workdir: An empty folder for the result.
+
+        Raises:
+            UnsupportedError: The tool cannot treat this model; the message says why.
+        """
+        ...

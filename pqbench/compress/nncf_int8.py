@@ -1,0 +1,177 @@
+"""Static INT8 quantization with NNCF, natively for OpenVINO or as Q/DQ pairs in ONNX.
+
+https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/quantizing-models-post-training.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pqbench.artifact import Artifact, LineageEntry, Representation
+from pqbench.compress.base import Kind, StepData
+from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.errors import ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+PRESETS = ("performance", "mixed")
+ARCHITECTURES = ("auto", "cnn", "transformer")
+ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "ScaledDotProductAttention"}
+
+
+@dataclass(frozen=True)
+class NncfInt8:
+    """Insert quantizers with ranges from calibration images and correct the biases.
+
+    Attributes:
+        calibration_size: Training images to calibrate with.
+        preset: ``performance``: symmetric activations; ``mixed``: asymmetric ones after layers
+            that are no ReLU.
+        fast_bias_correction: Correct each bias from one pass; False is slower and more exact.
+        architecture: ``transformer`` treats attention with care; ``auto`` looks whether the model
+            has any.
+        per_channel_activations: Scales per channel for depthwise convolutions' inputs in ONNX.
+            ONNX Runtime cannot load that (``input zero point must be a scalar``), OpenVINO can;
+            native OpenVINO models always have them where NNCF wants them.
+    """
+
+    kind: ClassVar[Kind] = "quantize"
+    takes: ClassVar[tuple[Representation, ...]] = ("openvino", "onnx")
+    why_not: ClassVar[Mapping[Representation, str]] = {
+        "torch": "NNCF's torch model computes in float with fake quantizers; integer kernels exist "
+        "only for onnx and openvino"
+    }
+
+    calibration_size: int = 300
+    preset: str = "mixed"
+    fast_bias_correction: bool = True
+    architecture: str = "auto"
+    per_channel_activations: bool = False
+
+    def __post_init__(self) -> None:
+        check_size(self.calibration_size)
+        for key, allowed in (("preset", PRESETS), ("architecture", ARCHITECTURES)):
+            value = getattr(self, key)
+            if value not in allowed:
+                raise ConfigError(
+                    f"nncf_int8.{key} '{value}' is unknown",
+                    hint=f"choose one of {', '.join(allowed)}",
+                )
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        """Calibrate, quantize, save; the result has the representation it was given.
+
+        Raises:
+            UnsupportedError: The model is quantized already, or nothing in it could be quantized.
+        """
+        start = time.perf_counter()
+        calibration = draw(artifact, data, self.calibration_size)
+        if artifact.representation == "openvino":
+            file, transformer, quantizers = self._openvino(artifact, calibration, workdir)
+        else:
+            file, transformer, quantizers = self._onnx(artifact, calibration, workdir)
+        if not quantizers:
+            raise UnsupportedError(
+                "nncf_int8 found nothing to quantize in this model",
+                hint="it needs convolutions or matrix products with constant weights",
+            )
+        entry = LineageEntry(
+            action="nncf_int8",
+            seconds=time.perf_counter() - start,
+            config=asdict(self),
+            details={
+                **calibration.details(),
+                "quantized_as": artifact.representation,
+                "treated_as": "transformer" if transformer else "cnn",
+                "quantizers": quantizers,
+            },
+        )
+        return artifact.derive(workdir, file, entry)
+
+    def _openvino(
+        self, artifact: Artifact, calibration: Calibration, workdir: Path
+    ) -> tuple[str, bool, int]:
+        import openvino
+
+        model = openvino.Core().read_model(artifact.path)
+        if _fake_quantizers(model):
+            raise UnsupportedError(
+                "nncf_int8: the model is quantized already (FakeQuantize)",
+                hint="start from the float model",
+            )
+        transformer = self._is_transformer(_openvino_edges(model))
+        quantized = self._quantize(model, calibration, transformer, onnx=False)
+        # compress_to_fp16 would halve the precision of what stays in float.
+        openvino.save_model(quantized, workdir / "model.xml", compress_to_fp16=False)
+        return "model.xml", transformer, _fake_quantizers(quantized)
+
+    def _onnx(
+        self, artifact: Artifact, calibration: Calibration, workdir: Path
+    ) -> tuple[str, bool, int]:
+        import onnx
+
+        model = onnx.load(artifact.path)
+        refuse_quantized(model, "nncf_int8")
+        transformer = self._is_transformer(_onnx_edges(model))
+        quantized = self._quantize(model, calibration, transformer, onnx=True)
+        onnx.save(quantized, workdir / "model.onnx")
+        counts = Counter(node.op_type for node in quantized.graph.node)
+        return "model.onnx", transformer, counts["DequantizeLinear"]
+
+    def _quantize(self, model: Any, calibration: Calibration, transformer: bool, onnx: bool) -> Any:
+        import nncf
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            QuantizationParameters,
+        )
+
+        activations = QuantizationParameters(per_channel=False)
+        advanced = (
+            AdvancedQuantizationParameters(activations_quantization_params=activations)
+            if onnx and not self.per_channel_activations
+            else None
+        )
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            preset=nncf.QuantizationPreset(self.preset),
+            subset_size=len(calibration),
+            fast_bias_correction=self.fast_bias_correction,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            advanced_parameters=advanced,
+        )
+
+    def _is_transformer(self, edges: set[tuple[str, str]]) -> bool:
+        """Whether the model has attention: a fused operator, or a softmax that feeds a product."""
+        if self.architecture != "auto":
+            return self.architecture == "transformer"
+        kinds = {kind for edge in edges for kind in edge}
+        return bool(kinds & ATTENTION) or ("Softmax", "MatMul") in edges
+
+
+def _onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Operator types of all (producer, consumer) pairs."""
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    return {
+        (made_by.get(name, ""), node.op_type) for node in model.graph.node for name in node.input
+    }
+
+
+def _openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
+    """Operator types of all (producer, consumer) pairs."""
+    return {
+        (node.input_value(i).get_node().get_type_name(), node.get_type_name())
+        for node in model.get_ops()
+        for i in range(node.get_input_size())
+    }
+
+
+def _fake_quantizers(model: openvino.Model) -> int:
+    return sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())

@@ -1,0 +1,151 @@
+"""Static INT8 quantization with ONNX Runtime's own tool; the file also runs in OpenVINO.
+
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+from pqbench.artifact import Artifact, LineageEntry, Representation
+from pqbench.compress.base import Kind, StepData
+from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.errors import ConfigError, UnsupportedError
+
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+ACTIVATIONS = {"uint8": "QUInt8", "int8": "QInt8"}
+FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class OrtInt8:
+    """Insert quantize/dequantize pairs (Q/DQ) with ranges from calibration images.
+
+    The defaults make all convolutions of a CNN run as integer kernels in ONNX Runtime on x86.
+
+    Attributes:
+        calibration_size: Training images to calibrate with.
+        method: How an activation's range follows from its values: ``minmax``, ``entropy``
+            (smallest divergence of the histograms), ``percentile``.
+        percentile: Share of the values kept by ``percentile``, in percent.
+        per_channel: One weight scale per output channel; per tensor costs several points of top-1.
+        activation: ``uint8`` (fast on x86) or ``int8``.
+        symmetric: Zero-point 0 for activations. TensorRT needs ``activation=int8`` with it.
+        quantize_bias: Store biases as int32. TensorRT needs them left in float.
+        reduce_range: 7-bit weights, against overflow on CPUs without VNNI; costs accuracy.
+    """
+
+    kind: ClassVar[Kind] = "quantize"
+    takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
+
+    calibration_size: int = 300
+    method: str = "minmax"
+    percentile: float = 99.999
+    per_channel: bool = True
+    activation: str = "uint8"
+    symmetric: bool = False
+    quantize_bias: bool = True
+    reduce_range: bool = False
+
+    def __post_init__(self) -> None:
+        check_size(self.calibration_size)
+        for key, allowed in (("method", METHODS), ("activation", ACTIVATIONS)):
+            value = getattr(self, key)
+            if value not in allowed:
+                raise ConfigError(
+                    f"ort_int8.{key} '{value}' is unknown",
+                    hint=f"choose one of {', '.join(allowed)}",
+                )
+        if not 50.0 < self.percentile <= 100.0:
+            raise ConfigError(f"ort_int8.percentile must lie in (50, 100], got {self.percentile}")
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        """Calibrate, quantize, save ``model.onnx``.
+
+        Raises:
+            UnsupportedError: The model is quantized already, or nothing in it could be quantized.
+        """
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        start = time.perf_counter()
+        refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_int8")
+        calibration = draw(artifact, data, self.calibration_size)
+        target = workdir / FILE
+        with TemporaryDirectory(dir=workdir) as scratch:
+            ready = Path(scratch) / FILE
+            quant_pre_process(artifact.path, ready)
+            quantize_static(
+                ready,
+                target,
+                _Reader(calibration),
+                quant_format=QuantFormat.QDQ,
+                per_channel=self.per_channel,
+                reduce_range=self.reduce_range,
+                activation_type=QuantType[ACTIVATIONS[self.activation]],
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod[METHODS[self.method]],
+                extra_options=self._options(),
+            )
+        counts = Counter(node.op_type for node in onnx.load(target).graph.node)
+        if not counts["QuantizeLinear"]:
+            raise UnsupportedError(
+                "ort_int8 found nothing to quantize in this model",
+                hint="it needs convolutions or matrix products with constant weights",
+            )
+        entry = LineageEntry(
+            action="ort_int8",
+            seconds=time.perf_counter() - start,
+            config=asdict(self),
+            details={
+                **calibration.details(),
+                "quantize_nodes": counts["QuantizeLinear"],
+                "dequantize_nodes": counts["DequantizeLinear"],
+            },
+        )
+        return artifact.derive(workdir, FILE, entry)
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "ActivationSymmetric": self.symmetric,
+            "QuantizeBias": self.quantize_bias,
+        }
+        if self.method == "percentile":
+            options["CalibPercentile"] = self.percentile
+        if self.method != "minmax":
+            # The histogram methods keep every activation of every image until the end (6 GB for
+            # 100 images) unless told to fold each image into the histograms at once.
+            # CalibMaxIntermediateOutputs is no way out: it throws the values away unused.
+            options["CalibStridedMinMax"] = 1
+        return options
+
+
+class _Reader:
+    """ONNX Runtime's reader protocol (``CalibrationDataReader``) over a ``Calibration``."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.set_range(0, len(calibration))
+
+    def __len__(self) -> int:
+        return len(self.calibration)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.position, self.end = start_index, end_index
+
+    def get_next(self) -> dict[str, Any] | None:
+        if self.position >= self.end:
+            return None
+        self.position += 1
+        return self.calibration.feed(self.position - 1)

@@ -1,0 +1,1 @@
+"""Training: fit a head, fine-tune, distil, train from scratch."""

@@ -1,0 +1,157 @@
+"""Batches for training, straight from the memory-mapped uint8 images of a prepared split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.errors import UnsupportedError
+from pqbench.inputs import PreparedSplit
+from pqbench.networks import feed_tensors, first_output
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch = tuple["tuple[Tensor, ...]", "Tensor"]
+
+
+@dataclass
+class Batches:
+    """An iterable of ``(inputs, labels)``; each pass is another seeded shuffle and augmentation.
+
+    Attributes:
+        split: The prepared train split.
+        indices: Which of its samples.
+        batch_size: Samples per batch. A last batch below half of that is left out, because its
+            BatchNorm statistics would be noise; the next shuffle leaves out others.
+        train_size: Side to which images are resized (bilinear, antialiased); None keeps theirs.
+        augment: ``none``, ``flip`` or ``dihedral``.
+        seed: With the number of the pass it fixes order and augmentation.
+        shuffle: False for validation: in order, nothing left out.
+        passes: Passes begun so far.
+    """
+
+    split: PreparedSplit
+    indices: npt.NDArray[np.int64]
+    batch_size: int
+    train_size: int | None
+    augment: str
+    seed: int
+    shuffle: bool = True
+    passes: int = 0
+
+    def sizes(self) -> list[int]:
+        """Number of samples in each batch of a pass."""
+        whole, rest = divmod(len(self.indices), self.batch_size)
+        keep_rest = rest and (not self.shuffle or not whole or rest >= max(2, self.batch_size / 2))
+        return [self.batch_size] * whole + ([rest] if keep_rest else [])
+
+    def __len__(self) -> int:
+        return len(self.sizes())
+
+    def __iter__(self) -> Iterator[Batch]:
+        import torch
+
+        rng = np.random.default_rng((self.seed, self.passes))
+        self.passes += 1
+        order = rng.permutation(self.indices) if self.shuffle else self.indices
+        labels = self.split.labels()
+        start = 0
+        for size in self.sizes():
+            picked = order[start : start + size]
+            start += size
+            turns = rng.integers(0, 8, size)
+            inputs = tuple(self._input(name, picked, turns) for name in self.split.arrays)
+            yield inputs, torch.from_numpy(np.asarray(labels[picked], np.int64))
+
+    def _input(
+        self, name: str, picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
+    ) -> Tensor:
+        """One input: images as float32 (n, C, H, W) in channels-last order, others as stored."""
+        import torch
+        from torch.nn import functional
+
+        # A sorted gather reads a memory map forwards; the order is restored afterwards.
+        ascending = np.argsort(picked)
+        raw = np.empty((len(picked), *self.split.stored(name).shape[1:]), self._dtype(name))
+        raw[ascending] = self.split.stored(name)[picked[ascending]]
+        norm = self.split.normalization.get(name)
+        if norm is None:
+            return torch.from_numpy(raw)
+        x = torch.from_numpy(raw).permute(0, 3, 1, 2)
+        if self.train_size is not None and x.shape[-2:] != (self.train_size, self.train_size):
+            x = functional.interpolate(
+                x, size=(self.train_size, self.train_size), mode="bilinear", antialias=True
+            )
+        x = augmented(x, turns, self.augment)
+        mean = torch.tensor(norm.mean).view(1, -1, 1, 1)
+        std = torch.tensor(norm.std).view(1, -1, 1, 1)
+        x = (x.float() / 255 - mean) / std
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        return self.split.stored(name).dtype
+
+
+def augmented(x: Tensor, turns: npt.NDArray[np.int64], augment: str) -> Tensor:
+    """Turn each image of a batch (n, C, H, W) by its own draw.
+
+    Args:
+        x: Images; left as they are.
+        turns: A number from 0 to 7 per image: ``k % 4`` quarter turns (``dihedral`` on square
+            images), then a left-right flip for ``k >= 4``.
+        augment: ``none``, ``flip`` or ``dihedral``.
+    """
+    import torch
+
+    if augment == "none":
+        return x
+    x = x.clone()
+    draws: Any = torch.from_numpy(turns)
+    if augment == "dihedral" and x.shape[-1] == x.shape[-2]:
+        for quarter in (1, 2, 3):
+            chosen = draws % 4 == quarter
+            x[chosen] = torch.rot90(x[chosen], quarter, (2, 3))
+    flipped = draws >= 4
+    x[flipped] = x[flipped].flip(3)
+    return x
+
+
+def split_off(
+    split: PreparedSplit, share: float, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices ``(training, validation)``: disjoint, the same share of each class, seeded."""
+    everything = np.arange(len(split), dtype=np.int64)
+    if share == 0:
+        return everything, everything[:0]
+    validation = split.spread(max(1, round(share * len(split))), seed)
+    return np.setdiff1d(everything, validation), validation
+
+
+def check_classes(network: nn.Module, train: PreparedSplit) -> None:
+    """Raise ``UnsupportedError`` unless the network gives one logit per class and sample."""
+    import torch
+
+    if np.asarray(train.labels()).ndim != 1:
+        raise UnsupportedError(
+            f"training needs one class per sample; labels have shape {train.labels().shape}",
+            hint="training supports classification; use a recipe without training",
+        )
+    with torch.no_grad():
+        output = first_output(network.eval()(*feed_tensors(train, train.arrays, slice(0, 1))))
+    if output.shape != (1, len(train.classes)):
+        raise UnsupportedError(
+            f"the network's output has shape {tuple(output.shape)}, the data set has "
+            f"{len(train.classes)} classes",
+            hint="give the network a head for these classes first",
+        )
+
+
+def changes_size(train_size: int | None, train: PreparedSplit) -> bool:
+    """Whether training at ``train_size`` shows images at another size than they are prepared."""
+    shapes = [train.stored(name).shape[1:3] for name in train.normalization]
+    return train_size is not None and any(s != (train_size, train_size) for s in shapes)

@@ -1,0 +1,163 @@
+"""The Lightning half of training: imported by ``fit`` when a training begins, never before."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from copy import deepcopy
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pqbench.networks import first_output
+from pqbench.training.batches import Batch
+from pqbench.training.settings import FitSettings
+
+WARM_UP_SHARE = 0.1
+
+
+def schedule(step: int, total: int) -> float:
+    """Share of the peak learning rate at ``step`` of ``total``: linear warm-up, then cosine to 1 %.
+
+    Loshchilov and Hutter 2017, "SGDR", with the warm-up of Goyal et al. 2017.
+    """
+    warm = max(1, round(WARM_UP_SHARE * total))
+    if step < warm:
+        return (step + 1) / warm
+    done = min(1.0, (step - warm) / max(1, total - warm))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Divergence of the student's softened probabilities from the teacher's, times T squared.
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network",
+    https://arxiv.org/abs/1503.02531.
+
+    Args:
+        student: Logits (n, classes).
+        teacher: Logits (n, classes).
+        temperature: T, above 0.
+    """
+    return temperature**2 * functional.kl_div(
+        functional.log_softmax(student / temperature, dim=1),
+        functional.log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+class Learner(pl.LightningModule):
+    """Cross entropy, with a share of distillation if there is a teacher; AdamW."""
+
+    def __init__(
+        self, network: nn.Module, teacher: nn.Module | None, settings: FitSettings, total: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        # In a tuple the teacher is no submodule: it is not trained, and train() leaves it alone.
+        self.teacher = () if teacher is None else (teacher,)
+        self.settings = settings
+        self.total = total
+        self.images = 0
+
+    def loss(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """Mean loss of one batch."""
+        logits = first_output(self.network(*inputs))
+        share = self.settings.teacher_weight if self.teacher else 0.0
+        loss = (1 - share) * functional.cross_entropy(
+            logits, labels, label_smoothing=self.settings.label_smoothing
+        )
+        for teacher in self.teacher:
+            with torch.no_grad():
+                target = first_output(teacher(*inputs))
+            loss = loss + share * distillation(logits, target, self.settings.temperature)
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Lightning's hook: one step."""
+        self.images += len(batch[1])
+        loss = self.loss(*batch)
+        self.log("loss", loss, on_epoch=True, on_step=False, batch_size=len(batch[1]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Lightning's hook: one validation batch."""
+        self.log("validation_loss", self.loss(*batch), batch_size=len(batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; scales and biases are not decayed."""
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in trained if p.ndim > 1],
+                    "weight_decay": self.settings.weight_decay,
+                },
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.settings.learning_rate,
+        )
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.total))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": rate, "interval": "step"},
+        }
+
+
+class Diary(pl.Callback):
+    """Notes loss and time of each epoch, and keeps the best weights where they are watched."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.loss: list[float] = []
+        self.validation_loss: list[float] = []
+        self.seconds: list[float] = []
+        self.kept_epoch = 0
+        self.best: dict[str, Tensor] | None = None
+        self._began = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Lightning's hook."""
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Lightning's hook; the epoch's validation has run before it."""
+        metrics = trainer.callback_metrics
+        self.loss.append(float(metrics["loss"]))
+        self.seconds.append(time.perf_counter() - self._began)
+        if "validation_loss" not in metrics:
+            self.kept_epoch = len(self.loss) - 1
+            return
+        self.validation_loss.append(float(metrics["validation_loss"]))
+        if self.validation_loss[-1] <= min(self.validation_loss):
+            self.kept_epoch = len(self.loss) - 1
+            self.best = deepcopy(self.network.state_dict())
+
+
+class ProgressBar(pl.callbacks.TQDMProgressBar):
+    """Lightning's bar on standard error: standard output belongs to results."""
+
+    def _bar(self, description: str, leave: bool) -> Tqdm:
+        return Tqdm(
+            desc=description,
+            disable=self.is_disabled,
+            leave=leave,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Lightning's hook."""
+        return self._bar("training", leave=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Lightning's hook."""
+        return self._bar("validating", leave=False)

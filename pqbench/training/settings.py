@@ -1,0 +1,108 @@
+"""What a training run is asked to do, and what it reports; plain types without a framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pqbench.errors import ConfigError
+
+AUGMENTATIONS = ("none", "flip", "dihedral")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of ``fit``.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: Peak of the schedule: linear warm-up over a tenth of the steps, then cosine.
+        weight_decay: AdamW's, on parameters of two or more dimensions.
+        train_size: Side of the training images in pixels; None takes them as prepared. Smaller is
+            faster in proportion to the area.
+        label_smoothing: Share of each target spread over all classes, in [0, 1).
+        augment: ``none``; ``flip`` (left-right); ``dihedral`` (the square's eight symmetries).
+        max_steps: Stop after so many steps; None for no limit.
+        patience: Stop after so many epochs in which the validation loss has not fallen, and keep
+            the best weights; None trains to the end.
+        validation_share: Share of the train split kept out of the training for ``patience``.
+        teacher_weight: Share of the loss that follows the teacher, in [0, 1].
+        temperature: Divides both sides' logits in the teacher's part of the loss.
+        seed: Seeds order, augmentation and dropout.
+        threads: Threads that torch may use.
+    """
+
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    train_size: int | None = None
+    label_smoothing: float = 0.0
+    augment: str = "flip"
+    max_steps: int | None = None
+    patience: int | None = None
+    validation_share: float = 0.0
+    teacher_weight: float = 0.0
+    temperature: float = 2.0
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "train_size", "max_steps", "patience", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"training: {key} must be at least 1, got {value}")
+        for key in ("learning_rate", "temperature"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"training: {key} must be above 0, got {getattr(self, key)}")
+        for key in ("label_smoothing", "validation_share"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"training: {key} must lie in [0, 1), got {getattr(self, key)}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise ConfigError(
+                f"training: teacher_weight must lie in [0, 1], got {self.teacher_weight}"
+            )
+        if self.weight_decay < 0:
+            raise ConfigError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
+        if self.augment not in AUGMENTATIONS:
+            raise ConfigError(
+                f"training: augment '{self.augment}' is unknown",
+                hint=f"choose one of {', '.join(AUGMENTATIONS)}",
+            )
+        if self.patience is not None and self.validation_share == 0:
+            raise ConfigError(
+                "training: patience needs images to watch", hint="set validation_share=0.1, say"
+            )
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training run did.
+
+    Attributes:
+        epochs: Epochs begun.
+        steps: Optimizer steps.
+        images: Images seen, repetitions counted.
+        seconds: Wall time.
+        device: Where it ran: ``cpu`` or ``cuda``.
+        train_images: Images in the training part.
+        loss: Mean training loss of each epoch.
+        epoch_seconds: Wall time of each epoch, its validation included.
+        validation_loss: Of each epoch; empty without a validation part.
+        kept_epoch: Epoch (from 0) whose weights were kept.
+        parameters: Parameters trained.
+        subnormals_flushed: Weights too small to be normal numbers that were set to zero.
+    """
+
+    epochs: int
+    steps: int
+    images: int
+    seconds: float
+    device: str
+    train_images: int
+    loss: tuple[float, ...]
+    epoch_seconds: tuple[float, ...]
+    validation_loss: tuple[float, ...]
+    kept_epoch: int
+    parameters: int
+    subnormals_flushed: int

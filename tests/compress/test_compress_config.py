@@ -1,0 +1,107 @@
+"""conf/compress: what the command line's recipes compose to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from pqbench.compress.base import Step
+from pqbench.errors import ConfigError
+from pqbench.schema import make
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+CHOICES = sorted(path.stem for path in (CONF / "compress").glob("*.yaml"))
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """conf/compress under a primary config of its own."""
+    (tmp_path / "main.yaml").write_text("defaults: [compress: none, _self_]\n")
+    (tmp_path / "compress").symlink_to(CONF / "compress")
+    return tmp_path
+
+
+def _compose(conf: Path, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("main", overrides=list(overrides))
+    value = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(value, dict)
+    return value["compress"]
+
+
+def test_recipe_keeps_the_order_of_the_command_line(conf: Path) -> None:
+    assert list(_compose(conf, "compress=[prune,finetune,ort_int8]")) == [
+        "prune",
+        "finetune",
+        "ort_int8",
+    ]
+    assert list(_compose(conf, "compress=[finetune,prune]")) == ["finetune", "prune"]
+
+
+def test_recipe_none_is_empty(conf: Path) -> None:
+    assert _compose(conf, "compress=none") == {}
+    assert _compose(conf) == {}
+
+
+def test_recipe_settings_override_by_step(conf: Path) -> None:
+    recipe = _compose(conf, "compress=[prune,ort_int8]", "compress.prune.pruning_ratio=0.5")
+    assert recipe["prune"]["pruning_ratio"] == 0.5
+    assert make(recipe["prune"], "compress.prune").pruning_ratio == 0.5
+
+
+def test_recipe_sweep_parses_single_steps_and_lists() -> None:
+    (override,) = OverridesParser.create().parse_overrides(
+        ["compress=none,nncf_int8,[prune,ort_int8]"]
+    )
+    assert override.is_sweep_override()
+    assert list(override.sweep_string_iterator()) == ["none", "nncf_int8", "[prune,ort_int8]"]
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if c != "none"])
+def test_choice_is_one_step_named_like_its_file(conf: Path, choice: str) -> None:
+    recipe = _compose(conf, f"compress={choice}")
+    assert list(recipe) == [choice]
+    step = make(recipe[choice], f"compress.{choice}")
+    assert isinstance(step, Step)
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if c != "none"])
+def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
+    from dataclasses import fields
+
+    from hydra.utils import get_class
+
+    text = (CONF / "compress" / f"{choice}.yaml").read_text()
+    settings = OmegaConf.create(text)[choice]
+    known = {field.name for field in fields(get_class(settings["_target_"]))}
+    assert set(settings) - {"_target_"} == known
+    for line in text.splitlines()[1:]:
+        assert line.endswith(":") or "_target_" in line or "#" in line, line
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "value"),
+    [
+        ("prune", "pruning_ratio", 1.0),
+        ("prune", "criterion", "best"),
+        ("prune", "round_to", 0),
+        ("finetune", "epochs", 0),
+        ("finetune", "augment", "mixup"),
+        ("finetune", "patience", 2),
+        ("distill", "teacher_weight", 1.5),
+        ("ort_int8", "calibration_size", 0),
+        ("ort_int8", "method", "guess"),
+        ("nncf_int8", "preset", "fast"),
+    ],
+)
+def test_choice_refuses_impossible_settings(
+    conf: Path, choice: str, key: str, value: object
+) -> None:
+    recipe = _compose(conf, f"compress={choice}", f"compress.{choice}.{key}={value}")
+    with pytest.raises(ConfigError, match=key):
+        make(recipe[choice], f"compress.{choice}")
