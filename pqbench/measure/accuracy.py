@@ -1,0 +1,220 @@
+"""Accuracy of the timed session from its saved outputs, and the paired comparison of two models.
+
+All figures divide by what was scored. Two models are compared on the same samples, image by image:
+that finds a difference of a few images which two separate accuracies cannot show.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.errors import DataError, PqbenchError
+from pqbench.inputs import PreparedSplit
+from pqbench.record import Accuracy, AgainstBaseline
+
+Labels = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+Z95 = 1.959963984540054
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson, JASA 22, 1927).
+
+    Args:
+        successes: 0..``count``.
+        count: At least 1.
+    """
+    share, z2 = successes / count, Z95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    high = 1.0 if successes == count else min(centre + half, 1.0)
+    return low, high
+
+
+def macro_f1(predictions: Labels, labels: Labels) -> float:
+    """Mean of F1 over the classes that occur among labels or predictions."""
+    classes = int(max(predictions.max(), labels.max())) + 1
+    right = np.bincount(labels[predictions == labels], minlength=classes)
+    total = np.bincount(predictions, minlength=classes) + np.bincount(labels, minlength=classes)
+    occurs = total > 0
+    return float(np.mean(2 * right[occurs] / total[occurs]))
+
+
+def top_k(logits: Logits, labels: Labels, k: int) -> float:
+    """Share of samples whose label is among the ``k`` highest outputs."""
+    highest = np.argpartition(logits, -k, axis=1)[:, -k:]
+    return float(np.mean((highest == labels[:, None]).any(axis=1)))
+
+
+def paired_difference(lost: int, gained: int, count: int) -> tuple[float, float]:
+    """95 % interval of the difference of two proportions on the same samples.
+
+    Tango's asymptotic score interval (Statistics in Medicine 17:891-908, 1998), which keeps its
+    coverage where the two models differ on few samples or none.
+
+    Args:
+        lost: Samples that only the first model has right.
+        gained: Samples that only the second has right.
+        count: All samples, at least 1.
+
+    Returns:
+        Lower and upper end of ``(lost - gained) / count``.
+    """
+
+    def score(delta: float) -> float:
+        a = 2.0 * count
+        b = -lost - gained + (2 * count - lost + gained) * delta
+        c = -gained * delta * (1 - delta)
+        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = count * (2 * q + delta * (1 - delta))
+        difference = lost - gained - count * delta
+        if variance <= 0:
+            return math.copysign(math.inf, difference) if difference else 0.0
+        return difference / math.sqrt(variance)
+
+    estimate = (lost - gained) / count
+
+    def cross(inside: float, outside: float, target: float) -> float:
+        """Where the falling score crosses ``target`` between the estimate and the end."""
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if abs(score(middle)) < target:
+                inside = middle
+            else:
+                outside = middle
+        return (inside + outside) / 2
+
+    low = -1.0 if estimate <= -1 else cross(estimate, -1.0, Z95)
+    high = 1.0 if estimate >= 1 else cross(estimate, 1.0, Z95)
+    return low, high
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided p of McNemar's test (McNemar, Psychometrika 12, 1947); 1 if none differ."""
+    from scipy.special import bdtr
+
+    differ = lost + gained
+    if differ == 0:
+        return 1.0
+    return min(1.0, 2.0 * float(bdtr(min(lost, gained), differ, 0.5)))
+
+
+def compare(predictions: Labels, baseline: Labels, labels: Labels) -> AgainstBaseline:
+    """Compare two models on the same samples.
+
+    Args:
+        predictions: Of the candidate, (n,).
+        baseline: Of the baseline, (n,).
+        labels: True classes, (n,).
+    """
+    ours, theirs = predictions == labels, baseline == labels
+    count = len(labels)
+    lost, gained = int(np.sum(theirs & ~ours)), int(np.sum(ours & ~theirs))
+    low, high = paired_difference(lost, gained, count)
+    return AgainstBaseline(
+        drop_pt=100 * (lost - gained) / count,
+        drop_low_pt=100 * low,
+        drop_high_pt=100 * high,
+        mcnemar_p=mcnemar_p(lost, gained),
+        agreement=float(np.mean(predictions == baseline)),
+    )
+
+
+def load_logits(path: Path, count: int) -> Logits:
+    """Saved outputs of a classifier, (count, classes) float32.
+
+    Raises:
+        DataError: The file is missing, or holds another number of samples, or no classes.
+        PqbenchError: Outputs are not finite.
+    """
+    try:
+        logits: Logits = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the outputs {path}: {error}") from error
+    if logits.ndim != 2 or len(logits) != count:
+        raise DataError(
+            f"{path} has shape {logits.shape}, expected ({count}, classes)",
+            hint="the model's first output must hold one score per class",
+        )
+    broken = int(np.sum(~np.isfinite(logits).all(axis=1)))
+    if broken:
+        raise PqbenchError(
+            f"the model gives infinities or not-a-number for {broken} of {count} samples",
+            hint="a 16-bit or integer range was exceeded: try another precision or calibration",
+        )
+    return logits
+
+
+def _probability(logits: Logits, predictions: Labels) -> npt.NDArray[np.float32]:
+    """Softmax probability of the predicted class."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    chosen = np.take_along_axis(shifted, predictions[:, None], axis=1)[:, 0]
+    return np.asarray(chosen / shifted.sum(axis=1), np.float32)
+
+
+def save_predictions(logits: Logits, split: PreparedSplit, path: Path) -> None:
+    """Write one row per sample: index, label, prediction, probability, source (SHA-256)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    predictions = logits.argmax(axis=1)
+    table = pa.table(
+        {
+            "index": pa.array(np.arange(split.count), pa.int32()),
+            "label": pa.array(np.asarray(split.labels()), pa.int32()),
+            "prediction": pa.array(predictions, pa.int32()),
+            "probability": pa.array(_probability(logits, predictions), pa.float32()),
+            "source": pa.array(split.sources, pa.string()),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def score(
+    logits: Path,
+    split: PreparedSplit,
+    predictions: Path,
+    baseline_logits: Path | None = None,
+) -> Accuracy:
+    """Score a classifier's saved outputs, and compare it with its baseline.
+
+    Args:
+        logits: ``.npy`` (count, classes) float32, in the order of the split.
+        split: The scored split: labels and sources.
+        predictions: Parquet file to write, one row per sample.
+        baseline_logits: The baseline's outputs on the same split.
+
+    Raises:
+        DataError: Outputs and labels do not fit.
+        PqbenchError: Outputs are not finite.
+    """
+    values = load_logits(logits, split.count)
+    labels = np.asarray(split.labels(), np.int64)
+    classes = values.shape[1]
+    if int(labels.max()) >= classes:
+        raise DataError(
+            f"the model has {classes} outputs, the split '{split.name}' has label {labels.max()}",
+            hint="the model's head must have one output per class of the data set",
+        )
+    chosen = values.argmax(axis=1)
+    right = int(np.sum(chosen == labels))
+    low, high = wilson(right, split.count)
+    save_predictions(values, split, predictions)
+    against = None
+    if baseline_logits is not None:
+        against = compare(chosen, load_logits(baseline_logits, split.count).argmax(axis=1), labels)
+    return Accuracy(
+        split=split.name,
+        count=split.count,
+        top1=right / split.count,
+        top1_low=low,
+        top1_high=high,
+        macro_f1=macro_f1(chosen, labels),
+        top5=top_k(values, labels, 5) if classes >= 6 else None,
+        against_baseline=against,
+    )

@@ -1,0 +1,265 @@
+"""Steady-state latency: the timed loop, and what its samples say.
+
+Calls that follow each other are not independent: a clock change or a neighbour moves many of them
+together. So the unit of every interval is the *block*, not the call, and where neighbouring blocks
+still go together the interval is widened by as much as their correlation asks.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.record import Latency
+
+# Least number of calls that supports a percentile, as MLPerf LoadGen's (99 % confidence).
+P90_CALLS = 64
+P99_CALLS = 662
+# Two-sided 97.5 % quantiles of Student's t for 1..7 degrees of freedom: 2 to 8 draws.
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
+_SMALL = len(_STUDENT) + 1
+_DRIFT = 0.1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Back-to-back calls of one side.
+
+    Attributes:
+        ns: Time of each call in ns, in order.
+        cpu_s: CPU time that the process used during the block, all threads, in s.
+        wall_s: Wall time of the block in s.
+        compiled: Graphs that the runtime compiled meanwhile.
+    """
+
+    ns: npt.NDArray[np.int64]
+    cpu_s: float
+    wall_s: float
+    compiled: int = 0
+
+    @property
+    def median_ms(self) -> float:
+        """Median of one call in ms."""
+        return float(np.median(self.ns)) / 1e6
+
+
+def time_calls(
+    run: Callable[[Mapping[str, npt.NDArray[Any]]], object],
+    batches: Sequence[Mapping[str, npt.NDArray[Any]]],
+    seconds: float,
+    min_calls: int,
+    max_calls: int,
+    lead_s: float = 0.0,
+    first: int = 0,
+) -> Block:
+    """Call ``run`` back to back and time each call, with the garbage collector off.
+
+    Args:
+        run: What is timed; its result is dropped outside the timed part.
+        batches: Inputs to rotate through.
+        seconds: No call begins after this time, once there are ``min_calls``.
+        min_calls: Calls made whatever the time.
+        max_calls: Calls after which the block ends.
+        lead_s: Untimed calls for this long first, so that caches and threads are awake.
+        first: Which batch comes first.
+
+    Returns:
+        The block.
+    """
+    clock = time.perf_counter_ns
+    ns = np.empty(max(max_calls, 1), np.int64)
+    feed = itertools.islice(itertools.cycle(batches), first % len(batches), None)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        lead_end = clock() + int(lead_s * 1e9)
+        while lead_s > 0 and clock() < lead_end:
+            run(next(feed))
+        cpu = time.process_time_ns()
+        begin = clock()
+        end = begin + int(seconds * 1e9)
+        count = 0
+        while count < max_calls:
+            batch = next(feed)
+            start = clock()
+            outputs = run(batch)
+            stop = clock()
+            del outputs
+            ns[count] = stop - start
+            count += 1
+            if stop >= end and count >= min_calls:
+                break
+        wall = clock() - begin
+        cpu = time.process_time_ns() - cpu
+    finally:
+        if collecting:
+            gc.enable()
+    return Block(ns[:count].copy(), cpu / 1e9, wall / 1e9)
+
+
+def _rank_interval(count: int) -> tuple[int, int]:
+    """Ranks (from 0) between which the median of ``count`` draws lies with at least 95 %."""
+    term, below, rank, limit = 1, 0, 0, 2**count  # whole numbers: exact, and no overflow
+    for k in range(count // 2):
+        below += term  # of `limit` equally likely outcomes, those with at most k draws below
+        if 40 * below > limit:
+            break
+        rank = k
+        term = term * (count - k) // (k + 1)
+    return rank, count - 1 - rank
+
+
+def median_interval(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of the median of independent draws.
+
+    From 9 draws on it is the sign test's: two order statistics, valid for any distribution
+    (Conover, Practical Nonparametric Statistics, 3.2). With fewer, order statistics are too coarse
+    or do not reach 95 %, and Student's t on the logarithms is used.
+
+    Args:
+        values: At least one draw, all above 0.
+
+    Returns:
+        Lower and upper end; (0, inf) for a single draw.
+    """
+    data = np.sort(np.asarray(values, np.float64))
+    count = len(data)
+    if count == 1:
+        return 0.0, math.inf
+    if count > _SMALL:
+        low, high = _rank_interval(count)
+        return float(data[low]), float(data[high])
+    logs = np.log(data)
+    half = _STUDENT[count - 2] * float(logs.std(ddof=1)) / math.sqrt(count)
+    centre = float(logs.mean())
+    return math.exp(centre - half), math.exp(min(centre + half, 700.0))
+
+
+def correlation_factor(medians: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    """By how much correlation between neighbouring blocks widens an interval, at least 1.
+
+    For a first-order autoregressive series with correlation r, a mean's variance grows by
+    ``(1 + r) / (1 - r)``. r is estimated on ranks and put right for its bias in short series
+    (Marriott and Pope, Biometrika 41, 1954); it is capped at 0.95.
+
+    Args:
+        medians: One per block, in order of time.
+    """
+    count = len(medians)
+    if count < 6:
+        return 1.0
+    ranks = np.argsort(np.argsort(medians)).astype(np.float64)
+    ranks -= ranks.mean()
+    r = float(ranks[1:] @ ranks[:-1]) / float(ranks @ ranks)
+    r = min(r + (1 + 3 * r) / count, 0.95)
+    return math.sqrt((1 + r) / (1 - r)) if r > 0 else 1.0
+
+
+def p50_interval(blocks: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float, float]:
+    """Median of all calls in ms, with its 95 % interval from between the blocks.
+
+    Args:
+        blocks: Times in ns by block, in order of time.
+
+    Returns:
+        Median, lower end, upper end in ms; the interval holds the median.
+    """
+    p50 = float(np.median(np.concatenate(blocks))) / 1e6
+    medians = np.array([float(np.median(block)) / 1e6 for block in blocks])
+    low, high = median_interval(medians)
+    factor, centre = correlation_factor(medians), float(np.median(medians))
+    low, high = centre - factor * (centre - low), centre + factor * (high - centre)
+    return p50, max(min(low, p50), 0.0), max(high, p50)
+
+
+def relative_half_width(estimate: float, low: float, high: float) -> float:
+    """Half an interval's width over the estimate."""
+    return (high - low) / 2 / estimate
+
+
+def drift(samples: npt.NDArray[np.int64]) -> float | None:
+    """Median of the last third over the median of the first, minus 1; None below 6 calls."""
+    third = len(samples) // 3
+    if third < 2:
+        return None
+    return float(np.median(samples[-third:]) / np.median(samples[:third])) - 1.0
+
+
+def _finite(value: float, fallback: float) -> float:
+    return value if math.isfinite(value) else fallback
+
+
+def summary(
+    blocks: Sequence[npt.NDArray[np.int64]],
+    batch_size: int,
+    unstable_half_width: float = 0.05,
+    warmup_calls: int = 0,
+    disturbed_blocks: int = 0,
+    disturbed_reason: str = "",
+) -> Latency:
+    """What the samples say.
+
+    Args:
+        blocks: Times in ns of the blocks that count, in order of time; at least one call.
+        batch_size: Samples per call.
+        unstable_half_width: Relative half-width of the median's interval beyond which the figures
+            are called unstable.
+        warmup_calls: Calls before the first block.
+        disturbed_blocks: Blocks that were set aside.
+        disturbed_reason: Why the figures are not to be trusted; empty if they are.
+
+    Returns:
+        The record's entry. With a single block the interval cannot be told: it spans the fastest
+        to the slowest call and the figures are called unstable.
+    """
+    samples = np.concatenate(blocks)
+    count = len(samples)
+    p50, low, high = p50_interval(blocks)
+    fastest, slowest = float(samples.min()) / 1e6, float(samples.max()) / 1e6
+    reasons = [disturbed_reason] if disturbed_reason else []
+    if len(blocks) < 2:
+        low, high = fastest, slowest
+        reasons.append("a single block: its interval cannot be told")
+    else:
+        high = _finite(high, slowest)
+        half = relative_half_width(p50, low, high)
+        if half > unstable_half_width:
+            reasons.append(
+                f"the median is known to +-{half:.1%} only, the limit is {unstable_half_width:.1%}"
+            )
+    change = drift(samples)
+    if change is not None and abs(change) > _DRIFT:
+        reasons.append(f"it drifts: the last third is {change:+.1%} against the first")
+
+    def percentile(share: float, least: int) -> float | None:
+        return float(np.quantile(samples, share)) / 1e6 if count >= least else None
+
+    return Latency(
+        batch_size=batch_size,
+        n=count,
+        p50_ms=p50,
+        p50_low_ms=low,
+        p50_high_ms=high,
+        mean_ms=float(samples.mean()) / 1e6,
+        std_ms=float(samples.std(ddof=1)) / 1e6 if count > 1 else 0.0,
+        min_ms=fastest,
+        p90_ms=percentile(0.90, P90_CALLS),
+        p95_ms=percentile(0.95, P90_CALLS),
+        p99_ms=percentile(0.99, P99_CALLS),
+        ms_per_sample=p50 / batch_size,
+        throughput_per_s=1e3 * batch_size / p50,
+        stable=not reasons,
+        unstable_reason="; ".join(reasons),
+        blocks=len(blocks),
+        disturbed_blocks=disturbed_blocks,
+        warmup_calls=warmup_calls,
+        drift=change,
+    )

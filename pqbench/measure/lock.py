@@ -1,0 +1,103 @@
+"""The device lock: timing excludes all other heavy work of pqbench on the machine.
+
+Whoever times holds the lock alone; compression, training and scoring share it. The lock belongs to
+an open file and is given back by the kernel when its process dies, however it dies. A gate in front
+keeps newcomers from sharing while someone waits to time, who would else wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def lock_folder() -> Path:
+    """Where the lock files are: one folder per user and machine, the same for every project."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
+    try:
+        user = str(os.getuid())
+    except AttributeError:
+        user = getpass.getuser()
+    return base / f"pqbench-{user}"
+
+
+def _open(name: str) -> int:
+    folder = lock_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+
+
+@contextlib.contextmanager
+def _locked(name: str, exclusive: bool, why: str) -> Iterator[None]:
+    """Hold one lock file; sleeps in the kernel while others have it."""
+    if sys.platform == "win32":
+        from filelock import FileLock
+
+        with FileLock(lock_folder() / f"{name}.win"):
+            yield
+        return
+    import fcntl
+
+    descriptor = _open(name)
+    try:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if why:
+                log.info("    waiting: %s", why)
+            fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _name(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "cpu"
+
+
+@contextlib.contextmanager
+def timing(device: str = "cpu") -> Iterator[None]:
+    """Hold the device alone, for timing; waits until all others are done.
+
+    Timing on a GPU also holds the CPU, which feeds it. Not re-entrant: never ask for
+    :func:`working` or :func:`timing` inside.
+
+    Args:
+        device: ``cpu`` or ``cuda:<index>``.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in dict.fromkeys(("cpu", _name(device))):
+            stack.enter_context(
+                _locked(f"{name}.gate", True, f"another pqbench waits to time on {name}")
+            )
+            stack.enter_context(
+                _locked(f"{name}.lock", True, f"another pqbench process works on {name}")
+            )
+        yield
+
+
+@contextlib.contextmanager
+def working(device: str = "cpu") -> Iterator[None]:
+    """Share the device for heavy work that is not timed; waits while someone times.
+
+    Args:
+        device: ``cpu`` or ``cuda:<index>``.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in dict.fromkeys(("cpu", _name(device))):
+            with _locked(f"{name}.gate", False, f"another pqbench process times on {name}"):
+                stack.enter_context(
+                    _locked(f"{name}.lock", False, f"another pqbench process times on {name}")
+                )
+        yield

@@ -1,0 +1,96 @@
+"""How an experiment is measured: the keys of ``conf/protocol/*.yaml``, with units and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from pqbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an experiment is measured; the defaults are those of ``protocol=default``.
+
+    A *block* is a run of back-to-back calls of one side. A *pair* is one block of the baseline and
+    one of the candidate, in random order. Where there is no baseline a pair is a single block.
+
+    Attributes:
+        name: Name of the protocol.
+        batch_sizes: Samples per call, each measured on its own.
+        warmup_s: Least time of untimed calls per side and batch size, in s. Warming goes on, up to
+            three times as long, until two chunks in a row agree.
+        warmup_calls: Least number of untimed calls per side and batch size.
+        block_s: Length of a block in s; a call that has begun is always finished. Below 0.2 the
+            foreign load of a block cannot be told (the kernel counts in steps of 10 ms).
+        min_pairs: Pairs that are measured whatever the time.
+        max_pairs: Pairs after which measuring ends.
+        max_seconds: Time for timed blocks per batch size, both sides together, in s.
+        target_half_width: Measuring ends when the 95 % intervals of the candidate's median and of
+            the speedup are this narrow: half the interval over the estimate.
+        unstable_half_width: Above this half-width the figures are called unstable.
+        max_foreign_share: Share of the usable CPUs that other processes and the hypervisor may
+            take during a block; a block with more is set aside and repeated.
+        max_disturbed: Blocks that may be set aside per batch size before measuring gives up.
+        quiet_wait_s: Longest time per batch size spent asleep waiting for foreign load to end.
+        settle_s: Pause before each block, in s, so that the spinning threads of the other side
+            have gone to sleep.
+        pool_mb: Memory for the pool of real inputs that the calls rotate through, in MiB.
+        seed: Seeds the order of the blocks, the choice of inputs and the bootstrap.
+        score: Score the whole split through the timed session.
+        profile: Always profile. If false, only an INT8 model that is not 1.1 times as fast as its
+            baseline is profiled.
+        stage_timeout_s: Longest time for one answer of a session process, in s.
+    """
+
+    name: str = "default"
+    batch_sizes: Sequence[int] = (1, 16, 32, 64)
+    warmup_s: float = 0.5
+    warmup_calls: int = 3
+    block_s: float = 0.25
+    min_pairs: int = 6
+    max_pairs: int = 200
+    max_seconds: float = 10.0
+    target_half_width: float = 0.02
+    unstable_half_width: float = 0.05
+    max_foreign_share: float = 0.1
+    max_disturbed: int = 20
+    quiet_wait_s: float = 10.0
+    settle_s: float = 0.05
+    pool_mb: float = 128.0
+    seed: int = 0
+    score: bool = True
+    profile: bool = False
+    stage_timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or any(int(b) != b or b < 1 for b in self.batch_sizes):
+            raise ConfigError(
+                f"protocol.batch_sizes is {list(self.batch_sizes)}",
+                hint="give at least one whole number of 1 or more, such as [1,16]",
+            )
+        if len(set(self.batch_sizes)) != len(self.batch_sizes):
+            raise ConfigError(f"protocol.batch_sizes repeats a size: {list(self.batch_sizes)}")
+        object.__setattr__(self, "batch_sizes", tuple(int(b) for b in self.batch_sizes))
+        if self.min_pairs < 1 or self.max_pairs < self.min_pairs:
+            raise ConfigError(
+                f"protocol.min_pairs is {self.min_pairs} and max_pairs {self.max_pairs}",
+                hint="1 <= min_pairs <= max_pairs",
+            )
+        for name in ("block_s", "max_seconds", "target_half_width", "pool_mb", "stage_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"protocol.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup_s", "warmup_calls", "settle_s", "quiet_wait_s", "max_disturbed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"protocol.{name} is {getattr(self, name)}; it must not be below 0"
+                )
+        if not 0 < self.max_foreign_share <= 1:
+            raise ConfigError(
+                f"protocol.max_foreign_share is {self.max_foreign_share}; it is a share, 0 to 1"
+            )
+
+
+def keys() -> tuple[str, ...]:
+    """Names of all settings, in order."""
+    return tuple(field.name for field in fields(Protocol))

@@ -1,0 +1,257 @@
+"""Paired blocks: order, speedup, foreign load."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pqbench.errors import PqbenchError
+from pqbench.measure import paired
+from pqbench.measure.foreign import CpuSample, Share, share_between
+from pqbench.measure.latency import Block
+from pqbench.measure.paired import measure, measure_batch, ratio_interval, save_turns
+from pqbench.measure.protocol import Protocol
+from pqbench.record import json_schema
+
+
+class World:
+    """A simulated machine: a clock, and a neighbour that comes and goes."""
+
+    def __init__(self, on_s: float = 0.0, off_s: float = 1.0, slow: float = 10.0) -> None:
+        self.now = 0.0
+        self.on_s, self.off_s, self.slow = on_s, off_s, slow
+        self.foreign_s = 0.0
+        self.log: list[str] = []
+
+    def busy(self, at: float) -> bool:
+        return self.on_s > 0 and at % (self.on_s + self.off_s) >= self.off_s
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end - 1e-12:
+            step = min(0.005, end - self.now)
+            self.foreign_s += step * self.busy(self.now)
+            self.now += step
+
+
+class FakeSide:
+    def __init__(self, world: World, name: str, call_s: float, seed: int, compiled: int = 0):
+        self.world, self.name, self.call_s = world, name, call_s
+        self.rng = np.random.default_rng(seed)
+        self.compiled = compiled
+
+    def block(
+        self, batch_size: int, seconds: float, min_calls: int, max_calls: int, lead_s: float = 0.0
+    ) -> Block:
+        self.world.log.append(self.name)
+        begin, ns = self.world.now, []
+        while len(ns) < min_calls or self.world.now - begin < seconds:
+            factor = self.world.slow if self.world.busy(self.world.now) else 1.0
+            took = self.call_s * factor * math.exp(self.rng.normal(0, 0.01))
+            self.world.pass_time(took)
+            ns.append(int(took * 1e9))
+        wall = self.world.now - begin
+        return Block(np.array(ns, np.int64), wall, wall, self.compiled)
+
+
+class FakeLoad:
+    reason = ""
+
+    def __init__(self, world: World, known: bool = True) -> None:
+        self.world, self.known = world, known
+
+    def sample(self) -> CpuSample | None:
+        if not self.known:
+            return None
+        now, foreign = self.world.now, self.world.foreign_s
+        return CpuSample(now, 2 * now - foreign, 0.0, 0.0, 2)
+
+    def since(self, before: CpuSample | None) -> Share | None:
+        after = self.sample()
+        return None if before is None or after is None else share_between(before, after)
+
+
+def run(
+    world: World, protocol: Protocol, call_s: float = 0.01, known: bool = True
+) -> paired.BatchResult:
+    return measure_batch(
+        FakeSide(world, "candidate", call_s, 1),
+        FakeSide(world, "baseline", 2 * call_s, 2),
+        1,
+        protocol,
+        FakeLoad(world, known),
+        np.random.default_rng(0),
+        sleep=world.pass_time,
+    )
+
+
+def test_measure_finds_the_speedup_and_stops_when_sure() -> None:
+    world = World()
+    result = run(world, Protocol(max_seconds=100))
+    speedup = result.speedup
+    assert speedup is not None
+    assert speedup.low <= 2.0 <= speedup.high
+    assert speedup.ratio == pytest.approx(2.0, rel=0.02)
+    assert not speedup.disturbed
+    assert result.latency.stable
+    assert speedup.disturbed_blocks == 0
+    assert world.now < 20  # sure long before the time is up
+
+
+def test_measure_takes_turns_in_random_order() -> None:
+    world = World()
+    run(world, Protocol(min_pairs=30, max_pairs=30))
+    warm = len(world.log) - 60
+    pairs = [tuple(world.log[i : i + 2]) for i in range(warm, len(world.log), 2)]
+    assert set(pairs) == {("candidate", "baseline"), ("baseline", "candidate")}
+
+
+def test_measure_sets_disturbed_blocks_aside_and_counts_them() -> None:
+    result = run(World(on_s=3, off_s=3), Protocol(max_seconds=12, max_disturbed=50))
+    assert result.speedup is not None
+    assert result.speedup.disturbed_blocks > 0
+    assert result.speedup.disturbed_blocks == sum(t.disturbed for t in result.turns)
+    assert not result.speedup.disturbed
+    assert result.speedup.ratio == pytest.approx(2.0, rel=0.1)
+    assert result.latency.p50_ms == pytest.approx(10, rel=0.05)
+
+
+def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not() -> None:
+    world = World(on_s=8, off_s=4)
+    ratio = run(world, Protocol(max_seconds=12, max_disturbed=50)).speedup
+    assert ratio is not None
+    assert ratio.disturbed or abs(ratio.ratio / 2 - 1) < 0.1
+    world = World(on_s=8, off_s=4)
+    protocol = Protocol(max_seconds=3, min_pairs=10, target_half_width=1e-9)
+    base, cand = (
+        measure_batch(
+            FakeSide(world, name, call_s, 3),
+            None,
+            1,
+            protocol,
+            FakeLoad(world, known=False),
+            np.random.default_rng(0),
+            sleep=world.pass_time,
+        ).latency.p50_ms
+        for name, call_s in (("baseline", 0.02), ("candidate", 0.01))
+    )
+    assert abs(base / cand / 2 - 1) > 0.5
+
+
+def test_measure_says_disturbed_when_it_never_gets_quiet() -> None:
+    world = World(on_s=1e9, off_s=0.0)
+    result = run(world, Protocol(max_seconds=5, quiet_wait_s=2))
+    assert result.speedup is not None
+    assert result.speedup.disturbed
+    assert not result.latency.stable
+    assert "50% of the CPU" in result.latency.unstable_reason
+    assert world.now < 60
+
+
+def test_measure_without_a_baseline_gives_no_speedup() -> None:
+    world = World()
+    results = measure(
+        FakeSide(world, "candidate", 0.01, 1),
+        None,
+        Protocol(batch_sizes=(4, 1)),
+        FakeLoad(world),
+        sleep=world.pass_time,
+    )
+    assert [r.latency.batch_size for r in results] == [1, 4]
+    assert all(r.speedup is None for r in results)
+
+
+def test_measure_where_the_load_is_unknown_counts_all_blocks() -> None:
+    result = run(World(), Protocol(max_seconds=5), known=False)
+    assert result.speedup is not None
+    assert result.speedup.disturbed_blocks == 0
+    assert all(turn.foreign is None for turn in result.turns)
+
+
+def test_measure_of_a_slow_model_keeps_its_time() -> None:
+    # 64 images at 1 s a call, quick protocol: one warm-up call and three pairs, no more.
+    world = World()
+    protocol = Protocol(
+        warmup_s=0.2, warmup_calls=1, min_pairs=3, max_seconds=4, target_half_width=0.05
+    )
+    result = run(world, protocol, call_s=0.5)
+    assert result.speedup is not None
+    assert result.speedup.pairs >= 3
+    assert world.now < 10
+
+
+def test_measure_refuses_compilation_in_the_timed_loop() -> None:
+    world = World()
+    with pytest.raises(PqbenchError, match="compiled inside the timed loop at batch size 1"):
+        measure_batch(
+            FakeSide(world, "candidate", 0.01, 1, compiled=2),
+            None,
+            1,
+            Protocol(),
+            FakeLoad(world),
+            np.random.default_rng(0),
+            sleep=world.pass_time,
+        )
+
+
+@given(st.lists(st.floats(0.05, 50), min_size=2, max_size=40), st.integers(0, 5))
+@settings(deadline=None)
+def test_ratio_interval_holds_its_estimate_and_is_reproducible(
+    ratios: list[float], seed: int
+) -> None:
+    estimate, low, high = ratio_interval(ratios, seed)
+    assert estimate == pytest.approx(np.median(ratios))
+    assert low <= estimate <= high
+    assert ratio_interval(ratios, seed) == (estimate, low, high)
+
+
+@given(st.integers(15, 40), st.integers(0, 20))
+@settings(max_examples=10, deadline=None)
+def test_ratio_interval_is_never_narrower_than_scipys_bootstrap(count: int, seed: int) -> None:
+    ratios = np.exp(np.random.default_rng(seed).normal(0.5, 0.1, count))
+    _, low, high = ratio_interval(ratios.tolist(), seed)
+    reference = stats.bootstrap(
+        (ratios,), np.median, n_resamples=4000, method="percentile", rng=seed
+    ).confidence_interval
+    slack = 0.02 * (reference.high - reference.low) + 0.01
+    assert low <= reference.low + slack
+    assert high >= reference.high - slack
+
+
+@pytest.mark.parametrize("pairs", [3, 6, 9, 20])
+def test_ratio_interval_covers_the_truth(pairs: int) -> None:
+    rng = np.random.default_rng(pairs)
+    covered = []
+    for i in range(400):
+        _, low, high = ratio_interval(2 * np.exp(0.05 * rng.standard_t(4, pairs)), i)
+        covered.append(low <= 2 <= high)
+    assert np.mean(covered) > 0.92
+
+
+def test_speedup_fits_the_published_schema() -> None:
+    result = run(World(), Protocol(min_pairs=3, max_pairs=3))
+    assert result.speedup is not None
+    schema = json_schema()["properties"]["speedup"]["items"]
+    jsonschema.validate(dataclasses.asdict(result.speedup), schema)
+
+
+def test_save_turns_keeps_every_call_and_the_blocks_set_aside(tmp_path: Path) -> None:
+    result = run(World(on_s=3, off_s=3), Protocol(max_seconds=8, max_disturbed=50))
+    save_turns([result], tmp_path / "latency.parquet")
+    table = pd.read_parquet(tmp_path / "latency.parquet")
+    assert len(table) == sum(len(turn.block.ns) for turn in result.turns)
+    assert set(table["side"]) == {"candidate", "baseline"}
+    quiet = table[(table["side"] == "candidate") & ~table["disturbed"]]
+    bad_pairs = set(table.loc[table["disturbed"], "pair"])
+    counted = quiet[~quiet["pair"].isin(bad_pairs)]
+    assert counted["ns"].median() / 1e6 == pytest.approx(result.latency.p50_ms)
+    assert len(counted) == result.latency.n
