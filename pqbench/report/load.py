@@ -1,0 +1,54 @@
+"""Find records on disk."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from pqbench.errors import DataError
+from pqbench.record import FILE, Record
+
+log = logging.getLogger(__name__)
+
+_MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
+
+
+def find_records(root: Path) -> list[tuple[Record, Path]]:
+    """Every readable record at or below ``root`` with its folder, in order of path.
+
+    A broken one is skipped with a warning: it must not hide the others.
+
+    Raises:
+        DataError: ``root`` is no folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder", hint="give the folder of a run or sweep")
+    found = []
+    for path in sorted(root.rglob(FILE)):
+        if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
+            continue  # MLflow's copy of a record
+        try:
+            found.append((Record.load(path), path.parent))
+        except DataError as error:
+            log.warning("skipped: %s", error)
+    return found
+
+
+def newest(records: list[Record]) -> list[Record]:
+    """One record per fingerprint, the one that ended last; order of first appearance."""
+    chosen: dict[str, Record] = {}
+    for record in records:
+        other = chosen.get(record.fingerprint)
+        if other is None or record.created > other.created:
+            chosen[record.fingerprint] = record
+    return list(chosen.values())
+
+
+def load_records(root: Path) -> list[Record]:
+    """The newest record of every experiment below ``root``.
+
+    Raises:
+        DataError: ``root`` is no folder.
+    """
+    return newest([record for record, _ in find_records(root)])

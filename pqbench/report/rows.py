@@ -1,0 +1,261 @@
+"""From records to rows of plain numbers, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pqbench.record import Latency, Record, Speedup
+
+MIB = 2**20
+BASELINE = "baseline"
+LOW_INT8_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Estimate:
+        """All three times ``factor``, which is above 0."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment.
+
+    Attributes:
+        model: Name of the model.
+        dataset: Data set and split.
+        backend: Name of the backend.
+        recipe: Steps joined by ``+``, or ``baseline``; with the settings that tell it from its
+            namesakes in the same table.
+        machine: What it ran on; empty if unknown.
+        status: ``ok`` or why not.
+        count: Samples scored.
+        top1_pct: Top-1 in percent.
+        drop_pt: Loss of top-1 against the baseline, in percentage points.
+        p50_ms: Median latency at the table's smallest batch.
+        sample_ms: Median latency per sample at the table's largest batch.
+        speedup_first: Against the baseline, at the smallest batch.
+        speedup_last: Against the baseline, at the largest batch.
+        size_mb: Size of all files of a deployment, in MiB.
+        size_ratio: Of the baseline's size.
+        rss_peak_mb: Peak resident memory of the process, in MiB.
+        int8_pct: Share of quantizable operators that ran as integer kernels, in percent.
+        marks: Footnotes by name of the field that they explain.
+        untrusted: Fields that must not win: disturbed or unstable.
+    """
+
+    model: str
+    dataset: str
+    backend: str
+    recipe: str
+    machine: str
+    status: str
+    count: int | None
+    top1_pct: Estimate | None
+    drop_pt: Estimate | None
+    p50_ms: Estimate | None
+    sample_ms: Estimate | None
+    speedup_first: Estimate | None
+    speedup_last: Estimate | None
+    size_mb: float | None
+    size_ratio: float | None
+    rss_peak_mb: float | None
+    int8_pct: float | None
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    untrusted: frozenset[str] = frozenset()
+
+
+def batch_range(records: Iterable[Record]) -> tuple[int, int] | None:
+    """Smallest and largest batch size measured anywhere; None if nothing was."""
+    sizes = [latency.batch_size for record in records for latency in record.latency]
+    return (min(sizes), max(sizes)) if sizes else None
+
+
+def ordered(records: Iterable[Record]) -> list[Record]:
+    """By data set, model, backend; the baseline first, then short recipes before long ones."""
+
+    def key(record: Record) -> tuple[Any, ...]:
+        e = record.experiment
+        settings = str(sorted(_settings(record).items()))
+        return (e.dataset, e.split, e.model, e.backend, len(e.recipe), e.recipe_name, settings)
+
+    return sorted(records, key=key)
+
+
+def make_rows(records: Sequence[Record]) -> list[Row]:
+    """One row per record, in reading order."""
+    records = ordered(records)
+    batches = batch_range(records) or (1, 1)
+    labels = recipe_labels(records)
+    return [_row(record, label, *batches) for record, label in zip(records, labels, strict=True)]
+
+
+def recipe_labels(records: Sequence[Record]) -> list[str]:
+    """Names of the recipes; namesakes are told apart by the settings in which they differ."""
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        e = record.experiment
+        groups[(e.model, e.dataset, e.split, e.backend, e.recipe_name)].append(index)
+    labels = [BASELINE if r.is_baseline else r.experiment.recipe_name for r in records]
+    for indices in groups.values():
+        settings = [_settings(records[i]) for i in indices]
+        keys = dict.fromkeys(k for s in settings for k in s)
+        differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]
+        for i, values in zip(indices, settings, strict=True):
+            shown = ", ".join(f"{k.rpartition('.')[2]}={values.get(k)}" for k in differing)
+            labels[i] += f" ({shown})" if shown else ""
+    return labels
+
+
+def _settings(record: Record) -> dict[str, str]:
+    """What may tell two experiments of one name apart, flat."""
+    config = record.config
+    nodes = {k: config[k] for k in ("compress", "backend", "fit", "model") if k in config}
+    flat = dict(_flatten(nodes, ""))
+    flat |= {k: str(config[k]) for k in ("threads", "seed") if k in config}
+    flat["weights"] = str(record.experiment.weights)
+    return flat
+
+
+def _flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, str(value)
+
+
+def _row(record: Record, label: str, first: int, last: int) -> Row:
+    e, accuracy = record.experiment, record.accuracy
+    against = accuracy.against_baseline if accuracy else None
+    at_first, at_last = record.latency_at(first), record.latency_at(last)
+    gain_first, gain_last = record.speedup_at(first), record.speedup_at(last)
+    last_call = _latency(at_last)
+    placement, size = record.placement, record.size
+    share = placement.int8_share if placement else None
+    return Row(
+        model=e.model,
+        dataset=f"{e.dataset} {e.split}",
+        backend=e.backend,
+        recipe=label,
+        machine=machine(record),
+        status=record.status,
+        count=accuracy.count if accuracy else None,
+        top1_pct=_percent(accuracy.top1, accuracy.top1_low, accuracy.top1_high)
+        if accuracy
+        else None,
+        drop_pt=Estimate(against.drop_pt, against.drop_low_pt, against.drop_high_pt)
+        if against
+        else None,
+        p50_ms=_latency(at_first),
+        sample_ms=last_call.scaled(1 / last) if last_call else None,
+        speedup_first=_speedup(gain_first),
+        speedup_last=_speedup(gain_last),
+        size_mb=None if size.file_bytes is None else size.file_bytes / MIB,
+        size_ratio=size.file_ratio,
+        rss_peak_mb=record.memory.rss_peak_mb,
+        int8_pct=None if share is None else 100 * share,
+        marks={k: tuple(v) for k, v in _marks(record, first, last).items()},
+        untrusted=frozenset(
+            name
+            for name, bad in (
+                ("p50_ms", at_first and not at_first.stable),
+                ("sample_ms", at_last and not at_last.stable),
+                ("speedup_first", gain_first and gain_first.disturbed),
+                ("speedup_last", gain_last and gain_last.disturbed),
+            )
+            if bad
+        ),
+    )
+
+
+def machine(record: Record) -> str:
+    """The machine in words: its GPU where the backend used one, else its CPU."""
+    environment = record.environment
+    for path in (("machine",), ("gpu", "name"), ("cpu", "model"), ("cpu_model",), ("cpu",)):
+        value: Any = environment
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            return value
+    return ""
+
+
+def _percent(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high).scaled(100)
+
+
+def _latency(latency: Latency | None) -> Estimate | None:
+    if latency is None:
+        return None
+    return Estimate(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
+
+
+def _speedup(speedup: Speedup | None) -> Estimate | None:
+    return Estimate(speedup.ratio, speedup.low, speedup.high) if speedup else None
+
+
+_FIELDS = {  # where a cell's number comes from in the record: the paths that explain a null
+    "top1_pct": ("accuracy",),
+    "drop_pt": ("accuracy.against_baseline",),
+    "p50_ms": ("latency",),
+    "speedup_first": ("speedup",),
+    "size_mb": ("size.file_bytes", "size"),
+    "rss_peak_mb": ("memory.rss_peak_mb", "memory"),
+    "int8_pct": ("placement.int8_share", "placement.integer", "placement"),
+}
+
+
+def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
+    """Footnotes by field: why there is no result, why a null, why slow, what to distrust."""
+    marks: dict[str, list[str]] = defaultdict(list)
+    error = record.error
+    if error:
+        parts = [error.message.rstrip("."), error.hint, f"log: {error.log}" if error.log else ""]
+        text = "; ".join(part for part in parts if part)
+        marks["status"].append(f"{record.status} in stage {error.stage}: {text}")
+    marks["recipe"].extend(record.notes)
+    for name, paths in _FIELDS.items():
+        reason = next((record.reasons[p] for p in paths if p in record.reasons), None)
+        if reason and record.ok:
+            marks[name].append(reason)
+    for name, size in (("p50_ms", first), ("sample_ms", last)):
+        latency = record.latency_at(size)
+        if latency and not latency.stable:
+            marks[name].append(f"unstable at batch {size}: {latency.unstable_reason}")
+    for name, size in (("speedup_first", first), ("speedup_last", last)):
+        speedup = record.speedup_at(size)
+        if speedup and speedup.disturbed:
+            marks[name].append(
+                f"disturbed at batch {size}: too few blocks free of other load "
+                f"({speedup.disturbed_blocks} set aside); do not trust the ratio"
+            )
+        if speedup and speedup.ratio < 1 and record.profile and record.profile.explanation:
+            marks[name].append(record.profile.explanation)
+    _mark_low_int8(record, marks["int8_pct"])
+    return {name: notes for name, notes in marks.items() if notes}
+
+
+def _mark_low_int8(record: Record, notes: list[str]) -> None:
+    placement = record.placement
+    quantized = any("int8" in step for step in record.experiment.recipe)
+    if placement is None or placement.integer is None or placement.int8_share is None:
+        return
+    if placement.int8_share >= LOW_INT8_SHARE or not (quantized or placement.integer):
+        return
+    reasons = "; ".join(f"{count}x {why}" for why, count in placement.float_reasons.items())
+    notes.append(
+        f"INT8 in name more than in fact: {placement.integer} of {placement.quantizable} "
+        "convolutions and matrix products run as integer kernels"
+        + (f" (in float: {reasons})" if reasons else "")
+    )

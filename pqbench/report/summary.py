@@ -1,0 +1,82 @@
+"""What a run or sweep prints when it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pqbench.record import Record
+from pqbench.report.load import newest
+from pqbench.report.render import to_rich
+from pqbench.report.table import make_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Pointers:
+    """Where to look further; what is empty is not printed.
+
+    Attributes:
+        folder: Folder of the run or sweep.
+        files: Tables and figures that were written.
+        mlflow_command: Command that serves MLflow's pages; None where a server does.
+        runs_url: MLflow's run table.
+        compare_url: MLflow's page that compares these runs.
+        problem: Why results are not in MLflow, and what to do.
+    """
+
+    folder: Path
+    files: Sequence[Path] = field(default_factory=tuple)
+    mlflow_command: str | None = None
+    runs_url: str | None = None
+    compare_url: str | None = None
+    problem: str = ""
+
+
+def print_summary(records: Sequence[Record], console: Console, pointers: Pointers) -> None:
+    """Print the table with its footnotes, the counts, and where everything is."""
+    from rich.text import Text
+
+    def line(name: str, value: str) -> None:
+        # addresses and commands are copied: never wrapped, cut or styled
+        console.print(Text(f"{name:<10}{value}"), soft_wrap=True, highlight=False)
+
+    records = newest(list(records))
+    if records:
+        console.print(to_rich(make_table(records), console.width))
+        console.print()
+    line("Results", counts(records))
+    line("Folder", _shown(pointers.folder))
+    for path in pointers.files:
+        line("", _shown(path))
+    if pointers.mlflow_command:
+        line("MLflow", pointers.mlflow_command)
+    if pointers.runs_url:
+        line("  runs", pointers.runs_url)
+    if pointers.compare_url:
+        line("  compare", pointers.compare_url)
+    if pointers.problem:
+        console.print(Text(pointers.problem, style="bold red"), soft_wrap=True)
+
+
+def counts(records: Sequence[Record]) -> str:
+    """How many ended how, e.g. ``6 experiments: 4 ok, 1 failed, 1 unavailable``."""
+    if not records:
+        return "no experiments"
+    tally = Counter(record.status for record in records)
+    parts = sorted(tally.items(), key=lambda item: (item[0] != "ok", -item[1], item[0]))
+    noun = "experiment" if len(records) == 1 else "experiments"
+    return f"{len(records)} {noun}: " + ", ".join(f"{n} {status}" for status, n in parts)
+
+
+def _shown(path: Path) -> str:
+    """Relative to the current folder where it lies below it."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

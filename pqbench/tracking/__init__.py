@@ -1,0 +1,1 @@
+"""The MLflow store, and the journal beside each record that outlives it."""

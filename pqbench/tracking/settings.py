@@ -1,0 +1,106 @@
+"""Where results are tracked, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pqbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where results are tracked beside the records on disk.
+
+    Attributes:
+        enabled: False keeps records on disk only.
+        uri: MLflow tracking URI: ``http(s)://`` for a server, else a database URI. None takes
+            ``sqlite:///<outputs>/mlflow.db``.
+        experiment: Name of the MLflow experiment.
+        artifact_root: Folder or URI of the artifacts of a new experiment. None takes
+            ``<outputs>/mlartifacts``, or what the server decides.
+        log_model: Also upload the files of the deployed model.
+        timeout_s: Give up on one request to a server after this many seconds.
+        outputs: Folder of the local store; relative to the current folder.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "pqbench"
+    artifact_root: str | None = None
+    log_model: bool = True
+    timeout_s: float = 5.0
+    outputs: str = "outputs"
+
+    def __post_init__(self) -> None:
+        """Refuse what MLflow would refuse only after the work is done."""
+        if not self.experiment.strip():
+            raise ConfigError("tracking.experiment is empty", hint="give the experiment a name")
+        if self.timeout_s <= 0:
+            raise ConfigError(f"tracking.timeout_s={self.timeout_s} is not possible", "above 0")
+        if self.uri is not None and ("://" not in self.uri or self.uri.startswith("file:")):
+            raise ConfigError(
+                f"tracking.uri={self.uri} is a folder, which MLflow no longer takes as a store",
+                hint="use sqlite:////absolute/path/mlflow.db, http://host:port, or null",
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read the keys ``tracking`` and ``outputs`` of a resolved configuration.
+
+        Raises:
+            ConfigError: An unknown key, or a value that cannot be meant.
+        """
+        given = dict(config.get("tracking", {}))
+        unknown = set(given) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ConfigError(f"tracking has no key {sorted(unknown)[0]}")
+        given.setdefault("outputs", config.get("outputs", "outputs"))
+        return cls(**given)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is reached over HTTP."""
+        return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the local store, absolute."""
+        return Path(self.outputs).expanduser().absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """The URI in force, with an absolute path for the local store."""
+        if self.uri is not None:
+            return self.uri.rstrip("/") if self.is_server else self.uri
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
+    def lock_file(self) -> Path | None:
+        """Held while the tables or the experiment are made; beside the sqlite file, None else."""
+        prefix = "sqlite:///"
+        if not self.tracking_uri.startswith(prefix):
+            return None
+        database = Path(self.tracking_uri.removeprefix(prefix)).absolute()
+        return database.with_name(f".{database.name}.lock")
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Where a new experiment keeps artifacts; None leaves it to the server."""
+        if self.artifact_root is None:
+            return None if self.is_server else str(self.folder / "mlartifacts")
+        if "://" in self.artifact_root:
+            return self.artifact_root
+        return str(Path(self.artifact_root).expanduser().absolute())
+
+    @property
+    def shown_uri(self) -> str:
+        """The URI in force without a password, fit for logs and files."""
+        parts = urlsplit(self.tracking_uri)
+        if parts.password is None:
+            return self.tracking_uri
+        host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+        return urlunsplit(parts._replace(netloc=host))

@@ -1,0 +1,317 @@
+import http.server
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from record_factory import make_failed, make_record
+
+from pqbench import sync
+from pqbench.errors import DataError
+from pqbench.tracking import journal, store
+from pqbench.tracking.settings import TrackingSettings
+
+SWEEP = "2026-11-22 10:00 it's"
+
+
+def save(record, folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "model.onnx").write_bytes(b"weights")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "stage.log").write_text("what went wrong")
+    (folder / "predictions.parquet").write_bytes(b"PAR1")
+    record.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A new database takes seconds: made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("store") / "outputs"
+    assert store.ensure_store(TrackingSettings(outputs=str(folder), experiment="other"))
+    return folder
+
+
+@pytest.fixture
+def settings(empty_store, tmp_path) -> TrackingSettings:
+    shutil.copytree(empty_store, tmp_path / "out puts")
+    return TrackingSettings(outputs=str(tmp_path / "out puts"))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def client_of(settings):
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings.tracking_uri)
+
+
+def runs_of(settings):
+    client = client_of(settings)
+    experiment = client.get_experiment_by_name(settings.experiment)
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def files_of(settings, run_id, path=None):
+    found = set()
+    for info in client_of(settings).list_artifacts(run_id, path):
+        found |= files_of(settings, run_id, info.path) if info.is_dir else {info.path}
+    return found
+
+
+def test_import_stays_light():
+    code = (
+        "import sys, pqbench.tracking.store, pqbench.sync, pqbench.report.__main__;"
+        "print({'mlflow', 'pandas', 'matplotlib'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_push_logs_the_whole_record(settings, tmp_path):
+    record = make_record(recipe=("nncf_int8",), speedup=1.9)
+    folder = save(record, tmp_path / "job")
+    experiment_id = store.ensure_store(settings)
+    run_id = store.push(record, folder, settings, SWEEP)
+    run = client_of(settings).get_run(run_id)
+    assert run.info.experiment_id == experiment_id
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time - run.info.start_time == round(1000 * record.seconds)
+    assert run.data.metrics["speedup/b1"] == 1.9
+    assert run.data.params["nncf_int8.preset"] == "mixed"
+    assert run.data.tags["sweep"] == SWEEP
+    assert run.data.tags["fingerprint"] == record.fingerprint
+    assert run.inputs.dataset_inputs[0].dataset.name == "elpv"
+    assert files_of(settings, run_id) == {
+        "record.json", "config.yaml", "predictions.parquet", "model/model.onnx",
+    }  # fmt: skip
+    assert (settings.folder / "mlartifacts" / run_id).is_dir()
+    assert journal.pushed(folder)[0].run_id == run_id
+
+
+def test_push_failed_experiment_is_a_failed_run_with_its_log(settings, tmp_path):
+    record = make_failed()
+    run_id = store.push(record, save(record, tmp_path / "job"), settings, SWEEP)
+    run = client_of(settings).get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["status"] == "unavailable"
+    assert "no driver" in run.data.tags["error"]
+    assert run.data.metrics == {"stages/total_s": record.seconds}
+    assert "logs/stage.log" in files_of(settings, run_id)
+
+
+def test_push_without_model_files(settings, tmp_path):
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    run_id = store.push(record, folder, replace(settings, log_model=False), None)
+    assert not any(path.startswith("model") for path in files_of(settings, run_id))
+
+
+def test_push_missing_file_is_told_and_the_rest_logged(settings, tmp_path, caplog):
+    record = make_record()
+    record.files["latency"] = "latency.parquet"
+    run_id = store.push(record, save(record, tmp_path / "job"), settings, None)
+    assert "latency.parquet" in caplog.text
+    assert client_of(settings).get_run(run_id).info.status == "FINISHED"
+
+
+def test_push_same_record_once_per_sweep(settings, tmp_path):
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    first = store.push(record, folder, settings, SWEEP)
+    assert store.push(record, folder, settings, SWEEP) == first
+    (folder / journal.JOURNAL).unlink()  # the store itself knows
+    assert store.push(record, folder, settings, SWEEP) == first
+    other = store.push(record, folder, settings, "another")
+    assert other != first
+    assert len(runs_of(settings)) == 2
+
+
+def test_push_run_in_the_trash_stays_there(settings, tmp_path):
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    run_id = store.push(record, folder, settings, SWEEP)
+    client_of(settings).delete_run(run_id)
+    assert store.push(record, folder, settings, SWEEP) == run_id
+    assert runs_of(settings) == []
+
+
+def test_push_changed_record_is_a_new_run(settings, tmp_path):
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    first = store.push(record, folder, settings, SWEEP)
+    record.notes.append("measured again")
+    record.save(folder)
+    assert store.push(record, folder, settings, SWEEP) != first
+
+
+def test_push_that_died_half_way_is_completed_not_doubled(settings, tmp_path, monkeypatch):
+    record = make_record(recipe=("nncf_int8",))
+    folder = save(record, tmp_path / "job")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_log_files", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.push(record, folder, settings, SWEEP)
+    assert runs_of(settings)[0].info.status == "RUNNING"
+    assert journal.pushed(folder) == []
+    run_id = store.push(record, folder, settings, SWEEP)
+    (run,) = runs_of(settings)
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    history = client_of(settings).get_metric_history(run_id, "accuracy/top1")
+    assert len(history) == 1
+
+
+def test_push_without_a_record_on_disk_is_refused(settings, tmp_path):
+    with pytest.raises(DataError, match="no record to track"):
+        store.push(make_record(), tmp_path, settings, None)
+
+
+def test_push_disabled_touches_nothing(tmp_path):
+    settings = TrackingSettings(enabled=False, outputs=str(tmp_path / "outputs"))
+    folder = save(make_record(), tmp_path / "job")
+    assert store.ensure_store(settings) is None
+    assert store.push(make_record(), folder, settings, None) is None
+    assert not settings.folder.exists()
+    assert journal.read(folder) == []
+
+
+def test_push_leaves_the_environment_as_it_was(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    record = make_record()
+    store.push(record, save(record, tmp_path / "job"), settings, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "4"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+def test_experiment_in_the_trash_is_told_and_kept_on_disk(settings, tmp_path, caplog):
+    client_of(settings).delete_experiment(store.ensure_store(settings))
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    assert store.push(record, folder, settings, None) is None
+    assert "in the trash" in caplog.text
+    assert journal.read(folder)[0].run_id is None
+
+
+def test_server_down_costs_a_warning_and_sync_pushes_once(
+    settings, tmp_path, free_port, caplog, capsys
+):
+    server = replace(settings, uri=f"http://127.0.0.1:{free_port}", timeout_s=1)
+    folders = []
+    for i, record in enumerate((make_record(), make_record(recipe=("nncf_int8",)))):
+        record.config["tracking"] = {"uri": server.uri, "timeout_s": 1}
+        folders.append(save(record, tmp_path / "sweep" / str(i)))
+        assert store.ensure_store(server) is None
+        assert store.push(record, folders[-1], server, SWEEP) is None
+    assert f"no MLflow server at {server.uri}" in caplog.text
+    pending = journal.read(folders[0])[0]
+    assert pending.run_id is None
+    assert "no MLflow server" in pending.reason
+
+    sweep = str(tmp_path / "sweep")
+    assert sync.main([sweep]) == 1
+    assert capsys.readouterr().out.strip() == "2 failed"
+    there = ["--uri", settings.tracking_uri]
+    assert sync.main([sweep, *there]) == 0
+    assert capsys.readouterr().out.strip() == "2 pushed"
+    assert sync.main([sweep, *there]) == 0
+    assert capsys.readouterr().out.strip() == "2 there already"
+    assert {run.data.tags["sweep"] for run in runs_of(settings)} == {SWEEP}
+    assert len(runs_of(settings)) == 2
+
+
+def test_server_that_hangs_is_given_up(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()  # accepts, never answers
+        uri = f"http://127.0.0.1:{s.getsockname()[1]}"
+        settings = TrackingSettings(uri=uri, timeout_s=0.2, outputs=str(tmp_path))
+        assert "no MLflow server" in (store.unreachable(settings) or "")
+
+
+def test_server_that_fails_after_its_health_check_is_no_error(tmp_path, caplog):
+    class Broken(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 400)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Broken)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        uri = f"http://127.0.0.1:{server.server_port}"
+        settings = TrackingSettings(uri=uri, timeout_s=2, outputs=str(tmp_path))
+        record = make_record()
+        folder = save(record, tmp_path / "job")
+        with caplog.at_level(logging.WARNING):
+            assert store.push(record, folder, settings, None) is None
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "not tracked" in caplog.text
+    assert journal.read(folder)[0].reason
+
+
+def test_sync_skips_records_that_are_not_to_be_tracked(tmp_path, capsys):
+    record = make_record()
+    record.config["tracking"] = {"enabled": False}
+    save(record, tmp_path / "job")
+    assert sync.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == "1 tracking off"
+    assert sync.main([str(tmp_path / "job" / "logs")]) == 2
+    assert sync.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_processes_meeting_in_a_new_store_do_not_break_it(tmp_path):
+    code = (
+        "import sys; from pqbench.tracking.store import TrackingSettings, ensure_store;"
+        "print(ensure_store(TrackingSettings(outputs=sys.argv[1])))"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(tmp_path / "new")]
+    jobs = [
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    answers = {job.communicate(timeout=100)[0].strip() for job in jobs}
+    assert answers == {"1"}
+
+
+def test_save_view_is_kept_with_the_experiment(settings):
+    experiment_id = store.ensure_store(settings)
+    key = store.save_view(settings, experiment_id, [make_record()], "s1")
+    tags = client_of(settings).get_experiment(experiment_id).tags
+    assert json.loads(tags[f"mlflow.sharedViewState.{key}"])["searchFilter"] == 'tags.sweep = "s1"'
+
+
+def test_journal_keeps_one_entry_per_place(tmp_path):
+    make_record().save(tmp_path)
+    sha = journal.record_sha256(tmp_path)
+    entry = journal.Entry("sqlite:///a", "pqbench", "s", sha, reason="down")
+    journal.mark(tmp_path, entry)
+    journal.mark(tmp_path, replace(entry, sweep="t"))
+    assert journal.pushed(tmp_path) == []
+    journal.mark(tmp_path, replace(entry, run_id="1", reason=""))
+    assert [e.run_id for e in journal.pushed(tmp_path)] == ["1"]
+    assert len(journal.read(tmp_path)) == 2
+    (tmp_path / journal.JOURNAL).write_text("{")
+    with pytest.raises(DataError, match="delete it"):
+        journal.read(tmp_path)
