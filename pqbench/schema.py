@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from pqbench.environment import usable_cores
 from pqbench.errors import ConfigError
 
 
@@ -203,7 +204,7 @@ class PqbenchConfig:
         backend: ``_target_`` of the backend, its name and options.
         protocol: How latency is measured.
         tracking: Where results are logged.
-        threads: Threads of every runtime alike; null takes all usable cores.
+        threads: Threads of every runtime alike; by default all usable cores.
         seed: Seeds training, calibration draws and random heads.
         outputs: Folder for runs, cache and the local tracking store.
         cache: Reuse finished stages and records.
@@ -217,7 +218,7 @@ class PqbenchConfig:
     backend: dict[str, Any] = MISSING
     protocol: ProtocolConfig = MISSING
     tracking: TrackingConfig = MISSING
-    threads: int | None = None
+    threads: int = MISSING
     seed: int = 0
     outputs: str = "outputs"
     cache: bool = True
@@ -231,6 +232,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; call before composing."""
     store = ConfigStore.instance()
     store.store(name="schema", node=PqbenchConfig)
+    OmegaConf.register_new_resolver("usable_cores", usable_cores, replace=True)
     OmegaConf.register_new_resolver(
         "recipe", lambda steps: "+".join(steps) or "none", replace=True, use_cache=False
     )
@@ -313,8 +315,7 @@ def validate(config: Mapping[str, Any]) -> None:
     require(
         dataset["resize_mode"] in modes, "dataset.resize_mode", dataset["resize_mode"], str(modes)
     )
-    threads = config["threads"]
-    require(threads is None or threads >= 1, "threads", threads, "null or at least 1")
+    require(config["threads"] >= 1, "threads", config["threads"], "at least 1")
     if model["weights"] == "file" and not model["weights_file"]:
         raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
     if model["task"] != dataset["task"]:

@@ -21,10 +21,10 @@ class CheckedSweeper(BasicSweeper):
         Raises:
             SystemExit: With code 2, the reason printed, if one is refused.
         """
-        assert self.config_loader is not None
+        assert self.hydra_context is not None
         assert self.config is not None
         for overrides in batch:
-            config = self.config_loader.load_sweep_config(self.config, list(overrides))
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 del config["hydra"]
             try:

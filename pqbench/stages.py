@@ -1,0 +1,144 @@
+"""The stages of an experiment, as they run in their own process: each wires one room to files.
+
+Every function takes its work folder and JSON-ready arguments and returns a JSON-ready dict; paths
+among the arguments are folders that earlier stages made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pqbench.artifact import Artifact, Representation
+from pqbench.inputs import PreparedSplit
+from pqbench.schema import make
+
+PARITY_SAMPLES = 32
+
+
+def prepare_split(
+    workdir: Path,
+    dataset: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    split: str,
+    exclude: str | None,
+    limit: int | None,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Decode and preprocess one split into ``workdir``."""
+    from pqbench.data.prepare import prepare
+    from pqbench.data.preprocess import Preprocess
+
+    prepared = prepare(
+        make(dataset["source"], "dataset.source"),
+        split,
+        Preprocess.from_config(preprocess, dataset["resize_mode"]),
+        workdir,
+        limit=limit,
+        seed=seed,
+        on_error=dataset["on_error"],
+        threads=threads,
+        exclude=exclude,
+    )
+    return {"count": prepared.count, "notes": list(prepared.notes)}
+
+
+def prepare_model(
+    workdir: Path,
+    model: Mapping[str, Any],
+    dataset_name: str,
+    scratch_ok: bool,
+    split: str,
+    imagenet_indices: list[int] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Build the network with its weights and a head for the data set's classes."""
+    from pqbench.models.prepare import prepare_model as prepare
+
+    prepared = PreparedSplit.load(split)
+    _, weights = prepare(
+        model,
+        classes=prepared.classes,
+        dataset_name=dataset_name,
+        imagenet_indices=imagenet_indices,
+        input_specs=prepared.specs(),
+        folder=workdir,
+        seed=seed,
+        scratch_ok=scratch_ok,
+    )
+    return {"weights": weights.source, "needs_fit": weights.needs_fit, "card": dict(weights.card)}
+
+
+def fit(
+    workdir: Path,
+    artifact: str,
+    train: str,
+    scored: str,
+    method: str,
+    head: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Teach the network the data set's classes, on images proved to be none of the scored ones."""
+    from pqbench.data.prepare import assert_disjoint
+    from pqbench.training.fit import fit_artifact
+
+    assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(scored))
+    result = fit_artifact(
+        Artifact.load(artifact),
+        method=method,
+        head=head,
+        settings=dict(settings),
+        train=PreparedSplit.load(train),
+        workdir=workdir,
+        seed=seed,
+        threads=threads,
+    )
+    return dict(result.lineage[-1].details)
+
+
+def apply_step(
+    workdir: Path,
+    name: str,
+    step: Mapping[str, Any],
+    artifact: str,
+    train: str,
+    scored: str,
+    teacher: str | None,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Run one step of the recipe, on images proved to be none of the scored ones."""
+    from pqbench.compress.base import StepData
+    from pqbench.data.prepare import assert_disjoint
+
+    assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(scored))
+    data = StepData(
+        train=PreparedSplit.load(train),
+        seed=seed,
+        threads=threads,
+        teacher=Artifact.load(teacher) if teacher else None,
+    )
+    result = make(step, f"compress.{name}").apply(Artifact.load(artifact), data, workdir)
+    return dict(result.lineage[-1].details)
+
+
+def convert(workdir: Path, artifact: str, to: Representation, split: str) -> dict[str, Any]:
+    """Convert to another representation; parity on real inputs is part of it."""
+    from pqbench.export.convert import convert as convert_artifact
+
+    prepared = PreparedSplit.load(split)
+    batch = prepared.feed(prepared.spread(PARITY_SAMPLES))
+    result = convert_artifact(Artifact.load(artifact), to, batch, workdir)
+    return dict(result.lineage[-1].details)
+
+
+def size(workdir: Path, deployed: str, network: str) -> dict[str, Any]:
+    """File, zipped file, parameters and MACs."""
+    from pqbench.measure.size import measure_size
+
+    del workdir
+    return measure_size(Artifact.load(deployed), Artifact.load(network))

@@ -1,0 +1,206 @@
+"""The command line as a user meets it: good runs, small, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from PIL import Image
+
+from pqbench.record import Record, json_schema
+from pqbench.report.load import load_records
+
+HERE = Path(__file__).resolve().parent
+SMALL = [
+    "protocol=quick",
+    "protocol.batch_sizes=[1,2]",
+    "protocol.max_seconds=0.5",
+    "protocol.min_pairs=2",
+    "protocol.max_disturbed=0",
+    "dataset.limit=48",
+    "dataset.train_limit=96",
+]
+
+
+def pqbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    return subprocess.run(
+        [sys.executable, "-m", "pqbench", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def test_help_teaches_groups_options_and_examples(tmp_path: Path) -> None:
+    done = pqbench(tmp_path, "--help")
+    assert done.returncode == 0
+    for word in ("compress: ", "nncf_int8", "--config-dir", "Examples", "Exit codes", "-m"):
+        assert word in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_backends_lists_each_with_its_version(tmp_path: Path) -> None:
+    done = pqbench(tmp_path, "--backends")
+    assert done.returncode == 0
+    for name in ("torch", "ort", "openvino"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["compress=nncf_int9"], 1, ["nncf_int9", "nncf_int8"]),
+        (["modle=resnet18"], 1, ["modle"]),
+        (["protocol.batch_sizes=[0]"], 2, ["batch_sizes", "1"]),
+        (["protocol.batch_sizes=[0]", "backend=ort,openvino", "-m"], 2, ["batch_sizes"]),
+        (["threads=0"], 2, ["threads"]),
+        (["compress=prune", "compress.prune.pruning_ratio=2"], 2, ["pruning_ratio", "2"]),
+        (["+backend.speed=9"], 2, ["speed"]),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    done = pqbench(tmp_path, *arguments)
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_missing_data_without_network_says_what_where_and_what_works(tmp_path: Path) -> None:
+    done = pqbench(
+        tmp_path,
+        "dataset=imagenette",
+        "dataset.source.mirror=http://127.0.0.1:9/none",
+        "tracking=none",
+    )
+    assert done.returncode == 3
+    for word in ("imagenette", "dataset.root", "dataset=elpv"):
+        assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_root_names_the_folder(tmp_path: Path) -> None:
+    done = pqbench(tmp_path, "dataset=imagenette", "dataset.root=nowhere", "tracking=none")
+    assert done.returncode == 3
+    assert "nowhere" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def folder_of_images(root: Path) -> None:
+    for split, count in (("train", 6), ("val", 3)):
+        for number, name in enumerate(("dark", "light")):
+            for i in range(count):
+                path = root / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shade = 40 + 150 * number + 5 * i + (2 if split == "val" else 0)
+                Image.new("RGB", (64, 48), (shade, shade, 255 - shade)).save(path)
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    folder_of_images(tmp_path / "images")
+    (tmp_path / "images" / "val" / "dark" / "1.png").write_bytes(b"not an image")
+    done = pqbench(
+        tmp_path,
+        "model=mobilenetv3_small",
+        "model.weights=none",
+        "dataset=imagefolder",
+        "dataset.root=images",
+        "tracking=none",
+    )
+    assert done.returncode == 3
+    assert "dark/1.png" in done.stdout + done.stderr
+    [record] = load_records(tmp_path / "outputs")
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.stage == "prepare_val"
+
+
+@pytest.mark.slow
+def test_headline_sweep_gives_a_row_per_backend_with_its_baseline(tmp_path: Path) -> None:
+    arguments = ["model=mobilenetv3", "compress=nncf_int8", *SMALL, "-m"]
+    done = pqbench(tmp_path, *arguments, "compress.nncf_int8.calibration_size=32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = load_records(tmp_path / "outputs")
+    found = {(r.experiment.backend, r.experiment.recipe_name): r for r in records}
+    assert found["torch", "nncf_int8"].status == "unsupported"
+    for backend in ("ort", "openvino"):
+        baseline, candidate = found[backend, "none"], found[backend, "nncf_int8"]
+        assert baseline.ok
+        assert candidate.ok
+        check_candidate(candidate, baseline)
+    for path in (tmp_path / "outputs").rglob("record.json"):
+        if "mlartifacts" not in path.parts:
+            jsonschema.validate(json.loads(path.read_text()), json_schema())
+    assert "compare-runs" in done.stdout
+    assert (tmp_path / "outputs" / "mlflow.db").is_file()
+    again = pqbench(tmp_path, *arguments, "compress.nncf_int8.calibration_size=32")
+    assert again.returncode == 0
+    assert again.stdout.count("found, measured") >= 2
+
+
+def check_candidate(record: Record, baseline: Record) -> None:
+    """What every good candidate record holds."""
+    assert record.baseline == baseline.fingerprint
+    assert [x.batch_size for x in record.latency] == [1, 2]
+    assert [x.batch_size for x in record.speedup] == [1, 2]
+    for speedup in record.speedup:
+        assert speedup.low <= speedup.ratio <= speedup.high
+    assert record.accuracy is not None
+    assert record.accuracy.count == 48
+    assert record.accuracy.against_baseline is not None
+    assert record.accuracy.against_baseline.agreement > 0.9
+    assert record.size.file_ratio is not None
+    assert record.size.file_ratio < 0.4
+    assert record.size.macs == baseline.size.macs
+    assert record.placement is not None
+    assert record.placement.int8_share is not None
+    assert record.placement.int8_share > 0
+    assert all(p["passed"] for p in record.parity)
+    assert record.memory.rss_peak_mb is not None
+    assert record.experiment.weights == "bundled"
+
+
+@pytest.mark.slow
+def test_users_own_step_runs_and_a_crashing_one_is_a_row(tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "compress"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package compress\nmine: {_target_: user_steps.Round, digits: 2}\n"
+    )
+    (folder / "crash.yaml").write_text("# @package compress\ncrash: {_target_: user_steps.Crash}\n")
+    done = pqbench(
+        tmp_path,
+        "--config-dir",
+        "conf",
+        "model=mobilenetv3_small",
+        "model.weights=none",
+        "compress=crash,mine",
+        "backend=ort",
+        "tracking=none",
+        *SMALL,
+        "-m",
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    found = {r.experiment.recipe_name: r for r in load_records(tmp_path / "outputs")}
+    assert found["mine"].ok
+    assert found["mine"].lineage[1]["action"] == "round"
+    assert found["mine"].accuracy is None
+    assert "weights=none" in found["mine"].reasons["accuracy"]
+    crashed = found["crash"]
+    assert crashed.status == "crashed"
+    assert crashed.error is not None
+    assert crashed.error.stage == "crash"
+    assert "SIGSEGV" in crashed.error.message
+    assert "SIGSEGV" in done.stdout

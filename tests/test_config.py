@@ -1,0 +1,114 @@
+"""Each YAML in conf/ composes, and its classes take its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import open_dict
+
+from pqbench import schema
+from pqbench.arguments import config_folder, prepare
+from pqbench.errors import ConfigError
+
+CONF = config_folder()
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for group in ("model", "dataset", "compress", "backend", "protocol", "tracking")
+    for path in (CONF / group).glob("*.yaml")
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=list(overrides))
+    with open_dict(config):
+        config.pop("hydra", None)
+    return schema.to_plain(config)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_option_composes_and_validates(group: str, option: str) -> None:
+    extra = ["dataset.root=somewhere"] if option == "imagefolder" else []
+    schema.validate(composed(f"{group}={option}", *extra))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_composes_and_validates(name: str) -> None:
+    schema.validate(composed(f"experiment={name}"))
+
+
+def test_recipe_keeps_the_order_of_its_steps() -> None:
+    assert list(composed("compress=[prune,finetune,ort_int8]")["compress"]) == [
+        "prune",
+        "finetune",
+        "ort_int8",
+    ]
+
+
+def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> None:
+    one = schema.fingerprint(composed("compress=[prune,finetune]"))
+    assert one == schema.fingerprint(
+        composed("compress=[prune,finetune]", "outputs=elsewhere", "tracking=none", "force=true")
+    )
+    assert one != schema.fingerprint(composed("compress=[finetune,prune]"))
+    assert one != schema.fingerprint(
+        composed("compress=[prune,finetune]", "compress.prune.pruning_ratio=0.5")
+    )
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["modell=resnet18", "model.nam=x", "seed=abc", "protocol.batch_sizes=3", "model.weights=mine"],
+)
+def test_unknown_key_or_wrong_type_is_refused_by_composition(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("protocol.batch_sizes=[0]", "batch_sizes"),
+        ("protocol.batch_sizes=[]", "batch_sizes"),
+        ("protocol.max_seconds=0", "max_seconds"),
+        ("threads=0", "threads"),
+        ("dataset.limit=0", "limit"),
+        ("dataset.resize_mode=stretch", "resize_mode"),
+        ("model.weights=file", "weights_file"),
+        ("+backend.thread=1", "thread"),
+        ("backend._target_=pqbench.backends.nothing.Backend", "pqbench.backends.nothing"),
+    ],
+)
+def test_value_that_cannot_be_meant_is_refused_with_its_key(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        schema.validate(composed(override))
+
+
+def test_arguments_move_multirun_to_the_front_and_keep_a_given_sweep() -> None:
+    assert prepare(["a=1", "-m", "b=1,2"]) == ["-m", "a=1", "b=1,2"]
+    assert prepare(["a=1", "b=1,2"]) == ["a=1", "b=1,2"]
+
+
+def test_arguments_sweep_over_available_backends_when_nothing_is_swept() -> None:
+    arguments = prepare(["model=resnet18", "compress=[prune,finetune]", "-m"])
+    assert arguments[:3] == ["-m", "model=resnet18", "compress=[prune,finetune]"]
+    name, _, options = arguments[3].partition("=")
+    assert name == "backend"
+    assert {"torch", "ort", "openvino"} <= set(options.split(","))
+
+
+def test_arguments_leave_a_named_backend_or_experiment_alone() -> None:
+    assert prepare(["backend=ort", "-m"]) == ["-m", "backend=ort"]
+    assert prepare(["experiment=demo", "-m"]) == ["-m", "experiment=demo"]
+
+
+def test_conf_keys_are_commented() -> None:
+    """Whoever opens a YAML file learns what its keys mean."""
+    bare = [p for p in Path(CONF).rglob("*.yaml") if "#" not in p.read_text(encoding="utf-8")]
+    assert not bare

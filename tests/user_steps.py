@@ -1,0 +1,39 @@
+"""A user's own step, named by ``_target_`` from a user's own configuration folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import ClassVar
+
+from pqbench.artifact import Artifact, LineageEntry
+from pqbench.checkpoint import load_network, save_like
+from pqbench.compress.base import Kind, StepData
+
+
+class Round:
+    """Rounds all weights to a grid: the smallest step there can be."""
+
+    kind: ClassVar[Kind] = "prune"
+    takes: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def __init__(self, digits: int = 3) -> None:
+        self.digits = digits
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        network = load_network(artifact)
+        for parameter in network.parameters():
+            parameter.data = parameter.data.round(decimals=self.digits)
+        return save_like(network, artifact, workdir, LineageEntry("round", 0.0))
+
+
+class Crash:
+    """Dies as native code does."""
+
+    kind: ClassVar[Kind] = "prune"
+    takes: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError("not reached")
