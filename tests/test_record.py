@@ -33,9 +33,7 @@ def example() -> Record:
         config={"seed": 0},
         environment={"cpu": {"model": "x"}},
         error=ErrorInfo("plan", "E", "m"),
-        latency=[
-            Latency(1, 10, 1.0, 0.9, 1.1, 1.0, 0.1, 0.8, None, None, None, 1.0, 1000.0, True)
-        ],
+        latency=[Latency(1, 10, 1.0, 0.9, 1.1, 1.0, 0.1, 0.8, None, None, None, 1.0, 1000.0, True)],
         speedup=[Speedup(1, 2.0, 1.9, 2.1, 5, 0, False, 2.0)],
         accuracy=Accuracy(
             "val", 10, 0.9, 0.8, 1.0, 0.9, None, AgainstBaseline(1.0, -1.0, 3.0, 0.5, 0.99)

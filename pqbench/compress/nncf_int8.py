@@ -32,8 +32,8 @@ class NncfInt8:
 
     Attributes:
         calibration_size: Training images to calibrate with.
-        preset: ``performance``: symmetric activations; ``mixed``: asymmetric ones after layers
-            that are no ReLU.
+        preset: ``performance``: symmetric activations, the only ones that TensorRT takes;
+            ``mixed``: asymmetric ones after layers that are no ReLU.
         fast_bias_correction: Correct each bias from one pass; False is slower and more exact.
         architecture: ``transformer`` treats attention with care; ``auto`` looks whether the model
             has any.
@@ -50,7 +50,7 @@ class NncfInt8:
     }
 
     calibration_size: int = 300
-    preset: str = "mixed"
+    preset: str = "performance"
     fast_bias_correction: bool = True
     architecture: str = "auto"
     per_channel_activations: bool = False

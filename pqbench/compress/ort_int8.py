@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -83,7 +85,8 @@ class OrtInt8:
         refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_int8")
         calibration = draw(artifact, data, self.calibration_size)
         target = workdir / FILE
-        with TemporaryDirectory(dir=workdir) as scratch:
+        # The histogram methods print their progress, line after line, to standard output.
+        with TemporaryDirectory(dir=workdir) as scratch, redirect_stdout(StringIO()):
             ready = Path(scratch) / FILE
             quant_pre_process(artifact.path, ready)
             quantize_static(

@@ -1,65 +1,27 @@
-"""Figures from records alone: accuracy against latency, speedup, latency by batch size.
-
-A recipe has one marker and one colour in all figures (Okabe and Ito's palette, which colour-blind
-readers can tell apart); a backend is told by the marker's filling, so that a greyscale print loses
-nothing. Intervals are 95 %.
-"""
+"""Figures from records alone: accuracy against latency, speedup, latency by batch size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pqbench.record import Record
-from pqbench.report.rows import BASELINE, Row, batch_range, make_rows, ordered, recipe_labels
+from pqbench.report.rows import (
+    BASELINE,
+    Row,
+    batch_range,
+    machine,
+    make_rows,
+    ordered,
+    recipe_labels,
+)
+from pqbench.report.style import STYLE, Look, legend, legend_below, panels, reach, scale
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*")
-_FILLS = ("full", "none", "left", "right", "top", "bottom")
 _HATCHES = ("", "////")
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "pdf.fonttype": 42,  # text stays text in the PDF
-    "savefig.dpi": 200,
-    "hatch.linewidth": 0.6,
-}
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Colour and marker of every recipe, filling of every backend."""
-
-    recipes: tuple[str, ...]
-    backends: tuple[str, ...]
-
-    def colour(self, recipe: str) -> str:
-        return _COLOURS[self.recipes.index(recipe) % len(_COLOURS)]
-
-    def marker(self, recipe: str) -> str:
-        return _MARKERS[self.recipes.index(recipe) % len(_MARKERS)]
-
-    def fill(self, backend: str) -> dict[str, Any]:
-        style = _FILLS[self.backends.index(backend) % len(_FILLS)]
-        if style == "none":  # white, so that the error bars do not show through
-            return {"markerfacecolor": "white"}
-        return {"fillstyle": style, "markerfacecoloralt": "white"}
 
 
 def save_plots(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -76,9 +38,9 @@ def save_plots(records: Sequence[Record], folder: Path) -> list[Path]:
 
     rows = make_rows(records)
     recipes = dict.fromkeys(sorted((r.recipe for r in rows), key=_recipe_order))
-    look = _Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
+    look = Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
     written = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, figure in _figures(records, rows, look):
             for suffix in (".png", ".pdf"):
                 path = folder / f"{name}{suffix}"
@@ -105,7 +67,7 @@ def _recipe_order(recipe: str) -> tuple[bool, int, str]:
 
 
 def _figures(
-    records: Sequence[Record], rows: Sequence[Row], look: _Look
+    records: Sequence[Record], rows: Sequence[Row], look: Look
 ) -> Iterator[tuple[str, Figure]]:
     good = [row for row in rows if row.status == "ok"]
     batches = batch_range(records)
@@ -125,19 +87,6 @@ def _figures(
         yield "latency_batch", _latency_batch([r for r in records if r.ok], look, note)
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, at most three. Width and height of one in inches."""
-    from matplotlib.figure import Figure
-
-    columns = 2 if count == 4 else min(count, 3)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(max(width * columns, 4.6), height * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
-    for unused in axes[count:]:
-        unused.remove()
-    return figure, axes[:count]
-
-
 def _places(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys((r.model, r.dataset, r.machine) for r in rows))
 
@@ -148,9 +97,9 @@ def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) 
     return " · ".join(place[:3] if many else place[:2])
 
 
-def _accuracy_latency(rows: Sequence[Row], look: _Look, batch: int, note: str) -> Figure:
+def _accuracy_latency(rows: Sequence[Row], look: Look, batch: int, note: str) -> Figure:
     places = _places(rows)
-    figure, axes = _panels(len(places), 3.6, 3.2)
+    figure, axes = panels(len(places), 3.6, 3.2)
     for ax, place in zip(axes, places, strict=True):
         here = [r for r in rows if (r.model, r.dataset, r.machine) == place]
         points = []
@@ -160,8 +109,8 @@ def _accuracy_latency(rows: Sequence[Row], look: _Look, batch: int, note: str) -
                 continue
             points.append((x.value, y.value))
             colour = look.colour(row.recipe)
-            ax.errorbar(x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]],
-                        yerr=[[y.value - y.low], [y.high - y.value]], color=colour,
+            ax.errorbar(x.value, y.value, xerr=reach(x),
+                        yerr=reach(y), color=colour,
                         elinewidth=0.8, capsize=2, linestyle="none", zorder=2)  # fmt: skip
             ax.plot(x.value, y.value, marker=look.marker(row.recipe), color=colour, markersize=7,
                     zorder=3, **look.fill(row.backend))  # fmt: skip
@@ -169,56 +118,13 @@ def _accuracy_latency(rows: Sequence[Row], look: _Look, batch: int, note: str) -
         if len(front) > 1:
             xs, ys = zip(*front, strict=True)
             ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
-        _scale(ax, "x", [x for x, _ in points])
+        scale(ax, "x", [x for x, _ in points])
         ax.margins(y=0.08)
         ax.set_title(_title(place, places))
         ax.set_xlabel(f"median latency at batch {batch} [ms]")
     axes[0].set_ylabel("top-1 accuracy [%]")
-    _legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
+    legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
     return figure
-
-
-def _scale(ax: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
-    """An axis of latencies: from 0, or logarithmic where that would crowd the fast ones."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    if max(values) <= 8 * min(values):
-        ax.set(**{f"{name}lim": (0, 1.1 * max(values))})
-        return
-    ax.set(**{f"{name}scale": "log"})
-    axis = ax.xaxis if name == "x" else ax.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _legend(
-    figure: Figure,
-    look: _Look,
-    recipes: set[str],
-    backends: set[str],
-    note: str,
-    front: bool = False,
-) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], linestyle="none", marker=look.marker(recipe), color=look.colour(recipe),
-               markersize=6, label=recipe.replace("+", " + "))
-        for recipe in look.recipes
-        if recipe in recipes
-    ]  # fmt: skip
-    if len(backends) > 1:
-        handles += [
-            Line2D([], [], linestyle="none", marker="o", color="#555555", markersize=6,
-                   label=f"on {backend}", **look.fill(backend))
-            for backend in look.backends
-            if backend in backends
-        ]  # fmt: skip
-    if front:
-        handles.append(Line2D([], [], color="#999999", linestyle="--", label="Pareto front"))
-    columns = max(2, min(4, int(figure.get_figwidth() // 1.9)))
-    _legend_below(figure, handles, columns, note)
 
 
 def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> Figure:
@@ -240,9 +146,8 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
             y = index + (k - (len(shown) - 1) / 2) * height
             ax.barh(y, value.value, height * 0.92, color=colour, edgecolor="black",
                     linewidth=0.5, hatch=_HATCHES[k])  # fmt: skip
-            ends = [[value.value - value.low], [value.high - value.value]]
-            ax.errorbar(value.value, y, xerr=ends, color="black", elinewidth=1, capsize=2.5,
-                        linestyle="none")  # fmt: skip
+            ax.errorbar(value.value, y, xerr=reach(value), color="black", elinewidth=1,
+                        capsize=2.5, linestyle="none")  # fmt: skip
             mark = " (disturbed)" if name in row.untrusted else ""
             ax.annotate(f"{value.value:.2f}{mark}", (value.high, y), (5, 0), fontsize=7.5,
                         textcoords="offset points", va="center",
@@ -268,18 +173,21 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
         )
         for k, (_, b, colour) in enumerate(shown)
     ]
-    _legend_below(figure, handles, 2, note)
+    legend_below(figure, handles, 2, note)
     return figure
 
 
-def _latency_batch(records: Sequence[Record], look: _Look, note: str) -> Figure:
+def _latency_batch(records: Sequence[Record], look: Look, note: str) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     records = ordered(records)
     labels = recipe_labels(records)
-    keys = [(r.experiment.model, r.experiment.dataset, r.experiment.backend) for r in records]
+    keys = [
+        (r.experiment.model, r.experiment.dataset, r.experiment.backend, machine(r))
+        for r in records
+    ]
     places = list(dict.fromkeys(keys))
-    figure, axes = _panels(len(places), 3.1, 2.7)
+    figure, axes = panels(len(places), 3.1, 2.7)
     for ax, place in zip(axes, places, strict=True):
         sizes: set[int] = set()
         for record, label, key in zip(records, labels, keys, strict=True):
@@ -288,8 +196,8 @@ def _latency_batch(records: Sequence[Record], look: _Look, note: str) -> Figure:
             points = sorted(record.latency, key=lambda x: x.batch_size)
             b = [x.batch_size for x in points]
             y = [x.p50_ms / x.batch_size for x in points]
-            low = [(x.p50_ms - x.p50_low_ms) / x.batch_size for x in points]
-            high = [(x.p50_high_ms - x.p50_ms) / x.batch_size for x in points]
+            low = [max(0.0, x.p50_ms - x.p50_low_ms) / x.batch_size for x in points]
+            high = [max(0.0, x.p50_high_ms - x.p50_ms) / x.batch_size for x in points]
             ax.errorbar(b, y, yerr=[low, high], marker=look.marker(label), markersize=5,
                         color=look.colour(label), linewidth=1, elinewidth=0.8,
                         capsize=2)  # fmt: skip
@@ -304,18 +212,12 @@ def _latency_batch(records: Sequence[Record], look: _Look, note: str) -> Figure:
             for latency in record.latency
             if key[:2] == place[:2]  # one scale for a model, so that its backends compare
         ]
-        _scale(ax, "y", of_model)
-        many = len({p[1] for p in places}) > 1
-        ax.set_title(" · ".join(place if many else (place[0], place[2])))
+        scale(ax, "y", of_model)
+        shown = (0, 2, *(i for i in (1, 3) if len({p[i] for p in places}) > 1))
+        ax.set_title(" · ".join(place[i] for i in shown))
         ax.set_xlabel("batch size")
-    figure.supylabel("median latency per sample [ms]", fontsize=9)
-    _legend(figure, look, set(labels), set(), note)
+        spec = ax.get_subplotspec()
+        if spec is not None and spec.is_first_col():
+            ax.set_ylabel("latency per sample [ms]")
+    legend(figure, look, set(labels), set(), note)
     return figure
-
-
-def _legend_below(figure: Figure, handles: Sequence[Any], columns: int, note: str) -> None:
-    """A legend below the panels, headed by what the figure does not show."""
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=note
-    )
-    legend.get_title().set(fontsize=7.5, color="#444444")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pqbench.errors import ConfigError
 
@@ -76,7 +76,8 @@ class TrackingSettings:
         """The URI in force, with an absolute path for the local store."""
         if self.uri is not None:
             return self.uri.rstrip("/") if self.is_server else self.uri
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
+        # of a path's characters SQLAlchemy takes only these for something else
+        return f"sqlite:///{str(self.folder / 'mlflow.db').replace('%', '%25').replace('?', '%3F')}"
 
     @property
     def lock_file(self) -> Path | None:
@@ -84,17 +85,23 @@ class TrackingSettings:
         prefix = "sqlite:///"
         if not self.tracking_uri.startswith(prefix):
             return None
-        database = Path(self.tracking_uri.removeprefix(prefix)).absolute()
+        database = Path(unquote(self.tracking_uri.removeprefix(prefix))).absolute()
         return database.with_name(f".{database.name}.lock")
 
     @property
-    def artifact_location(self) -> str | None:
-        """Where a new experiment keeps artifacts; None leaves it to the server."""
+    def artifact_folder(self) -> str | None:
+        """Where a new experiment keeps artifacts: an absolute path or URI; None: server's choice."""
         if self.artifact_root is None:
             return None if self.is_server else str(self.folder / "mlartifacts")
         if "://" in self.artifact_root:
             return self.artifact_root
         return str(Path(self.artifact_root).expanduser().absolute())
+
+    @property
+    def artifact_location(self) -> str | None:
+        """The same as MLflow wants it: of a path it decodes percent signs."""
+        folder = self.artifact_folder
+        return folder if folder is None or "://" in folder else folder.replace("%", "%25")
 
     @property
     def shown_uri(self) -> str:

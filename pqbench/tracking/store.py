@@ -104,7 +104,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
         experiment=settings.experiment,
         sweep=sweep,
         record_sha256=journal.record_sha256(folder),
-        artifact_root=settings.artifact_location,
+        artifact_root=settings.artifact_folder,
         reason="not tried yet",
     )
     with FileLock(folder / journal.LOCK):

@@ -131,9 +131,7 @@ def test_paired_difference_solves_tangos_equation() -> None:
 
         bounds = (max(0, -delta), (1 - delta) / 2)
         q = minimize_scalar(negative_likelihood, bounds=bounds, method="bounded").x
-        statistic = (lost - gained - count * delta) / np.sqrt(
-            count * (2 * q + delta * (1 - delta))
-        )
+        statistic = (lost - gained - count * delta) / np.sqrt(count * (2 * q + delta * (1 - delta)))
         assert statistic == pytest.approx(sign * 1.96, abs=0.01)
 
 
@@ -176,7 +174,9 @@ def save_logits(path: Path, right: int, split: PreparedSplit) -> Path:
 
 def test_score_of_planted_outputs(tmp_path: Path, split: PreparedSplit) -> None:
     logits = save_logits(tmp_path / "l.npy", 40, split)
-    result = score(logits, split, tmp_path / "p.parquet", save_logits(tmp_path / "b", 45, split))
+    result = score(
+        logits, split, tmp_path / "p.parquet", save_logits(tmp_path / "b.npy", 45, split)
+    )
     assert (result.count, result.top1) == (50, 0.8)
     assert result.top1_low < 0.8 < result.top1_high
     assert result.against_baseline is not None

@@ -107,7 +107,7 @@ def test_measure_size_counts_a_pruned_network(tmp_path: Path) -> None:
     assert size["file_bytes"] == sum(f.stat().st_size for f in artifact.model_files())
     zipped = size["zipped_bytes"]
     assert zipped is not None
-    assert 0 < zipped
+    assert zipped > 0
 
 
 def test_measure_size_of_a_foreign_file_has_no_parameters(tmp_path: Path) -> None:

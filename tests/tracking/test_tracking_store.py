@@ -41,8 +41,9 @@ def empty_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(empty_store, tmp_path) -> TrackingSettings:
-    shutil.copytree(empty_store, tmp_path / "out puts")
-    return TrackingSettings(outputs=str(tmp_path / "out puts"))
+    outputs = tmp_path / "out puts #1%20?"  # what a URI takes for something else
+    shutil.copytree(empty_store, outputs)
+    return TrackingSettings(outputs=str(outputs))
 
 
 @pytest.fixture

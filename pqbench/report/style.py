@@ -1,0 +1,133 @@
+"""How the figures look: palette, markers, panels, axes and legends.
+
+A recipe has one marker and one colour in all figures (Okabe and Ito's palette, which colour-blind
+readers can tell apart); a backend is told by the marker's filling, so that a greyscale print loses
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pqbench.report.rows import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*")
+_FILLS = ("full", "none", "left", "right", "top", "bottom")
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+    "savefig.dpi": 200,
+    "hatch.linewidth": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of every recipe, filling of every backend."""
+
+    recipes: tuple[str, ...]
+    backends: tuple[str, ...]
+
+    def colour(self, recipe: str) -> str:
+        """The recipe's colour, as hex."""
+        return _COLOURS[self.recipes.index(recipe) % len(_COLOURS)]
+
+    def marker(self, recipe: str) -> str:
+        """The recipe's marker, in matplotlib's code."""
+        return _MARKERS[self.recipes.index(recipe) % len(_MARKERS)]
+
+    def fill(self, backend: str) -> dict[str, Any]:
+        """How markers of this backend are filled: keywords of a matplotlib line."""
+        style = _FILLS[self.backends.index(backend) % len(_FILLS)]
+        if style == "none":  # white, so that the error bars do not show through
+            return {"markerfacecolor": "white"}
+        return {"fillstyle": style, "markerfacecoloralt": "white"}
+
+
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, at most three. Width and height of one in inches."""
+    from matplotlib.figure import Figure
+
+    columns = 2 if count == 4 else min(count, 3)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(max(width * columns, 4.6), height * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def reach(value: Estimate) -> list[list[float]]:
+    """Lengths of an error bar; an interval need not hold its value, a bar must."""
+    return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+
+
+def scale(ax: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
+    """An axis of latencies: from 0, or logarithmic where that would crowd the fast ones."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if max(values) <= 8 * min(values):
+        ax.set(**{f"{name}lim": (0, 1.1 * max(values))})
+        return
+    ax.set(**{f"{name}scale": "log", f"{name}lim": (0.8 * min(values), 1.25 * max(values))})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend(
+    figure: Figure,
+    look: Look,
+    recipes: set[str],
+    backends: set[str],
+    note: str,
+    front: bool = False,
+) -> None:
+    """Name the recipes by marker, the backends by filling if several, and the Pareto front."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="none", marker=look.marker(recipe), color=look.colour(recipe),
+               markersize=6, label=recipe.replace("+", " + "))
+        for recipe in look.recipes
+        if recipe in recipes
+    ]  # fmt: skip
+    if len(backends) > 1:
+        handles += [
+            Line2D([], [], linestyle="none", marker="o", color="#555555", markersize=6,
+                   label=f"on {backend}", **look.fill(backend))
+            for backend in look.backends
+            if backend in backends
+        ]  # fmt: skip
+    if front:
+        handles.append(Line2D([], [], color="#999999", linestyle="--", label="Pareto front"))
+    columns = max(2, min(4, int(figure.get_figwidth() // 1.9)))
+    legend_below(figure, handles, columns, note)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], columns: int, note: str) -> None:
+    """A legend below the panels, headed by what the figure does not show."""
+    made = figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=note
+    )
+    made.get_title().set(fontsize=7.5, color="#444444")

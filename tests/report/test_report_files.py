@@ -1,0 +1,86 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from record_factory import make_failed, make_record, make_sweep
+from rich.console import Console
+
+from pqbench.report import __main__ as report
+from pqbench.report.plots import save_plots
+from pqbench.report.summary import Pointers, print_summary
+
+FIGURES = {"accuracy_latency", "speedup", "latency_batch"}
+
+
+def save_all(records, folder: Path) -> None:
+    for i, record in enumerate(records):
+        (folder / str(i)).mkdir(parents=True)
+        record.save(folder / str(i))
+
+
+def test_report_command_writes_every_file(tmp_path, capsys):
+    save_all(make_sweep(), tmp_path / "sweep")
+    assert report.main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert names == figures | {"table.md", "table.csv", "table.tex"}
+    for name in FIGURES:
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5  # something is drawn
+    out = capsys.readouterr().out
+    assert "12 experiments: 10 ok, 1 failed, 1 unavailable" in out
+
+
+def test_report_command_without_records_says_so(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert "no record.json below" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], set()),
+        ([make_failed()], set()),
+        ([make_record(batches=(1,))], {"accuracy_latency"}),
+        ([make_record(recipe=("nncf_int8",))], FIGURES),
+    ],
+    ids=["none", "failed", "one batch", "candidate"],
+)
+def test_plots_only_what_there_is(records, expected, tmp_path):
+    assert {path.stem for path in save_plots(records, tmp_path)} == expected
+
+
+def test_plots_many_recipes_and_wide_ranges(tmp_path):
+    records = [make_record(recipe=(f"step{i}",), ms=0.05 * 2**i) for i in range(14)]
+    assert {path.stem for path in save_plots(records, tmp_path)} == FIGURES
+
+
+def test_plots_leave_matplotlib_settings_alone(tmp_path):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    save_plots([make_record()], tmp_path)
+    assert dict(mpl.rcParams) == before
+
+
+def test_summary_prints_links_whole(tmp_path):
+    console = Console(width=60, file=io.StringIO())
+    url = "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22" + "a" * 200 + "%22%5D"
+    pointers = Pointers(
+        folder=tmp_path, files=(tmp_path / "table.md",), mlflow_command="mlflow ui --x 'a b'",
+        runs_url="http://127.0.0.1:5000/#/experiments/1/runs", compare_url=url,
+        problem="[1 of 2] not tracked",
+    )  # fmt: skip
+    print_summary([make_record(), make_failed()], console, pointers)
+    text = console.file.getvalue()
+    for part in (url, "mlflow ui --x 'a b'", pointers.runs_url, "[1 of 2] not tracked"):
+        assert part in text
+    assert "2 experiments: 1 ok, 1 unavailable" in text
+
+
+def test_summary_without_records(tmp_path):
+    console = Console(width=60, file=io.StringIO())
+    print_summary([], console, Pointers(folder=tmp_path))
+    assert "no experiments" in console.file.getvalue()

@@ -1,0 +1,303 @@
+"""The session process: real sessions, planted faults, and no process left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "measure"))
+
+from session_backends import (
+    CLASSES,
+    node,
+    write_numpy_model,
+    write_onnx_model,
+    write_split,
+)
+
+from pqbench.deploy import SideSpec, run_cell
+from pqbench.errors import (
+    ConfigError,
+    OutOfMemoryFailure,
+    PlacementError,
+    PqbenchError,
+    StageTimeout,
+    UnavailableError,
+    WorkerCrash,
+)
+from pqbench.inputs import PreparedSplit
+from pqbench.measure.protocol import Protocol
+from pqbench.record import json_schema
+from pqbench.worker import SessionWorker
+
+COUNT = 50
+BRIEF = Protocol(
+    batch_sizes=(1, 16),
+    warmup_s=0.05,
+    min_pairs=2,
+    max_pairs=2,
+    quiet_wait_s=0.0,
+    settle_s=0.0,
+    block_s=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_split(tmp_path_factory.mktemp("data") / "split", count=COUNT)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_numpy_model(tmp_path_factory.mktemp("models") / "numpy")
+
+
+@pytest.fixture(autouse=True)
+def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def start(tmp_path: Path, model: Path, split: Path, timeout_s: float = 60, **options: object):
+    return SessionWorker.start(
+        node(**options), model, split, [1, 16], 1, tmp_path / "log.txt", timeout_s, "candidate"
+    )
+
+
+def gone(pid: int, within: float = 10.0) -> bool:
+    """Whether a process ends, and leaves no zombie."""
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_worker_times_and_scores_one_session(tmp_path: Path, model: Path, split: Path) -> None:
+    with start(tmp_path, model, split) as worker:
+        block = worker.block(16, 0.05)
+        count = worker.predict(tmp_path / "logits.npy", 16)
+        placement = worker.placement()
+        pid = worker.pid
+    assert (block.ns > 0).all()
+    assert block.ns.sum() / 1e9 <= block.wall_s
+    assert block.cpu_s > 0
+    assert count == COUNT
+    assert placement["int8_share"] == 0.25
+    images = PreparedSplit.load(split).feed(slice(None))["input"].reshape(COUNT, -1)[:, :64]
+    expected = images @ np.load(model / "model.npy")
+    logits = np.load(tmp_path / "logits.npy")
+    assert logits.shape == (COUNT, CLASSES)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert gone(pid)
+
+
+def test_worker_runs_a_real_runtime(tmp_path: Path, split: Path) -> None:
+    import onnxruntime as ort
+
+    folder = write_onnx_model(tmp_path / "onnx")
+    with start(tmp_path, folder, split, _target_="session_backends.OnnxBackend") as worker:
+        worker.predict(tmp_path / "logits.npy", 16)
+        cold = worker.cold()["cold"]
+    images = PreparedSplit.load(split).feed(slice(None))
+    expected = ort.InferenceSession(folder / "model.onnx").run(None, images)[0]
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-3, atol=1e-4)
+    assert cold["import_s"] > 0
+    assert cold["load_s"] > 0
+    assert cold["first_inference_ms"] > 0
+
+
+def test_worker_keeps_the_runtimes_chatter_out_of_its_answers(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    with start(tmp_path, model, split, fault="chatter") as worker:
+        assert len(worker.block(1, 0, 3, 3).ns) == 3
+    log = (tmp_path / "log.txt").read_text()
+    assert "runtime says hello" in log
+    assert "and a warning" in log
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("segfault", WorkerCrash, "SIGSEGV"),
+        ("exit", WorkerCrash, "exit code 3"),
+        ("killed", OutOfMemoryFailure, "SIGKILL"),
+        ("memory", OutOfMemoryFailure, "out of memory"),
+        ("exception", PqbenchError, "RuntimeError: the kernel refused"),
+    ],
+)
+def test_worker_faults_have_names(
+    fault: str, kind: type[PqbenchError], words: str, tmp_path: Path, model: Path, split: Path
+) -> None:
+    worker = start(tmp_path, model, split, fault=fault)
+    with pytest.raises(kind, match=words) as caught, worker:
+        worker.block(1, 0.05)
+    assert type(caught.value) is kind
+    assert "candidate" in str(caught.value) or kind is OutOfMemoryFailure
+    assert caught.value.log == tmp_path / "log.txt"  # type: ignore[attr-defined]
+    assert gone(worker.pid)
+
+
+def test_worker_that_hangs_is_stopped_in_time(tmp_path: Path, model: Path, split: Path) -> None:
+    worker = start(tmp_path, model, split, fault="hang")
+    worker._timeout_s = 1.0
+    began = time.monotonic()
+    with pytest.raises(StageTimeout, match="no answer to 'block' within 1 s"), worker:
+        worker.block(1, 0.05)
+    assert time.monotonic() - began < 20
+    assert gone(worker.pid)
+
+
+def test_worker_names_a_silent_fallback(tmp_path: Path, model: Path, split: Path) -> None:
+    with start(tmp_path, model, split, fault="fallback") as worker:
+        with pytest.raises(PlacementError, match="3 of 5 nodes run on the CPU") as caught:
+            worker.placement()
+        assert caught.value.hint == "fix it"
+        # An exception in a request leaves the session alive.
+        worker.fault = ""
+        assert worker.pid
+
+
+def test_worker_of_an_unavailable_backend(tmp_path: Path, model: Path, split: Path) -> None:
+    with pytest.raises(UnavailableError, match="no such thing here"):
+        start(tmp_path, model, split, available=False)
+    with pytest.raises(UnavailableError, match="fancy_runtime"):
+        start(tmp_path, model, split, fault="load")
+
+
+@pytest.mark.parametrize("options", [{"_target_": "no_such_module.Backend"}, {"no_such_option": 1}])
+def test_worker_of_a_wrong_configuration(
+    options: dict[str, object], tmp_path: Path, model: Path, split: Path
+) -> None:
+    with pytest.raises(ConfigError, match="cannot make the backend"):
+        start(tmp_path, model, split, **options)
+
+
+def test_worker_weighs_a_model_of_200_mb_within_5_percent(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    with start(tmp_path, model, split, hold_mb=200) as worker:
+        memory = worker.memory(16, 3)["memory"]
+    assert memory["rss_model_mb"] == pytest.approx(200, rel=0.05)
+    assert memory["rss_peak_mb"] >= memory["rss_runtime_mb"] + memory["rss_model_mb"]
+
+
+def test_worker_counts_and_ends_its_children(tmp_path: Path, model: Path, split: Path) -> None:
+    with start(tmp_path, model, split, child_mb=100) as worker:
+        memory = worker.memory(16, 1)["memory"]
+        children = [child.pid for child in psutil.Process(worker.pid).children()]
+    assert len(children) == 1
+    assert memory["rss_model_mb"] > 95
+    assert "1 child" in memory["method"]
+    assert gone(worker.pid)
+    assert all(gone(pid) for pid in children)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pqbench.worker import SessionWorker
+from session_backends import node
+worker = SessionWorker.start(
+    node(fault="hang"), Path(sys.argv[2]), Path(sys.argv[3]), [1], 1, Path(sys.argv[4]), 60
+)
+print(worker.pid, flush=True)
+worker.block(1, 1000)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
+def test_worker_dies_with_its_parent_even_in_mid_call(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    from pqbench.environment import child_environment
+
+    here = str(Path(__file__).parent / "measure")
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, here, str(model), str(split), str(tmp_path / "log.txt")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(1),
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.2)
+        os.kill(parent.pid, signal.SIGKILL)
+    assert gone(pid)
+
+
+def test_run_cell_measures_both_sides_and_writes_its_files(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(), model, split, "candidate"),
+        SideSpec(node(work=200), model, split, "baseline"),
+        BRIEF,
+        tmp_path / "out",
+        threads=1,
+    )
+    assert [x.batch_size for x in result.latency] == [1, 16]
+    assert all(s.ratio > 2 for s in result.speedup)
+    assert result.profile is None
+    assert any("INT8 in part: 1 of 4" in note for note in result.notes)
+    assert "energy.joules_per_sample" in result.reasons or result.energy.source
+    samples = pd.read_parquet(tmp_path / "out" / "latency.parquet")
+    assert set(samples["side"]) == {"candidate", "baseline"}
+    assert np.load(tmp_path / "out" / "logits.npy").shape == (COUNT, CLASSES)
+    schema = json_schema()["properties"]
+    for name, values in (("latency", result.latency), ("speedup", result.speedup)):
+        jsonschema.validate([dataclasses.asdict(v) for v in values], schema[name])
+    for name in ("cold", "memory", "energy"):
+        jsonschema.validate(dataclasses.asdict(getattr(result, name)), schema[name])
+    jsonschema.validate(dataclasses.asdict(result.placement), schema["placement"])
+
+
+def test_run_cell_profiles_an_int8_model_that_is_not_faster(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(work=200), model, split, "candidate"),
+        SideSpec(node(), model, split, "baseline"),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.logits is None
+    assert result.reasons["accuracy"] == "protocol.score=false"
+    assert result.profile is not None
+    assert list(result.profile.ms) == ["matmul", "relu"]
+    assert "more in matmul" in result.profile.explanation
+    assert "2 x Conv" in result.profile.explanation
+
+
+def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    from pqbench.measure import lock
+
+    with pytest.raises(WorkerCrash, match="baseline died .*SIGSEGV") as caught:
+        run_cell(
+            SideSpec(node(), model, split, "candidate"),
+            SideSpec(node(fault="segfault"), model, split, "baseline"),
+            BRIEF,
+            tmp_path / "out",
+            threads=1,
+        )
+    assert caught.value.log == tmp_path / "out" / "logs" / "baseline.log"  # type: ignore[attr-defined]
+    assert not psutil.Process().children()
+    with lock.timing():
+        pass
