@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pqbench.errors import PqbenchError, Status
+from pqbench.errors import ConfigError, PqbenchError, Status
+from pqbench.schema import to_plain, validate
 
 if TYPE_CHECKING:
+    from pqbench.record import Record
     from pqbench.tracking.settings import TrackingSettings
 
 FAILED = 3
@@ -39,6 +41,32 @@ def refuse(error: PqbenchError) -> NoReturn:
     raise SystemExit(REFUSED)
 
 
+def check_combinations(config: DictConfig) -> None:
+    """Refuse a sweep of Hydra's basic sweeper if one of its combinations cannot be meant.
+
+    Other sweepers choose combinations as they go; theirs are checked when they start.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if config.hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+        return
+    sweeper = BasicSweeper(max_batch_size=None, params=config.hydra.sweeper.params)
+    loader = GlobalHydra.instance().config_loader()
+    arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    for batch in BasicSweeper.split_arguments(parsed, None):
+        for overrides in batch:
+            job = loader.load_sweep_config(config, list(overrides))
+            with open_dict(job):
+                del job["hydra"]
+            try:
+                validate(to_plain(job))
+            except ConfigError as error:
+                refuse(error)
+
+
 class Results(Callback):
     """Prepares the tracking store before a run or sweep and prints the summary after it."""
 
@@ -48,8 +76,9 @@ class Results(Callback):
         self._prepare(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the store once, in the parent, before any worker starts."""
+        """Check every combination; make the store once, in the parent, before any worker starts."""
         del kwargs
+        check_combinations(config)
         self._prepare(config)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -82,27 +111,42 @@ class Results(Callback):
         if not records or any(r.status not in accepted for r in records):
             OUTCOME.exit_code = FAILED
         settings = TrackingSettings.from_config(_tracking(config))
-        files = write_report(records, folder, plots=False) if records else []
-        found = Pointers(folder=folder, files=files, **_mlflow_pages(settings, folder, sweep))
+        files = write_report(records, folder, plots=sweep) if records else []
+        pages = _mlflow_pages(settings, folder, records, sweep)
+        found = Pointers(folder=folder, files=files, **pages)
         print_summary(records, Console(), found)
 
 
-def _mlflow_pages(settings: TrackingSettings, folder: Path, sweep: bool) -> dict[str, Any]:
-    """How to open MLflow on the runs below a folder; empty if none was tracked."""
+def _mlflow_pages(
+    settings: TrackingSettings, folder: Path, records: list[Record], sweep: bool
+) -> dict[str, Any]:
+    """How to open MLflow on the runs below a folder, and what it lacks."""
     from pqbench.report.load import find_records
     from pqbench.tracking import journal
     from pqbench.tracking.links import base_url, compare_url, runs_url, ui_command
+    from pqbench.tracking.store import save_view
 
+    if not settings.enabled:
+        return {}
     entries = [journal.pushed(where) for _, where in find_records(folder)]
     last = [pushed[-1] for pushed in entries if pushed]
-    runs = {e.record_sha256: e for e in last}.values()
-    if not runs:
-        return {}
+    missing = len(entries) - len(last)
+    problem = (
+        f"{missing} of {len(entries)} records are not in MLflow; push them later: "
+        f"python -m pqbench.sync {folder}"
+    )
+    pages: dict[str, Any] = {"problem": problem if missing else ""}
+    if not last:
+        return pages
+    name = folder.name if sweep else None
     base, experiment = base_url(settings), last[0].experiment_id or ""
+    runs = {e.record_sha256: e.run_id for e in last if e.run_id}
+    view = save_view(settings, experiment, records, name)
     return {
+        **pages,
         "mlflow_command": ui_command(settings),
-        "runs_url": runs_url(base, experiment, folder.name if sweep else None),
-        "compare_url": compare_url(base, experiment, [e.run_id for e in runs if e.run_id]),
+        "runs_url": runs_url(base, experiment, name, view),
+        "compare_url": compare_url(base, experiment, list(runs.values())),
     }
 
 

@@ -44,6 +44,7 @@ from pqbench.stage import (
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
+MEASURING = ("deploy.py", "experiment.py", "worker.py")
 
 
 @dataclass
@@ -430,7 +431,7 @@ class ExperimentRun:
         value = [
             self.fingerprint,
             listing,
-            code_hash(ROOMS),
+            code_hash((*ROOMS, *MEASURING)),
             library_versions(),
             environment["cpu"]["model"],
             self.threads,

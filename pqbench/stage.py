@@ -43,7 +43,16 @@ from pqbench.errors import (
 RESULT = "result.json"
 LOG_TAIL_LINES = 15
 PACKAGE = Path(__file__).parent
-GROUND = ("artifact.py", "inputs.py", "checkpoint.py", "errors.py", "stages.py")
+GROUND = (
+    "artifact.py",
+    "checkpoint.py",
+    "download.py",
+    "errors.py",
+    "inputs.py",
+    "networks.py",
+    "stages.py",
+    "tensors.py",
+)
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -108,11 +117,12 @@ class StageResult:
 
 @functools.cache
 def code_hash(rooms: tuple[str, ...]) -> str:
-    """Hash of the source of the ground modules and of the named rooms."""
+    """Hash of the source of the ground modules and of the named rooms and modules."""
     digest = hashlib.sha256()
     files = [PACKAGE / name for name in GROUND]
     for room in rooms:
-        files += sorted((PACKAGE / room).rglob("*.py"))
+        path = PACKAGE / room
+        files += [path] if path.suffix else sorted(path.rglob("*.py"))
     for file in files:
         digest.update(file.relative_to(PACKAGE).as_posix().encode())
         digest.update(file.read_bytes())

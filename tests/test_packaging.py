@@ -25,21 +25,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source / name)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--wheel-dir",
-            str(folder),
-            str(source),
-        ],
-        check=True,
-    )
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([sys.executable, *build, "--wheel-dir", str(folder), str(source)], check=True)
     [wheel] = folder.glob("pqbench-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")

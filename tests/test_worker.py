@@ -289,7 +289,7 @@ def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(
 ) -> None:
     from pqbench.measure import lock
 
-    with pytest.raises(WorkerCrash, match="baseline died .*SIGSEGV") as caught:
+    with pytest.raises(WorkerCrash, match=r"baseline died .*SIGSEGV") as caught:
         run_cell(
             SideSpec(node(), model, split, "candidate"),
             SideSpec(node(fault="segfault"), model, split, "baseline"),

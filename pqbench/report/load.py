@@ -28,6 +28,8 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     for path in sorted(root.rglob(FILE)):
         if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
             continue  # MLflow's copy of a record
+        if path.relative_to(root).parts[-4:-2] == ("cache", "records"):
+            continue  # the cache's copy
         try:
             found.append((Record.load(path), path.parent))
         except DataError as error:

@@ -180,15 +180,10 @@ def _row(record: Record, label: str, first: int, last: int) -> Row:
 
 
 def machine(record: Record) -> str:
-    """The machine in words: its GPU where the backend used one, else its CPU."""
-    environment = record.environment
-    for path in (("machine",), ("gpu", "name"), ("cpu", "model"), ("cpu_model",), ("cpu",)):
-        value: Any = environment
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, str):
-            return value
-    return ""
+    """The machine in words: its CPU and GPUs; empty if the record does not tell."""
+    parts = [record.environment.get("cpu"), *(record.environment.get("gpus") or [])]
+    names = [p.get("model") or p.get("name") for p in parts if isinstance(p, Mapping)]
+    return " + ".join(str(name) for name in names if name)
 
 
 def _percent(value: float, low: float, high: float) -> Estimate:

@@ -136,14 +136,18 @@ def table_view(records: Sequence[Record], sweep: str | None) -> dict[str, Any]:
     names += ["size/file_mb", "memory/rss_peak_mb", "int8_share"]
     columns = [f"params.`{name}`" for name in ("model", "recipe", "backend")]
     view: dict[str, Any] = {"selectedColumns": columns + [f"metrics.`{name}`" for name in names]}
-    if sweep is not None and can_filter(sweep):
-        view["searchFilter"] = f'tags.sweep = "{sweep}"'
+    wanted = None if sweep is None else sweep_filter(sweep)
+    if wanted is not None:
+        view["searchFilter"] = wanted
     return view
 
 
-def can_filter(value: str) -> bool:
-    """Whether MLflow's search can hold the value: it knows no escaped quotes."""
-    return not {'"', "'", "`", "\\"} & set(value)
+def sweep_filter(sweep: str) -> str | None:
+    """MLflow's search for the runs of a sweep; None for a name that it cannot hold.
+
+    It knows no escaped quotes.
+    """
+    return None if {'"', "'", "`", "\\"} & set(sweep) else f'tags.sweep = "{sweep}"'
 
 
 def tags(record: Record, sha256: str, sweep: str | None) -> dict[str, str]:
@@ -165,12 +169,10 @@ def tags(record: Record, sha256: str, sweep: str | None) -> dict[str, str]:
 
 
 def machine(environment: Mapping[str, Any]) -> str | None:
-    """The machine in words: its GPU where it has one, else its CPU."""
-    for path in (("machine",), ("gpu", "name"), ("cpu", "model"), ("cpu_model",), ("cpu",)):
-        found = _look(environment, *path)
-        if found:
-            return found
-    return None
+    """The machine in words: its CPU and GPUs; None if the record does not tell."""
+    names = [_look(environment, "cpu", "model")]
+    names += [_look(gpu, "name") for gpu in environment.get("gpus") or []]
+    return " + ".join(name for name in names if name) or None
 
 
 def description(record: Record) -> str:

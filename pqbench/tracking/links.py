@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from pqbench.tracking import content
 from pqbench.tracking.settings import TrackingSettings
 
 HOST = "127.0.0.1"
@@ -29,7 +30,9 @@ def base_url(settings: TrackingSettings, port: int = PORT) -> str:
     return settings.shown_uri if settings.is_server else f"http://{HOST}:{port}"
 
 
-def runs_url(base: str, experiment_id: str, view: str | None = None) -> str:
+def runs_url(
+    base: str, experiment_id: str, sweep: str | None = None, view: str | None = None
+) -> str:
     """The run table of an experiment.
 
     The address of the experiment itself would land on a page about language-model traces.
@@ -37,10 +40,15 @@ def runs_url(base: str, experiment_id: str, view: str | None = None) -> str:
     Args:
         base: From :func:`base_url`.
         experiment_id: MLflow's id.
-        view: Key from :func:`pqbench.tracking.store.save_view`: columns and filter.
+        sweep: Show only the runs of this sweep.
+        view: Key from :func:`pqbench.tracking.store.save_view`, which has columns and its own
+            filter, so that ``sweep`` is not needed.
     """
     url = f"{base}/#/experiments/{quote(experiment_id, safe='')}/runs"
-    return url if view is None else f"{url}?viewStateShareKey={quote(view, safe='')}"
+    if view is not None:  # beside a filter in the address MLflow would not look at it
+        return f"{url}?viewStateShareKey={quote(view, safe='')}"
+    wanted = None if sweep is None else content.sweep_filter(sweep)
+    return url if wanted is None else f"{url}?searchFilter={quote(wanted, safe='')}"
 
 
 def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:

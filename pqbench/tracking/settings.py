@@ -90,7 +90,7 @@ class TrackingSettings:
 
     @property
     def artifact_folder(self) -> str | None:
-        """Where a new experiment keeps artifacts: an absolute path or URI; None: server's choice."""
+        """Where a new experiment keeps artifacts: an absolute path or URI; None: the server's."""
         if self.artifact_root is None:
             return None if self.is_server else str(self.folder / "mlartifacts")
         if "://" in self.artifact_root:

@@ -185,6 +185,7 @@ def _environment(timeout_s: float) -> Iterator[None]:
     """
     wanted = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)),
     }
@@ -289,7 +290,7 @@ def _log_files(
     client: MlflowClient, run_id: str, record: Record, folder: Path, settings: TrackingSettings
 ) -> None:
     """The record, its configuration and the files that it names, under their own paths."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     client.log_artifact(run_id, str(folder / FILE))
     client.log_text(run_id, yaml.safe_dump(record.config, sort_keys=False), "config.yaml")

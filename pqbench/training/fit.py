@@ -59,9 +59,9 @@ def fit(
         PqbenchError: The loss became infinite or no number.
     """
     import torch
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import EarlyStopping
-    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from pqbench.training.loop import Diary, Learner, ProgressBar
 

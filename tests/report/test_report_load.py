@@ -30,10 +30,10 @@ def test_load_finds_records_at_any_depth_and_skips_broken_ones(tmp_path, caplog)
     assert "schema version 999" in caplog.text
 
 
-def test_load_leaves_out_copies_in_an_mlflow_store(tmp_path):
-    copy = tmp_path / "mlartifacts" / ("0" * 32) / "artifacts"
-    copy.mkdir(parents=True)
-    make_record().save(copy)
+@pytest.mark.parametrize("place", [f"mlartifacts/{'0' * 32}/artifacts", "cache/records/ab-cd"])
+def test_load_leaves_out_copies(place, tmp_path):
+    (tmp_path / place).mkdir(parents=True)
+    make_record().save(tmp_path / place)
     assert find_records(tmp_path) == []
 
 

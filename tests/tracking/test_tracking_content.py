@@ -63,6 +63,12 @@ def test_tags_and_description_of_a_failure_say_why():
     assert record.command in note
 
 
+def test_machine_names_cpu_and_gpus():
+    environment = {"cpu": {"model": "A CPU"}, "gpus": [{"index": 0, "name": "A GPU"}]}
+    assert content.machine(environment) == "A CPU + A GPU"
+    assert content.machine({}) is None
+
+
 def test_description_shows_the_five_numbers():
     note = content.description(make_record(recipe=("nncf_int8",), speedup=0.8, drop_pt=1.25))
     for part in ("91.00 %", "1.25 pt", "0.45 to 2.15", "6 ms", "0.80 x", "16.10 MiB"):
