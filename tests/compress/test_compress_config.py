@@ -21,7 +21,8 @@ CHOICES = sorted(path.stem for path in (CONF / "compress").glob("*.yaml"))
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
     """conf/compress under a primary config of its own."""
-    (tmp_path / "main.yaml").write_text("defaults: [compress: none, _self_]\n")
+    main = "defaults: [compress: none, _self_]\ndataset: {augment: flip}\n"
+    (tmp_path / "main.yaml").write_text(main)
     (tmp_path / "compress").symlink_to(CONF / "compress")
     return tmp_path
 
