@@ -403,13 +403,10 @@ class ExperimentRun:
         )
 
     def _size(self, deployable: Deployable, baseline: rec.Record | None) -> rec.Size:
-        result = self._stage(
-            "size",
-            {},
-            ("measure",),
-            made={"deployed": deployable.artifact, "network": deployable.network},
-        )
-        size = rec.Size(**result.value)
+        from pqbench.measure.size import measure_files
+
+        work = self._stage("count_work", {}, ("measure",), made={"network": deployable.network})
+        size = rec.Size(**measure_files(Artifact.load(deployable.artifact.folder)), **work.value)
         if baseline is not None:
             for name, ratio in (
                 ("file_bytes", "file_ratio"),

@@ -144,7 +144,7 @@ class FitConfig:
     """
 
     method: FitMethod = FitMethod.auto
-    epochs: int = 8
+    epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 2e-3
     train_size: int | None = 96

@@ -136,9 +136,9 @@ def convert(workdir: Path, artifact: str, to: Representation, split: str) -> dic
     return dict(result.lineage[-1].details)
 
 
-def size(workdir: Path, deployed: str, network: str) -> dict[str, Any]:
-    """File, zipped file, parameters and MACs."""
-    from pqbench.measure.size import measure_size
+def count_work(workdir: Path, network: str) -> dict[str, Any]:
+    """Parameters and MACs."""
+    from pqbench.measure.size import count_work as count
 
     del workdir
-    return measure_size(Artifact.load(deployed), Artifact.load(network))
+    return dict(count(Artifact.load(network)))

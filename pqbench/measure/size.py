@@ -132,35 +132,32 @@ def one_sample(specs: Sequence[TensorSpec]) -> list[torch.Tensor] | None:
     return tensors
 
 
-def measure_size(deployed: Artifact, network: Artifact | None = None) -> dict[str, int | None]:
-    """Bytes of the deployed model, and parameters and work of the network it was made from.
-
-    Args:
-        deployed: What the backend loads.
-        network: The last ``torch`` artifact on the way to it; of another representation, or None,
-            if there was none: then parameters and MACs are null.
-
-    Returns:
-        ``file_bytes``, ``zipped_bytes``, ``parameters``, ``nonzero_parameters``, ``macs`` (of one
-        sample), as in :class:`pqbench.record.Size`.
-    """
+def measure_files(deployed: Artifact) -> dict[str, int]:
+    """Bytes of the model that the backend loads: ``file_bytes`` and ``zipped_bytes``."""
     files = deployed.model_files()
-    size: dict[str, int | None] = {
+    return {
         "file_bytes": sum(file.stat().st_size for file in files),
         "zipped_bytes": zipped_bytes(files),
-        "parameters": None,
-        "nonzero_parameters": None,
-        "macs": None,
     }
-    if network is None or network.representation != "torch":
-        return size
+
+
+def count_work(network: Artifact) -> dict[str, int | None]:
+    """Parameters and multiply-accumulates of a network.
+
+    Args:
+        network: The last ``torch`` artifact on the way to what is deployed.
+
+    Returns:
+        ``parameters``, ``nonzero_parameters`` and ``macs`` (of one sample; null if an input has a
+        free size besides the batch), as in :class:`pqbench.record.Size`.
+    """
     from pqbench.checkpoint import load_network
 
     module = load_network(network)
     parameters = list(module.parameters())
-    size["parameters"] = sum(math.prod(p.shape) for p in parameters)
-    size["nonzero_parameters"] = sum(int((p != 0).sum()) for p in parameters)
     inputs = one_sample(network.inputs)
-    if inputs is not None:
-        size["macs"] = count_macs(module, inputs)
-    return size
+    return {
+        "parameters": sum(math.prod(p.shape) for p in parameters),
+        "nonzero_parameters": sum(int((p != 0).sum()) for p in parameters),
+        "macs": None if inputs is None else count_macs(module, inputs),
+    }

@@ -13,7 +13,7 @@ from torch import nn
 
 from pqbench.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.checkpoint import save_network
-from pqbench.measure.size import count_macs, measure_size, one_sample, zipped_bytes
+from pqbench.measure.size import count_macs, count_work, measure_files, one_sample, zipped_bytes
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_zipped_bytes_is_the_size_of_the_archive(tmp_path: Path) -> None:
     assert 10_000 < zipped_bytes([a, b]) < 11_000
 
 
-def test_measure_size_counts_a_pruned_network(tmp_path: Path) -> None:
+def test_count_work_counts_a_network_with_zeros(tmp_path: Path) -> None:
     builder = {"_target_": "torch.nn.Linear", "in_features": 8, "out_features": 4}
     network = nn.Linear(8, 4)
     with torch.no_grad():
@@ -100,19 +100,12 @@ def test_measure_size_counts_a_pruned_network(tmp_path: Path) -> None:
         ("output",),
         (LineageEntry("source", 0.0),),
     )
-    size = measure_size(artifact, artifact)
-    assert size["parameters"] == 36
-    assert size["nonzero_parameters"] == 36 - 8
-    assert size["macs"] == 32
+    assert count_work(artifact) == {"parameters": 36, "nonzero_parameters": 28, "macs": 32}
+    size = measure_files(artifact)
     assert size["file_bytes"] == sum(f.stat().st_size for f in artifact.model_files())
-    zipped = size["zipped_bytes"]
-    assert zipped is not None
-    assert zipped > 0
+    assert size["zipped_bytes"] > 0
 
 
-def test_measure_size_of_a_foreign_file_has_no_parameters(tmp_path: Path) -> None:
+def test_measure_files_counts_what_a_deployment_needs(tmp_path: Path) -> None:
     artifact = Artifact.load(write_numpy_model(tmp_path / "m"))
-    size = measure_size(artifact, artifact)
-    assert size["parameters"] is None
-    assert size["macs"] is None
-    assert size["file_bytes"] == artifact.path.stat().st_size
+    assert measure_files(artifact)["file_bytes"] == artifact.path.stat().st_size
