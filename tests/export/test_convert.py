@@ -11,6 +11,8 @@ from pqbench.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.checkpoint import build_network, save_network
 from pqbench.errors import ParityError, UnsupportedError
 from pqbench.export import convert, export_onnx, onnx_outputs, openvino_outputs, torch_outputs
+from pqbench.export.convert import AGREEMENT, QDQ_SQNR_DB
+from pqbench.export.parity import check, compare
 
 
 def two_heads() -> object:
@@ -190,7 +192,8 @@ def test_convert_holds_quantized_models_to_a_wider_tolerance(
     quantized = replace(tiny_onnx, folder=folder)
     result = convert(quantized, "openvino", images, tmp_path / "openvino")
     parity = result.lineage[-1].details["parity"]
-    assert parity["tolerance"]["min_sqnr_db"] == 15.0
+    assert parity["tolerance"]["min_sqnr_db"] == QDQ_SQNR_DB
+    assert parity["sqnr_db"] > QDQ_SQNR_DB
     assert parity["tolerance"]["min_varying_sqnr_db"] is None
     size = sum(p.stat().st_size for p in result.folder.glob("*.bin"))
     floats = convert(tiny_onnx, "openvino", images, tmp_path / "float")
@@ -210,3 +213,15 @@ def test_convert_names_conversions_that_do_not_exist(tiny_onnx: Artifact, tmp_pa
     with pytest.raises(UnsupportedError, match="from onnx to torch"):
         convert(tiny_onnx, "torch", {}, tmp_path)
     assert convert(tiny_onnx, "onnx", {}, tmp_path) is tiny_onnx
+
+
+def test_qdq_tolerance_still_catches_one_wrong_weight_tensor() -> None:
+    """Half of a layer's outputs with the wrong sign: far below what rounding explains."""
+    rng = np.random.default_rng(0)
+    right = rng.normal(size=(32, 10)).astype(np.float32)
+    wrong = right.copy()
+    wrong[:, :5] *= -1
+    with pytest.raises(ParityError):
+        check(compare("onnx to openvino", [right], [wrong], QDQ_SQNR_DB, AGREEMENT))
+    noisy = right + 0.2 * rng.normal(size=right.shape).astype(np.float32)
+    assert compare("onnx to openvino", [right], [noisy], QDQ_SQNR_DB, 0.5).sqnr_db > QDQ_SQNR_DB
