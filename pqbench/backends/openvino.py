@@ -190,13 +190,13 @@ class OpenvinoSession:
         if request is None:
             return self._run_other_size(feeds, count)
         try:
-            request.infer(feeds, share_inputs=True)
+            results = request.infer(feeds, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise UnsupportedError(
                 f"OpenVINO cannot run {self._artifact.path.name}: {last_line(error)}"
             ) from error
         # Copied: the request writes its next outputs into the same memory.
-        return [tensor.data.copy() for tensor in request.output_tensors]
+        return [output.copy() for output in results.values()]
 
     def _run_other_size(
         self, feeds: Mapping[str, npt.NDArray[Any]], count: int
