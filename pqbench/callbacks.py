@@ -101,6 +101,7 @@ class Results(Callback):
     def _finish(self, config: DictConfig, folder: Path, sweep: bool) -> None:
         from rich.console import Console
 
+        from pqbench.record import FILE
         from pqbench.report.load import load_records
         from pqbench.report.summary import Pointers, print_summary
         from pqbench.report.write import write_report
@@ -110,6 +111,9 @@ class Results(Callback):
         accepted = NOT_FAILURES_IN_A_SWEEP if sweep else (Status.OK,)
         if not records or any(r.status not in accepted for r in records):
             OUTCOME.exit_code = FAILED
+        if not sweep and not any(r.ok for r in records):
+            print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
+            return
         settings = TrackingSettings.from_config(_tracking(config))
         files = write_report(records, folder, plots=sweep) if records else []
         pages = _mlflow_pages(settings, folder, records, sweep)
