@@ -16,7 +16,6 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.artifact import write_json
-from pqbench.environment import child_environment
+from pqbench.environment import child_environment, versions
 from pqbench.errors import (
     ERRORS,
     OutOfMemoryFailure,
@@ -132,11 +131,7 @@ def code_hash(rooms: tuple[str, ...]) -> str:
 @functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries whose code decides a result, where installed."""
-    versions: dict[str, str] = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return {name: version for name, version in versions().items() if name in LIBRARIES}
 
 
 def cache_key(spec: StageSpec) -> str:
