@@ -24,6 +24,7 @@ from pqbench.worker import SessionWorker
 
 LATENCY_FILE = "latency.parquet"
 LOGITS_FILE = "logits.npy"
+CLEAN_LOGITS_FILE = "logits_clean.npy"
 # An INT8 model below this speedup is profiled: its user will ask why.
 _FAST_ENOUGH = 1.1
 _LOW_SHARE = 0.9
@@ -61,6 +62,7 @@ class CellResult:
         placement: Where the candidate ran.
         profile: Where the time goes, if asked for or if INT8 is not faster.
         logits: File with the first output for every sample, relative to the folder; or None.
+        clean_logits: The same for the second split, where there is one.
         files: Files written, relative to the folder, by what they hold.
         device: ``cpu`` or ``cuda:<index>``.
         load_average: Load of the machine at the start and at the end of timing.
@@ -77,6 +79,7 @@ class CellResult:
     device: str
     profile: Profile | None = None
     logits: str | None = None
+    clean_logits: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     load_average: dict[str, list[float] | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -90,6 +93,7 @@ def run_cell(
     out: Path,
     threads: int | None = None,
     device: str | None = None,
+    clean: Path | None = None,
 ) -> CellResult:
     """Load both sides, time them in turns, and score the candidate's session.
 
@@ -100,6 +104,7 @@ def run_cell(
         out: Folder for ``latency.parquet``, ``logits.npy`` and the ``logs``.
         threads: Threads of every library in both processes; None takes the usable cores.
         device: The device to lock; None takes the backend's ``device`` option, or the CPU.
+        clean: Folder of a second split that is scored as well: images that no pretraining saw.
 
     Returns:
         What the record needs.
@@ -118,7 +123,11 @@ def run_cell(
             result = cell.time(ours, theirs)
         if protocol.score:
             with lock.working(locked):
-                cell.score(ours, result)
+                result.logits = cell.score(ours, candidate.split, LOGITS_FILE)
+                result.files["logits"] = LOGITS_FILE
+                if clean is not None:
+                    result.clean_logits = cell.score(ours, clean, CLEAN_LOGITS_FILE)
+                    result.files["clean_logits"] = CLEAN_LOGITS_FILE
         else:
             result.reasons["accuracy"] = "protocol.score=false"
     if protocol.profile or _int8_not_faster(result):
@@ -224,17 +233,16 @@ class _Cell:
                 else "the model has no quantizable operator"
             )
 
-    def score(self, ours: SessionWorker, result: CellResult) -> None:
-        """Score the whole split through the session that was timed."""
-        split = PreparedSplit.load(self.candidate.split)
+    def score(self, ours: SessionWorker, folder: Path, file: str) -> str:
+        """Score a whole split through the session that was timed; gives the name of the file."""
+        split = PreparedSplit.load(folder)
         # A middle batch size: its calls are warm, and few samples are wasted on the last one.
         sizes = sorted(self.protocol.batch_sizes)
         batch_size = max((b for b in sizes if b <= 32), default=sizes[0])
-        count = ours.predict(self.out / LOGITS_FILE, batch_size)
+        count = ours.predict(self.out / file, batch_size, folder)
         if count != split.count:
             raise DataError(f"scored {count} samples, the split {split.folder} has {split.count}")
-        result.logits = LOGITS_FILE
-        result.files["logits"] = LOGITS_FILE
+        return file
 
     def profile(self, result: CellResult) -> Profile:
         """Profile both sides at the smallest batch size, each in a session of its own."""

@@ -43,6 +43,8 @@ from pqbench.stage import (
 
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
+CLEAN = "clean"
+CLEAN_PREDICTIONS = "predictions_clean.parquet"
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
 MEASURING = ("deploy.py", "experiment.py", "worker.py")
 
@@ -55,6 +57,7 @@ class Deployable:
         artifact: Folder of the artifact that the backend loads.
         network: Folder of the last ``torch`` artifact: its parameters and MACs are counted.
         split: Folder of the scored split.
+        clean: Folder of the split that no pretraining saw, where the scored one is not clean.
         weights: Where the weights came from.
         stages: What ran, for the record.
         notes: What a reader must know.
@@ -64,6 +67,7 @@ class Deployable:
     artifact: StageResult
     network: StageResult
     split: StageResult
+    clean: StageResult | None
     weights: str
     stages: list[rec.Stage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -159,17 +163,18 @@ class ExperimentRun:
         )
         return result
 
-    def _split(self, index: DataIndex, listing: str, name: str) -> StageResult:
+    def _split(
+        self, index: DataIndex, listing: str, name: str, exclude: Sequence[str] = ()
+    ) -> StageResult:
         config = self.config
         dataset, preprocess = config["dataset"], config["model"]["preprocess"]
-        scored = dataset["split"]
         index.split(name)
         arguments = {
             "dataset": dataset,
             "preprocess": preprocess,
             "split": name,
-            "exclude": None if name == scored else scored,
-            "limit": dataset["limit"] if name == scored else dataset["train_limit"],
+            "exclude": list(exclude),
+            "limit": dataset["train_limit" if name == "train" else "limit"],
             "seed": config["seed"],
         }
         content = {
@@ -215,9 +220,16 @@ class ExperimentRun:
         method = config["fit"]["method"]
         if method == "auto":
             method = prepared.value["needs_fit"] or "none"
+        split = config["dataset"]["split"]
+        # An ImageNet model has seen most of what fastai calls validation images: also score those
+        # that it has not, and keep them out of the training ones.
+        pretrained = weights == "pretrained" and method == "none"
+        clean: StageResult | None = None
+        if pretrained and CLEAN in index.splits and split != CLEAN:
+            clean = self._split(index, listing, CLEAN)
         train: StageResult | None = None
         if method != "none" or any(a.kind == "step" for a in actions):
-            train = self._split(index, listing, "train")
+            train = self._split(index, listing, "train", [split, *([CLEAN] if clean else [])])
         current = prepared
         if method != "none":
             settings = {k: v for k, v in config["fit"].items() if k != "method"}
@@ -253,7 +265,13 @@ class ExperimentRun:
                     "threads": self.threads,
                 },
                 ("compress", "data", "training"),
-                made={"artifact": current, "train": train, "scored": scored, "teacher": source},
+                made={
+                    "artifact": current,
+                    "train": train,
+                    "scored": scored,
+                    "clean": clean,
+                    "teacher": source,
+                },
                 function="apply_step",
             )
             if action.after == "torch":
@@ -261,7 +279,7 @@ class ExperimentRun:
         notes = list(scored.value["notes"])
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
-        return Deployable(current, network, scored, weights, self.done, notes, card)
+        return Deployable(current, network, scored, clean, weights, self.done, notes, card)
 
     # -- the whole -----------------------------------------------------------------------------
 
@@ -349,6 +367,7 @@ class ExperimentRun:
             Protocol(**config["protocol"]),
             self.folder,
             threads=self.threads,
+            clean=deployable.clean.folder if deployable.clean else None,
         )
         seconds = time.perf_counter() - began
         log.info("    %-18s %.1f s", "measure", seconds)
@@ -363,12 +382,19 @@ class ExperimentRun:
         elif result.logits is None:
             reasons["accuracy"] = "protocol.score=false"
         else:
-            theirs = base.folder / baseline.files["logits"] if base and baseline else None
             accuracy = score(
                 self.folder / result.logits,
                 PreparedSplit.load(split),
                 self.folder / PREDICTIONS,
-                baseline_logits=theirs,
+                baseline_logits=_file_of(base, baseline, "logits"),
+            )
+        accuracy_clean: rec.Accuracy | None = None
+        if accuracy is not None and result.clean_logits is not None and deployable.clean:
+            accuracy_clean = score(
+                self.folder / result.clean_logits,
+                PreparedSplit.load(deployable.clean.folder),
+                self.folder / CLEAN_PREDICTIONS,
+                baseline_logits=_file_of(base, baseline, "clean_logits"),
             )
         return rec.Record(
             status=Status.OK,
@@ -389,6 +415,7 @@ class ExperimentRun:
             energy=result.energy,
             size=self._size(deployable, baseline),
             accuracy=accuracy,
+            accuracy_clean=accuracy_clean,
             parity=[e["details"]["parity"] for e in lineage if "parity" in e["details"]],
             placement=result.placement,
             profile=result.profile,
@@ -397,6 +424,7 @@ class ExperimentRun:
             files={
                 **result.files,
                 **({"predictions": PREDICTIONS} if accuracy else {}),
+                **({"clean_predictions": CLEAN_PREDICTIONS} if accuracy_clean else {}),
                 "model": "model",
                 "logs": "logs",
             },
@@ -480,6 +508,11 @@ def _status(text: str) -> contextlib.AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True).status(text)
+
+
+def _file_of(run: ExperimentRun | None, record: rec.Record | None, name: str) -> Path | None:
+    """A file of another experiment's record, or None without one."""
+    return run.folder / record.files[name] if run and record and name in record.files else None
 
 
 def _now() -> str:

@@ -231,6 +231,10 @@ class Record:
     energy: Energy = _doc("Energy", default_factory=Energy)
     size: Size = _doc("Size and work", default_factory=Size)
     accuracy: Accuracy | None = _doc("Null with a reason where there is none", default=None)
+    accuracy_clean: Accuracy | None = _doc(
+        "On images that no pretraining saw, where the scored split holds some that it did",
+        default=None,
+    )
     parity: list[dict[str, Any]] = _doc("One entry per conversion", default_factory=list)
     placement: PlacementInfo | None = _doc("Where it ran", default=None)
     profile: Profile | None = _doc("Where the time goes", default=None)

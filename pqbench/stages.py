@@ -22,7 +22,7 @@ def prepare_split(
     dataset: Mapping[str, Any],
     preprocess: Mapping[str, Any],
     split: str,
-    exclude: str | None,
+    exclude: list[str],
     limit: int | None,
     seed: int,
     threads: int,
@@ -107,6 +107,7 @@ def apply_step(
     artifact: str,
     train: str,
     scored: str,
+    clean: str | None,
     teacher: str | None,
     seed: int,
     threads: int,
@@ -115,7 +116,8 @@ def apply_step(
     from pqbench.compress.base import StepData
     from pqbench.data.prepare import assert_disjoint
 
-    assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(scored))
+    for other in filter(None, (scored, clean)):
+        assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(other))
     data = StepData(
         train=PreparedSplit.load(train),
         seed=seed,

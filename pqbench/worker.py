@@ -176,9 +176,20 @@ class SessionWorker:
         ns = np.asarray(answer["ns"], np.int64)
         return Block(ns, answer["cpu_s"], answer["wall_s"], answer["compiled"])
 
-    def predict(self, out: Path, batch_size: int) -> int:
-        """Score the whole split through this session into a float32 .npy; gives the count."""
-        count: int = self._ask("predict", out=str(Path(out).absolute()), batch_size=batch_size)
+    def predict(self, out: Path, batch_size: int, split: Path | None = None) -> int:
+        """Score a whole split through this session into a float32 .npy; gives the count.
+
+        Args:
+            out: File to write, (count, ...) of the first output.
+            batch_size: Samples per call.
+            split: Folder of the prepared split; None takes the one the session was started with.
+        """
+        count: int = self._ask(
+            "predict",
+            out=str(Path(out).absolute()),
+            batch_size=batch_size,
+            split=None if split is None else str(Path(split).absolute()),
+        )
         return count
 
     def memory(self, batch_size: int, calls: int) -> dict[str, Any]:

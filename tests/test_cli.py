@@ -173,6 +173,30 @@ def check_candidate(record: Record, baseline: Record) -> None:
 
 
 @pytest.mark.slow
+def test_pretrained_model_is_also_scored_on_images_it_has_not_seen(
+    tmp_path: Path, test_data: Path
+) -> None:
+    done = pqbench(
+        tmp_path,
+        "model=efficientnet_lite0",
+        "dataset=imagenette",
+        f"dataset.root={test_data / 'imagenette2-224'}",
+        "backend=torch",
+        "tracking=none",
+        *SMALL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [record] = load_records(tmp_path / "outputs")
+    assert record.experiment.weights == "pretrained"
+    assert record.accuracy is not None
+    assert record.accuracy_clean is not None
+    assert (record.accuracy.split, record.accuracy.count) == ("val", 48)
+    assert (record.accuracy_clean.split, record.accuracy_clean.count) == ("clean", 48)
+    assert record.accuracy_clean.top1 > 0.8
+    assert "images that no pretraining saw" in done.stdout
+
+
+@pytest.mark.slow
 def test_users_own_step_runs_and_a_crashing_one_is_a_row(tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "compress"
     folder.mkdir(parents=True)

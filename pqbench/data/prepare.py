@@ -141,7 +141,7 @@ def prepare(
     seed: int = 0,
     on_error: OnError = "fail",
     threads: int = 2,
-    exclude: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> PreparedSplit:
     """Decode, resize and crop every image of a split once, into ``folder``.
 
@@ -159,7 +159,7 @@ def prepare(
         on_error: ``fail``: the first unreadable image ends it. ``skip``: leave it out; the notes
             say how many.
         threads: Decoder threads (Pillow releases the interpreter lock).
-        exclude: Name of the split that is scored: its files are left out of this one.
+        exclude: Names of the splits that are scored: their files are left out of this one.
 
     Raises:
         ConfigError: ``on_error`` or ``limit`` is none of the allowed values.
@@ -169,8 +169,8 @@ def prepare(
         raise ConfigError(f"no on_error '{on_error}'", hint="choose from fail, skip")
     index = dataset.index()
     whole = index.split(split)
-    if exclude is not None:
-        whole = without(whole, split, index.split(exclude), exclude)
+    for other in exclude:
+        whole = without(whole, split, index.split(other), other)
     chosen, limited = _choose(whole, limit, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)

@@ -95,11 +95,12 @@ class Host:
             "compiled": recompile.compilations() - before,
         }
 
-    def predict(self, out: str, batch_size: int) -> int:
-        """Score the whole split; the last batch is filled up so that every call has one shape."""
+    def predict(self, out: str, batch_size: int, split: str | None = None) -> int:
+        """Score a whole split; the last batch is filled up so that every call has one shape."""
+        scored = self.split if split is None else PreparedSplit.load(split)
         array: npt.NDArray[np.float32] | None = None
         count = 0
-        for batch in self.split.batches(batch_size):
+        for batch in scored.batches(batch_size):
             size = len(next(iter(batch.values())))
             if size < batch_size:
                 batch = {
@@ -107,7 +108,7 @@ class Host:
                 }
             logits = np.asarray(self.session.run(batch)[0])[:size]
             if array is None:
-                shape = (self.split.count, *logits.shape[1:])
+                shape = (scored.count, *logits.shape[1:])
                 array = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=shape)
             array[count : count + size] = logits
             count += size

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pqbench.record import Latency, Record, Speedup
+from pqbench.record import Accuracy, Latency, Record, Speedup
 
 MIB = 2**20
 BASELINE = "baseline"
@@ -220,6 +220,8 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
         text = "; ".join(part for part in parts if part)
         marks["status"].append(f"{record.status} in stage {error.stage}: {text}")
     marks["recipe"].extend(record.notes)
+    if record.accuracy_clean:
+        marks["top1_pct"].append(_clean(record.accuracy_clean))
     for name, paths in _FIELDS.items():
         reason = next((record.reasons[p] for p in paths if p in record.reasons), None)
         if reason and record.ok:
@@ -239,6 +241,19 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
             marks[name].append(record.profile.explanation)
     _mark_low_int8(record, marks["int8_pct"])
     return {name: notes for name, notes in marks.items() if notes}
+
+
+def _clean(accuracy: Accuracy) -> str:
+    """Accuracy on images that no pretraining saw, in words."""
+    top1 = f"{accuracy.top1:.1%} ({accuracy.top1_low:.1%}…{accuracy.top1_high:.1%})"
+    text = f"on the {accuracy.count:,} images that no pretraining saw: top-1 {top1}"
+    against = accuracy.against_baseline
+    if against is None:
+        return text
+    return (
+        f"{text}, drop {against.drop_pt:.1f} pt "
+        f"({against.drop_low_pt:.1f}…{against.drop_high_pt:.1f})"
+    )
 
 
 def _mark_low_int8(record: Record, notes: list[str]) -> None:

@@ -209,12 +209,12 @@ def test_stratified_subset_keeps_shares_and_nests(labels, count, seed) -> None: 
 def test_prepare_exclude_leaves_the_scored_images_out(files: list[Path], tmp_path: Path) -> None:
     data = Listed(train=split_of(files), clean=split_of(files[4:]))
     clean = prepare(data, "clean", SMALL, tmp_path / "clean")
-    train = prepare(data, "train", SMALL, tmp_path / "train", exclude="clean")
+    train = prepare(data, "train", SMALL, tmp_path / "train", exclude=["clean"])
     assert (train.count, train.labels().tolist()) == (4, [0, 1, 0, 1])
     assert "2 images left out of 'train'" in train.notes[0]
     assert_disjoint(train, clean)
     with pytest.raises(DataError, match="is empty without"):
-        prepare(data, "clean", SMALL, tmp_path / "x", exclude="train")
+        prepare(data, "clean", SMALL, tmp_path / "x", exclude=["train"])
 
 
 def test_assert_disjoint_finds_a_copy_under_another_name(files: list[Path], tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_prepare_real_images_of_the_clean_split(test_data: Path, tmp_path: Path)
     data = Imagenette(str(test_data / "imagenette2-224"))
     preprocess = Preprocess(256, 224, "bicubic", MEAN, STD)
     clean = prepare(data, "clean", preprocess, tmp_path / "clean", limit=20)
-    train = prepare(data, "train", preprocess, tmp_path / "train", limit=20, exclude="clean")
+    train = prepare(data, "train", preprocess, tmp_path / "train", limit=20, exclude=["clean"])
     assert_disjoint(train, clean)
     assert sorted(np.bincount(clean.labels(), minlength=10).tolist()) == [2] * 10
     assert clean.feed(slice(0, 4))["input"].shape == (4, 3, 224, 224)
