@@ -134,6 +134,18 @@ def _cpuinfo() -> tuple[str, tuple[str, ...]]:
     return platform.processor() or platform.machine(), flags
 
 
+def cpu_saturates_int8() -> bool:
+    """Whether this x86 CPU adds pairs of 8-bit products in 16 bits, where they can saturate.
+
+    CPUs without VNNI (``vpdpbusd``) do so in the kernels of ONNX Runtime and OpenVINO for unsigned
+    activations and signed weights; weights of 7 bits cannot overflow there. See "When and why do I
+    need to try reduce_range" in ONNX Runtime's documentation of quantization.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"} & set(_cpuinfo()[1])
+
+
 def affinity() -> list[int]:
     """The CPUs this process may run on."""
     try:

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from pqbench.environment import usable_cores
+from pqbench.environment import cpu_saturates_int8, usable_cores
 from pqbench.errors import ConfigError
 
 
@@ -238,6 +238,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=PqbenchConfig)
     OmegaConf.register_new_resolver("usable_cores", usable_cores, replace=True)
+    OmegaConf.register_new_resolver("cpu_saturates_int8", cpu_saturates_int8, replace=True)
     OmegaConf.register_new_resolver(
         "recipe", lambda steps: "+".join(steps) or "none", replace=True, use_cache=False
     )

@@ -162,7 +162,7 @@ def test_attention_is_recognised(tmp_path: Path) -> None:
     from openvino import convert_model
     from torch import nn
 
-    from pqbench.compress.nncf_int8 import _onnx_edges, _openvino_edges
+    from pqbench.compress.nncf_int8 import onnx_edges, openvino_edges
 
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     path = tmp_path / "encoder.onnx"
@@ -170,10 +170,10 @@ def test_attention_is_recognised(tmp_path: Path) -> None:
         layer, (torch.zeros(1, 4, 16),), path, dynamo=True, external_data=False, verbose=False
     )
     step = NncfInt8()
-    assert step._is_transformer(_onnx_edges(onnx.load(path)))
-    assert step._is_transformer(_openvino_edges(convert_model(path)))
-    assert not NncfInt8(architecture="cnn")._is_transformer({("Softmax", "MatMul")})
-    assert not step._is_transformer({("Conv", "Relu"), ("Gemm", "Softmax")})
+    assert step.is_transformer(onnx_edges(onnx.load(path)))
+    assert step.is_transformer(openvino_edges(convert_model(path)))
+    assert not NncfInt8(architecture="cnn").is_transformer({("Softmax", "MatMul")})
+    assert not step.is_transformer({("Conv", "Relu"), ("Gemm", "Softmax")})
 
 
 def test_calibration_is_drawn_from_train_with_a_seed(
