@@ -72,10 +72,8 @@ def register_repeats(arguments: list[str]) -> list[str]:
         found = [file for file in files if file.is_file()]
         if not found or any(file.is_file() for file in own) or int(number) < 2:
             continue
-        node = {
-            f"{key}_{number}": value
-            for key, value in OmegaConf.to_container(OmegaConf.load(found[-1])).items()
-        }
+        loaded = OmegaConf.load(found[-1])
+        node = {f"{key}_{number}": loaded[key] for key in loaded}
         ConfigStore.instance().store(
             name=name, node=node, group="compress", package="compress", provider="pqbench"
         )

@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
 from pqbench import schema
-from pqbench.arguments import config_folder, prepare
+from pqbench.arguments import config_folder, prepare, register_repeats
 from pqbench.errors import ConfigError
 
 CONF = config_folder()
@@ -40,6 +40,7 @@ def test_option_composes_and_validates(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_composes_and_validates(name: str) -> None:
+    register_repeats([f"experiment={name}"])
     schema.validate(composed(f"experiment={name}"))
 
 

@@ -138,7 +138,8 @@ def gather_gradients(
         picked = indices[start : start + size]
         target = torch.from_numpy(labels[picked].astype("int64"))
         network.zero_grad(set_to_none=True)
-        task_loss(network(*feed_tensors(split, names, picked)), target, mean=False).backward()
+        loss = task_loss(network(*feed_tensors(split, names, picked)), target, mean=False)
+        torch.autograd.backward(loss)
         for kept, parameter in zip(total, parameters, strict=True):
             if parameter.grad is not None:
                 kept += parameter.grad**2 if form == "squares" else parameter.grad

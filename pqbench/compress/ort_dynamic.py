@@ -38,11 +38,13 @@ class OrtDynamic:
 
     kind: ClassVar[Kind] = "quantize"
     takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
-    final: ClassVar[str] = "OpenVINO does not run ONNX Runtime's dynamic integer operators"
+    final: ClassVar[str] = "no other runtime runs ONNX Runtime's dynamic integer operators"
     limits: ClassVar[Sequence[str]] = (
         "models without Linear or recurrent layers: nothing to quantize (use ort_int8)",
     )
-    why_not: ClassVar[Mapping[Representation, str]] = {"openvino": final}
+    why_not: ClassVar[Mapping[Representation, str]] = {
+        "torch": "ONNX Runtime's tool works on ONNX files; PyTorch cannot load what it writes"
+    }
 
     op_types: Sequence[str] = ("MatMul", "Gemm", "LSTM", "Attention")
     weight: str = "int8"

@@ -29,7 +29,7 @@ def product_macs(network: nn.Module, example: tuple[Tensor, ...]) -> float:
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*example)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def latency_s(network: nn.Module, example: tuple[Tensor, ...]) -> float:

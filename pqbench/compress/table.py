@@ -37,8 +37,9 @@ def shipped(conf: Path) -> dict[str, type[Step]]:
 
     found: dict[str, type[Step]] = {}
     for file in sorted((conf / "compress").glob("*.yaml")):
-        for name, node in OmegaConf.to_container(OmegaConf.load(file)).items():
-            found.setdefault(str(name), get_class(node["_target_"]))
+        steps = OmegaConf.load(file)
+        for name in steps:
+            found.setdefault(str(name), get_class(steps[name]["_target_"]))
     return found
 
 

@@ -127,7 +127,7 @@ def zero_masks(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
     Of tensors of two or more dimensions, those with at least a tenth of zeros, but not all.
     """
-    found = []
+    found: list[tuple[Tensor, Tensor]] = []
     for parameter in network.parameters():
         if parameter.ndim < 2 or not parameter.requires_grad:
             continue
