@@ -57,7 +57,7 @@ def register_repeats(arguments: list[str]) -> list[str]:
         The names that were registered.
     """
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     folders = [config_folder(), *_own_folders(arguments)]
     text = " ".join(arguments)
@@ -73,7 +73,8 @@ def register_repeats(arguments: list[str]) -> list[str]:
         if not found or any(file.is_file() for file in own) or int(number) < 2:
             continue
         loaded = OmegaConf.load(found[-1])
-        node = {f"{key}_{number}": loaded[key] for key in loaded}
+        assert isinstance(loaded, DictConfig)
+        node = {f"{key}_{number}": loaded[key] for key in map(str, loaded)}
         ConfigStore.instance().store(
             name=name, node=node, group="compress", package="compress", provider="pqbench"
         )

@@ -72,7 +72,7 @@ class NncfAccuracyInt8(NncfInt8):
 
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
-        items = self._validation(calibration, data)
+        whole = self._validation(calibration, data)
         model = openvino.Core().read_model(artifact.path)
         if fake_quantizers(model):
             raise UnsupportedError(
@@ -86,22 +86,25 @@ class NncfAccuracyInt8(NncfInt8):
             compiled: openvino.CompiledModel, items: Iterable[Item]
         ) -> tuple[float, list[float]]:
             right = [_right(compiled(feed)[0], label) for feed, label in items]
-            scores.append(float(np.mean(right)))
-            return scores[-1], right
+            if len(right) == len(whole):  # else a probe of one image, or a ranking of layers
+                scores.append(float(np.mean(right)))
+            return float(np.mean(right)), right
 
         quantized = nncf.quantize_with_accuracy_control(
             model,
             nncf.Dataset(calibration),
-            nncf.Dataset(items, lambda item: item[0]),
+            nncf.Dataset(whole, lambda item: item[0]),
             validate,
             max_drop=self.max_drop,
             subset_size=len(calibration),
             **self.options(transformer),
             advanced_quantization_parameters=self.advanced(onnx=False),
             advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
-                ranking_subset_size=min(self.ranking_size, len(items))
+                ranking_subset_size=min(self.ranking_size, len(whole))
             ),
         )
+        # NNCF's last call may have ranked layers on fewer images: score what is kept on all.
+        kept, _ = validate(openvino.Core().compile_model(quantized, "CPU"), whole)
         openvino.save_model(quantized, workdir / "model.xml", compress_to_fp16=False)
         entry = LineageEntry(
             action="nncf_accuracy_int8",
@@ -109,11 +112,11 @@ class NncfAccuracyInt8(NncfInt8):
             config=self.plain(),
             details={
                 **calibration.details(),
-                "validation_images": len(items),
-                "validation_scores": scores,
+                "validation_images": len(whole),
                 "score_float": scores[0],
-                "score_quantized": scores[1] if len(scores) > 1 else None,
-                "score_kept": scores[-1],
+                "score_quantized": scores[1],
+                "score_kept": kept,
+                "reached": scores[0] - kept <= self.max_drop,
                 "quantizers": fake_quantizers(quantized),
             },
         )

@@ -33,13 +33,14 @@ The same step twice takes a number from the second time on, and each has setting
 def shipped(conf: Path) -> dict[str, type[Step]]:
     """The classes of the steps in ``conf/compress``, by name."""
     from hydra.utils import get_class
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     found: dict[str, type[Step]] = {}
     for file in sorted((conf / "compress").glob("*.yaml")):
         steps = OmegaConf.load(file)
-        for name in steps:
-            found.setdefault(str(name), get_class(steps[name]["_target_"]))
+        assert isinstance(steps, DictConfig)
+        for name in map(str, steps):
+            found.setdefault(name, get_class(steps[name]["_target_"]))
     return found
 
 

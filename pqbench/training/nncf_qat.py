@@ -7,9 +7,11 @@ https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/compres
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FILE = "model.xml"
+BUILD_TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class NncfQat(Finetune):
         names = [spec.name for spec in artifact.inputs]
         images = data.train.spread(self.calibration_size, data.seed)
         example = feed_tensors(data.train, names, images[:1])
-        with torch_threads(data.threads):
+        with torch_threads(data.threads), _patient_build():
             quantized = nncf.quantize(
                 load_network(artifact),
                 nncf.Dataset([int(i) for i in images], _Feed(data, names)),
@@ -128,6 +131,19 @@ class NncfQat(Finetune):
 
         fix = OverflowFix.ENABLE if self.reduce_range else OverflowFix.DISABLE
         return AdvancedQuantizationParameters(overflow_fix=fix)
+
+
+@contextmanager
+def _patient_build() -> Iterator[None]:
+    """Let NNCF take more than its minute to build its C++ extension on first use."""
+    key = "NNCF_EXTENSION_LOAD_TIMEOUT"
+    given = os.environ.get(key)
+    os.environ.setdefault(key, str(BUILD_TIMEOUT_S))
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[key]
 
 
 class _Feed:
