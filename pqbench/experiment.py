@@ -387,7 +387,7 @@ class ExperimentRun:
             cold=result.cold,
             memory=result.memory,
             energy=result.energy,
-            size=self._size(deployable, baseline),
+            size=self._size(deployable, baseline, result.placement.details),
             accuracy=accuracy,
             parity=[e["details"]["parity"] for e in lineage if "parity" in e["details"]],
             placement=result.placement,
@@ -402,11 +402,14 @@ class ExperimentRun:
             },
         )
 
-    def _size(self, deployable: Deployable, baseline: rec.Record | None) -> rec.Size:
+    def _size(
+        self, deployable: Deployable, baseline: rec.Record | None, details: Mapping[str, Any]
+    ) -> rec.Size:
         from pqbench.measure.size import measure_files
 
         work = self._stage("count_work", {}, ("measure",), made={"network": deployable.network})
         size = rec.Size(**measure_files(Artifact.load(deployable.artifact.folder)), **work.value)
+        size.engine_bytes = details.get("engine_bytes")
         if baseline is not None:
             for name, ratio in (
                 ("file_bytes", "file_ratio"),

@@ -154,6 +154,9 @@ class Size:
     file_ratio: float | None = _doc("file_bytes over the baseline's", default=None)
     parameter_ratio: float | None = _doc("parameters over the baseline's", default=None)
     macs_ratio: float | None = _doc("macs over the baseline's", default=None)
+    engine_bytes: int | None = _doc(
+        "Engine that a TensorRT backend built from the file; it is not in file_bytes", default=None
+    )
 
 
 @dataclass
@@ -193,6 +196,10 @@ class PlacementInfo:
     float_reasons: dict[str, int] = _doc("Operators left in float, and added conversions")
     kernels: dict[str, int] = _doc("Executed kernels by type")
     threads: int | None = _doc("Threads of the runtime, read back")
+    details: dict[str, Any] = _doc(
+        "Of this backend alone: mode, provider options, engine size, warnings of a builder",
+        default_factory=dict,
+    )
 
 
 @dataclass

@@ -212,7 +212,9 @@ def open_host(
     compile_s: float | None = getattr(session, "compile_s", None)
     reasons = {}
     if compile_s is None:
-        reasons["cold.compile_s"] = "this backend does not compile apart from loading"
+        reasons["cold.compile_s"] = getattr(
+            session, "compile_reason", "this backend does not compile apart from loading"
+        )
     else:
         load_s -= compile_s
     gc.collect()
