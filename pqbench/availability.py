@@ -48,6 +48,7 @@ def available_backends(conf: Path) -> list[str]:
 def print_backends(conf: Path) -> None:
     """Print the table of ``python -m pqbench --backends``."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("Backend", "Here", "Device", "Versions", "Why not", "What to do")
@@ -57,7 +58,7 @@ def print_backends(conf: Path) -> None:
             "yes" if found.available else "no",
             found.device,
             ", ".join(f"{k} {v}" for k, v in found.versions.items()),
-            found.reason,
-            found.hint,
+            escape(found.reason),
+            escape(found.hint),
         )
     Console().print(table)
