@@ -72,6 +72,26 @@ def test_gpu_backend_says_exactly_why_it_cannot_run_here(name: str) -> None:
         pytest.skip("there is a GPU")
 
 
+def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    from pqbench.backends.cuda import gpu
+
+    try:
+        gpu()
+    except UnavailableError as error:
+        script = CONF.parent / "scripts" / "gpu_check.py"
+        done = subprocess.run(
+            [sys.executable, str(script), "--out", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert error.message in done.stderr
+        assert not list(tmp_path.iterdir())
+    else:
+        pytest.skip("there is a GPU")
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cpu:0"])
 def test_a_device_that_cannot_be_meant_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="not possible"):
