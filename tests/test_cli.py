@@ -52,7 +52,7 @@ def test_backends_lists_each_with_its_version(tmp_path: Path) -> None:
     done = pqbench(tmp_path, "--backends")
     assert done.returncode == 0
     rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
-    for name in ("torch", "torchscript", "torch_compile", "ort", "openvino"):
+    for name in ("torch", "torchscript", "ort", "openvino"):
         assert rows[name].split("│")[2].strip() == "yes"
     for name in ("torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt"):
         where = rows[name].split("│")

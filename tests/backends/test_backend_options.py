@@ -35,6 +35,8 @@ def test_backend_yaml_makes_a_backend_that_is_available(name: str, threads: int 
     assert isinstance(backend, Backend)
     assert backend.threads >= 1 if threads is None else backend.threads == 2
     found = backend.availability()
+    if name == "torch_compile" and not found.available:
+        pytest.skip(found.reason)
     assert found.available and found.device == "cpu" and found.versions
     assert found.reason == found.hint == ""
 

@@ -70,6 +70,8 @@ def test_torch_compile_compiles_each_batch_size_when_it_loads(
     torch_artifact: Artifact, take: Callable[[int], Feed]
 ) -> None:
     backend = TorchBackend(2, mode="compile")
+    if not backend.availability().available:
+        pytest.skip(backend.availability().reason)
     session = backend.load(torch_artifact, [1, 4])
     before = recompile.compilations()
     for count in (1, 4, 1):
@@ -106,6 +108,20 @@ def test_torch_runs_products_in_the_precision_asked(
     exact = torch_outputs(torch_artifact, take(4))[0]
     assert got.dtype == np.float32
     assert 0 < np.abs(got - exact).max() < 0.05
+
+
+def test_torch_compile_without_a_compiler_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def none_found() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
+    found = TorchBackend(1, mode="compile").availability()
+    assert not found.available
+    assert "no C++ compiler" in found.reason
+    assert "g++" in found.hint
+    assert TorchBackend(1).availability().available
 
 
 def test_torchscript_in_half_precision_casts_the_whole_network(
