@@ -40,11 +40,12 @@ from pqbench.stage import (
     library_versions,
     log_tail,
 )
+from pqbench.tasks import get_task
 
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
-MEASURING = ("deploy.py", "experiment.py", "worker.py")
+MEASURING = ("deploy.py", "experiment.py", "tasks.py", "worker.py")
 
 
 @dataclass
@@ -68,19 +69,6 @@ class Deployable:
     stages: list[rec.Stage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
-
-
-def listing_hash(index: DataIndex) -> str:
-    """Hash of every file's path, size and time of change, and of the labels."""
-    digest = hashlib.sha256(json.dumps([index.classes, index.imagenet_indices]).encode())
-    for name, split in sorted(index.splits.items()):
-        for path, label in zip(split.files, split.labels, strict=True):
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror}") from error
-            digest.update(f"{name}:{path}:{stat.st_size}:{stat.st_mtime_ns}:{label}\n".encode())
-    return digest.hexdigest()
 
 
 class ExperimentRun:
@@ -166,7 +154,9 @@ class ExperimentRun:
         index.split(name)
         arguments = {
             "dataset": dataset,
+            "task": config["model"]["task"],
             "preprocess": preprocess,
+            "tokenizer": config["model"]["tokenizer"],
             "split": name,
             "exclude": None if name == scored else scored,
             "limit": dataset["limit"] if name == scored else dataset["train_limit"],
@@ -175,6 +165,7 @@ class ExperimentRun:
         content = {
             **{k: v for k, v in arguments.items() if k != "dataset"},
             "listing": listing,
+            "scored": scored,
             "on_error": dataset["on_error"],
             "resize_mode": dataset["resize_mode"],
         }
@@ -191,6 +182,8 @@ class ExperimentRun:
         config = self.config
         model, seed = config["model"], config["seed"]
         scored = self._split(index, listing, config["dataset"]["split"])
+        # The tools that quantize ONNX want a newer opset than a user's file may have.
+        upgrade = model["representation"] == "onnx" and bool(config["compress"])
         prepared = self._stage(
             "prepare_model",
             {
@@ -199,28 +192,41 @@ class ExperimentRun:
                 "scratch_ok": config["dataset"]["scratch"],
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
                 "seed": seed,
+                "upgrade": upgrade,
             },
             ("models",),
             made={"split": scored},
             key={
                 "model": model,
-                "weights_file": _file_stamp(model["weights_file"]),
+                "upgrade": upgrade,
+                "weights_file": _file_stamp(model["weights_file"] or model["file"]),
                 "dataset_name": config["dataset"]["name"],
                 "scratch_ok": config["dataset"]["scratch"],
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
                 "seed": seed,
             },
         )
+        self._check_batch(Artifact.load(prepared.folder))
         weights, card = prepared.value["weights"], prepared.value["card"]
         method = config["fit"]["method"]
         if method == "auto":
             method = prepared.value["needs_fit"] or "none"
+            if not config["dataset"]["scored"]:
+                method = "none"  # nothing will be scored, so nothing need be learnt
+        elif method != "none" and model["representation"] != "torch":
+            raise UnsupportedError(
+                f"fit.method={method} trains a torch network, the model is given as "
+                f"{model['representation']}",
+                hint="use fit.method=none",
+            )
         train: StageResult | None = None
         if method != "none" or any(a.kind == "step" for a in actions):
             train = self._split(index, listing, "train")
         current = prepared
         if method != "none":
             settings = {k: v for k, v in config["fit"].items() if k != "method"}
+            if settings["train_size"] is not None:  # never larger than what the model is fed
+                settings["train_size"] = min(settings["train_size"], model["preprocess"]["crop"])
             current = self._stage(
                 "fit",
                 {
@@ -238,7 +244,7 @@ class ExperimentRun:
             if action.kind == "convert":
                 current = self._stage(
                     f"to_{action.after}",
-                    {"to": action.after},
+                    {"to": action.after, "task": model["task"]},
                     ("export",),
                     made={"artifact": current, "split": scored},
                     function="convert",
@@ -263,6 +269,24 @@ class ExperimentRun:
             notes.append("weights=none: random weights, so accuracy means nothing")
         return Deployable(current, network, scored, weights, self.done, notes, card)
 
+    def _check_batch(self, source: Artifact) -> None:
+        """Refuse what a model with a fixed batch (a user's ONNX file) cannot do."""
+        fixed = source.inputs[0].shape[0] if source.inputs else None
+        if fixed is None:
+            return
+        sizes = list(self.config["protocol"]["batch_sizes"])
+        if sizes != [fixed]:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}, protocol.batch_sizes asks for "
+                f"{sizes}",
+                hint=f"set protocol.batch_sizes=[{fixed}], or export it with a free batch",
+            )
+        if fixed != 1 and self.config["compress"]:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}: calibration feeds one sample",
+                hint="export it with a free batch, or use compress=none",
+            )
+
     # -- the whole -----------------------------------------------------------------------------
 
     def run(self) -> rec.Record:
@@ -285,7 +309,8 @@ class ExperimentRun:
         backend = make(config["backend"], "backend")
         steps = {k: make(v, f"compress.{k}") for k, v in config["compress"].items()}
         try:
-            actions = plan(steps, "torch", backend.loads, config["backend"]["name"])
+            start = config["model"]["representation"]
+            actions = plan(steps, start, backend.loads, config["backend"]["name"])
         except UnsupportedError:
             self._baseline()  # what this backend can do is still worth a row
             raise
@@ -295,7 +320,7 @@ class ExperimentRun:
                 f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
             )
         index = make(config["dataset"]["source"], "dataset.source").index()
-        listing = listing_hash(index)
+        listing = index.listing_hash()
         store = self._store(listing)
         found = self._find(store)
         if found is not None:
@@ -310,7 +335,7 @@ class ExperimentRun:
         other: Artifact | None = None
         if base is not None:
             if base.deployable is None:  # its record was found: find its model as well
-                base.deployable = base.deploy(index, listing, plan({}, "torch", backend.loads, ""))
+                base.deployable = base.deploy(index, listing, plan({}, start, backend.loads, ""))
             other = Artifact.load(base.deployable.artifact.folder)
         record = self._measure(self.deployable, other, base, baseline)
         if store is not None:
@@ -337,7 +362,6 @@ class ExperimentRun:
         baseline: rec.Record | None,
     ) -> rec.Record:
         from pqbench.deploy import SideSpec, run_cell
-        from pqbench.measure.accuracy import score
         from pqbench.measure.protocol import Protocol
 
         config = self.config
@@ -357,18 +381,22 @@ class ExperimentRun:
         lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
         link_tree(deployable.artifact.folder, self.folder / "model", [RESULT])
         reasons = dict(result.reasons)
+        if artifact.lineage and config["model"]["representation"] == "onnx":
+            reasons["size.macs"] = "the model was given as ONNX: MACs are counted on torch networks"
         accuracy: rec.Accuracy | None = None
         if deployable.weights == "none":
             reasons["accuracy"] = "weights=none: random weights, nothing to score"
+        elif not config["dataset"]["scored"]:
+            reasons["accuracy"] = f"data set {config['dataset']['name']}: made-up inputs"
         elif result.logits is None:
             reasons["accuracy"] = "protocol.score=false"
         else:
             theirs = base.folder / baseline.files["logits"] if base and baseline else None
-            accuracy = score(
+            accuracy = get_task(config["model"]["task"]).score(
                 self.folder / result.logits,
                 PreparedSplit.load(split),
                 self.folder / PREDICTIONS,
-                baseline_logits=theirs,
+                theirs,
             )
         return rec.Record(
             status=Status.OK,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pqbench.artifact import TensorSpec
 
 MANIFEST = "manifest.json"
+IGNORED = -100  # label of a pixel that is neither trained on nor scored: torch's ignore_index
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class PreparedSplit:
         array: npt.NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         return array
 
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Labels, (N,) int64 for classification."""
-        array: npt.NDArray[np.int64] = np.load(self.folder / "labels.npy", mmap_mode="r")
+    def labels(self) -> npt.NDArray[Any]:
+        """Labels: (N,) int64, or (N, H, W) int16 for segmentation, where ``IGNORED`` is none."""
+        array: npt.NDArray[Any] = np.load(self.folder / "labels.npy", mmap_mode="r")
         return array
 
     def feed(

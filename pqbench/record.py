@@ -160,11 +160,12 @@ class Size:
 class AgainstBaseline:
     """Paired comparison of predictions on the same samples."""
 
-    drop_pt: float = _doc("Baseline top-1 minus this top-1, in percentage points")
+    drop_pt: float = _doc("Baseline's primary metric minus this one's, in percentage points")
     drop_low_pt: float = _doc("Lower end of the 95 % interval")
     drop_high_pt: float = _doc("Upper end of the 95 % interval")
-    mcnemar_p: float = _doc("Exact two-sided p of McNemar's test")
-    agreement: float = _doc("Share of samples with the same prediction")
+    mcnemar_p: float | None = _doc("Exact two-sided p of McNemar's test; null for segmentation")
+    agreement: float = _doc("Share of samples (pixels) with the same prediction")
+    metric: str = _doc("Primary metric, which the drop refers to: top1 or miou", default="top1")
 
 
 @dataclass
@@ -173,12 +174,19 @@ class Accuracy:
 
     split: str = _doc("Split that was scored")
     count: int = _doc("Samples that were scored")
-    top1: float = _doc("Share right, 0..1")
-    top1_low: float = _doc("Lower end of Wilson's 95 % interval")
-    top1_high: float = _doc("Upper end of Wilson's 95 % interval")
+    top1: float = _doc("Share right, 0..1; of pixels for segmentation")
+    top1_low: float = _doc("Lower end of Wilson's 95 % interval (segmentation: bootstrap)")
+    top1_high: float = _doc("Upper end of Wilson's 95 % interval (segmentation: bootstrap)")
     macro_f1: float = _doc("Mean over classes of F1, 0..1")
     top5: float | None = _doc("Share with the label among the five highest; null below 6 classes")
     against_baseline: AgainstBaseline | None = _doc("Null for a baseline", default=None)
+    metric: str = _doc("Name of the task's primary metric here: top1 or miou", default="top1")
+    miou: float | None = _doc("Segmentation: mean intersection over union, 0..1", default=None)
+    miou_low: float | None = _doc("Lower end of its 95 % bootstrap interval", default=None)
+    miou_high: float | None = _doc("Upper end of its 95 % bootstrap interval", default=None)
+    class_iou: dict[str, float] = _doc(
+        "Segmentation: intersection over union by class", default_factory=dict
+    )
 
 
 @dataclass

@@ -20,6 +20,19 @@ OPTIONS = sorted(
     for group in ("model", "dataset", "compress", "backend", "protocol", "tracking")
     for path in (CONF / group).glob("*.yaml")
 )
+MUST_BE_GIVEN = {
+    "dataset=imagefolder": ["dataset.root=somewhere"],
+    "model=custom": ["model.network._target_=torchvision.models.resnet18", "model.head=fc"],
+    "model=onnx": ["model.file=somewhere.onnx"],
+}
+OTHER_TASK = {
+    "lstm": ["dataset=sst2"],
+    "bert": ["dataset=sst2"],
+    "fcn_resnet50": ["dataset=camvid"],
+    "sst2": ["model=lstm"],
+    "textfile": ["model=bert"],
+    "camvid": ["model=fcn_resnet50"],
+}
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -34,8 +47,9 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_validates(group: str, option: str) -> None:
-    extra = ["dataset.root=somewhere"] if option == "imagefolder" else []
-    schema.validate(composed(f"{group}={option}", *extra))
+    given = MUST_BE_GIVEN.get(f"{group}={option}", [])
+    config = composed(f"{group}={option}", *given, *OTHER_TASK.get(option, []))
+    schema.validate(config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

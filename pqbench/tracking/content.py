@@ -75,7 +75,8 @@ def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:
         if against:
             yield "accuracy/drop_pt", against.drop_pt
             yield "accuracy/agreement", against.agreement
-            yield "accuracy/mcnemar_p", against.mcnemar_p
+            if against.mcnemar_p is not None:
+                yield "accuracy/mcnemar_p", against.mcnemar_p
     for speedup in record.speedup:
         yield f"speedup/b{speedup.batch_size}", speedup.ratio
     for name in ("p50_ms", "p95_ms", "p99_ms"):

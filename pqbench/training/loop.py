@@ -40,10 +40,13 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     https://arxiv.org/abs/1503.02531.
 
     Args:
-        student: Logits (n, classes).
-        teacher: Logits (n, classes).
+        student: Logits (n, classes, ...).
+        teacher: Logits (n, classes, ...).
         temperature: T, above 0.
     """
+    if student.ndim > 2:  # dense prediction: every position is a sample
+        student = student.movedim(1, -1).flatten(0, -2)
+        teacher = teacher.movedim(1, -1).flatten(0, -2)
     return temperature**2 * functional.kl_div(
         functional.log_softmax(student / temperature, dim=1),
         functional.log_softmax(teacher / temperature, dim=1),

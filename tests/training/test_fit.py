@@ -180,7 +180,7 @@ def test_fit_refuses_what_it_cannot_train(split: PreparedSplit, tmp_path: Path) 
         os.link(file, tmp_path / file.name)
     (tmp_path / "labels.npy").unlink()
     np.save(tmp_path / "labels.npy", np.zeros((120, 48, 48), np.int64))
-    with pytest.raises(UnsupportedError, match="one class per sample"):
+    with pytest.raises(UnsupportedError, match=r"at \(.*\) positions"):
         fit(Tiny(), PreparedSplit.load(tmp_path), FAST)
 
 
