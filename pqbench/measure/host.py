@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pqbench.artifact import Artifact
 from pqbench.errors import ConfigError, PqbenchError, UnavailableError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.inputs import PreparedSplit, ahead
 from pqbench.measure import recompile
 from pqbench.measure.latency import time_calls
 from pqbench.measure.memory import MemoryWatch
@@ -99,7 +99,7 @@ class Host:
         """Score the whole split; the last batch is filled up so that every call has one shape."""
         array: npt.NDArray[Any] | None = None
         count = 0
-        for batch in self.split.batches(batch_size):
+        for batch in ahead(self.split.batches(batch_size)):
             size = len(next(iter(batch.values())))
             if size < batch_size:
                 batch = {
