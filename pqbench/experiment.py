@@ -312,7 +312,8 @@ class ExperimentRun:
             start = config["model"]["representation"]
             actions = plan(steps, start, backend.loads, config["backend"]["name"])
         except UnsupportedError:
-            self._baseline()  # what this backend can do is still worth a row
+            if config["compress"]:
+                self._baseline()  # what this backend can do is still worth a row
             raise
         available = backend.availability()
         if not available.available:
