@@ -90,6 +90,8 @@ def run_cell(
     out: Path,
     threads: int | None = None,
     device: str | None = None,
+    memory_mb: float | None = None,
+    deadline: float | None = None,
 ) -> CellResult:
     """Load both sides, time them in turns, and score the candidate's session.
 
@@ -100,6 +102,8 @@ def run_cell(
         out: Folder for ``latency.parquet``, ``logits.npy`` and the ``logs``.
         threads: Threads of every library in both processes; None takes the usable cores.
         device: The device to lock; None takes the backend's ``device`` option, or the CPU.
+        memory_mb: Limit of each process's own data in MiB; None: no limit.
+        deadline: When all must be done, on :func:`time.monotonic`'s clock; None: no limit.
 
     Returns:
         What the record needs.
@@ -109,7 +113,8 @@ def run_cell(
             memory, or crashed; its attribute ``log`` names the log file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    cell = _Cell(candidate, baseline, protocol, out, threads or usable_cores())
+    cores = threads or usable_cores()
+    cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline)
     locked = device or str(candidate.backend.get("device") or "cpu")
     with contextlib.ExitStack() as stack:
         with lock.timing(locked):
@@ -134,6 +139,8 @@ class _Cell:
     protocol: Protocol
     out: Path
     threads: int
+    memory_mb: float | None = None
+    deadline: float | None = None
 
     def start(self, side: SideSpec, label: str = "") -> SessionWorker:
         return SessionWorker.start(
@@ -147,6 +154,8 @@ class _Cell:
             name=side.name,
             pool_mb=self.protocol.pool_mb,
             seed=self.protocol.seed,
+            memory_mb=self.memory_mb,
+            deadline=self.deadline,
         )
 
     def time(self, ours: SessionWorker, theirs: SessionWorker | None) -> CellResult:

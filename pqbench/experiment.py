@@ -9,42 +9,41 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pqbench import record as rec
+from pqbench import stop
 from pqbench.artifact import Artifact
+from pqbench.cache import RESULT, Cache
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
 from pqbench.environment import describe
-from pqbench.errors import DataError, PqbenchError, Status, UnavailableError, UnsupportedError
+from pqbench.errors import (
+    OutputError,
+    PqbenchError,
+    SkippedError,
+    Status,
+    UnavailableError,
+    UnsupportedError,
+)
+from pqbench.failure import failure_record, now, unexpected
+from pqbench.finished import FinishedRecords, identity, link_tree, listing_hash
 from pqbench.inputs import PreparedSplit
 from pqbench.schema import baseline_config, fingerprint, make
-from pqbench.stage import (
-    RESULT,
-    StageResult,
-    StageRunner,
-    StageSpec,
-    code_hash,
-    library_versions,
-    log_tail,
-)
+from pqbench.stage import StageResult, StageRunner, StageSpec
+from pqbench.tracking.fetch import fetch
+from pqbench.tracking.settings import TrackingSettings
+from pqbench.worker import cell_timeout
 
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
-ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
-MEASURING = ("deploy.py", "experiment.py", "worker.py")
 
 
 @dataclass
@@ -70,19 +69,6 @@ class Deployable:
     card: dict[str, Any] = field(default_factory=dict)
 
 
-def listing_hash(index: DataIndex) -> str:
-    """Hash of every file's path, size and time of change, and of the labels."""
-    digest = hashlib.sha256(json.dumps([index.classes, index.imagenet_indices]).encode())
-    for name, split in sorted(index.splits.items()):
-        for path, label in zip(split.files, split.labels, strict=True):
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror}") from error
-            digest.update(f"{name}:{path}:{stat.st_size}:{stat.st_mtime_ns}:{label}\n".encode())
-    return digest.hexdigest()
-
-
 class ExperimentRun:
     """One experiment on its way: configuration, folders, and what has been done so far.
 
@@ -101,10 +87,12 @@ class ExperimentRun:
         self.command = shlex.join(["python", "-m", "pqbench", *overrides])
         self.fingerprint = fingerprint(config)
         self.threads: int = config["threads"]
-        outputs = Path(config["outputs"]).absolute()
-        self.cache = outputs / "cache" if config["cache"] else None
+        self.cache = open_cache(config)
         self.runner = StageRunner(self.cache, folder / "work", folder / "logs")
+        self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
+        self.identity = ""
         self.began = time.perf_counter()
+        self.deadline: float | None = None
         self.done: list[rec.Stage] = []
         self.deployable: Deployable | None = None
 
@@ -142,14 +130,21 @@ class ExperimentRun:
         """Run a stage; ``made`` are folders of earlier stages, which enter by their keys."""
         folders = {k: str(v.folder) if v is not None else None for k, v in made.items()}
         keys = {k: v.key if v is not None else None for k, v in made.items()}
+        stop.check()
+        timeout = self.config["protocol"]["stage_timeout_s"]
+        if self.deadline is not None:
+            timeout = min(timeout, self.deadline - time.monotonic())
+            if timeout <= 0:
+                raise cell_timeout(f"before stage {name}")
         spec = StageSpec(
             name=name,
             function=f"pqbench.stages:{function or name}",
             arguments={**arguments, **folders},
             rooms=rooms,
             key={**(key if key is not None else arguments), **keys},
-            timeout_s=self.config["protocol"]["stage_timeout_s"],
+            timeout_s=timeout,
             threads=self.threads,
+            memory_mb=self.config["limits"]["memory_mb"],
         )
         with _status(f"{self.title}: {name}"):
             result = self.runner.run(spec)
@@ -270,14 +265,48 @@ class ExperimentRun:
 
         Returns:
             The record, saved in ``folder``; its status says how it ended.
+
+        Raises:
+            OutputError: The record cannot be written.
+            Stopped: The user has asked to stop.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            record = self._run()
-        except PqbenchError as error:
-            record = self._failure(error)
-            log.warning("  %s: %s: %s", self.title, record.status, error)
-        record.save(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            record = self._failed_before()
+            if record is not None:
+                return record
+            try:
+                record = self._run()
+            except PqbenchError as error:
+                record = self._failure(error)
+            except Exception as error:  # the boundary of the experiment: reported, never hidden
+                record = self._failure(unexpected(error, self.folder / "logs"))
+            record.save(self.folder)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {self.folder}: {error.strerror or error}",
+                hint="free space or set outputs= to a folder that can be written; the same command "
+                "goes on from what is finished",
+            ) from error
+        finally:
+            if self.cache is not None:
+                self.cache.close()
+        return record
+
+    def _failure(self, error: PqbenchError) -> rec.Record:
+        log.warning("  %s: %s: %s", self.title, error.status, error)
+        record = failure_record(
+            error,
+            self.folder,
+            experiment=self._experiment(None),
+            fingerprint=self.fingerprint,
+            seconds=round(time.perf_counter() - self.began, 3),
+            command=self.command,
+            config=self.config,
+            threads=self.threads,
+            stages=self.done,
+        )
+        record.identity = identity(self.config, self.threads, None)
         return record
 
     def _run(self) -> rec.Record:
@@ -296,16 +325,18 @@ class ExperimentRun:
             )
         index = make(config["dataset"]["source"], "dataset.source").index()
         listing = listing_hash(index)
-        store = self._store(listing)
-        found = self._find(store)
+        self.identity = identity(config, self.threads, listing)
+        found = self._find()
         if found is not None:
             return found
         base, baseline = self._baseline() if config["compress"] else (None, None)
         if baseline is not None and not baseline.ok:
             why = baseline.error.message if baseline.error else ""
-            raise PqbenchError(f"its baseline failed ({baseline.status}): {why}")
+            raise SkippedError(f"its baseline failed ({baseline.status}): {why}")
         log.info("  %s", self.title)
         self.began = time.perf_counter()
+        limit = config["limits"]["cell_s"]
+        self.deadline = None if limit is None else time.monotonic() + limit
         self.deployable = self.deploy(index, listing, actions)
         other: Artifact | None = None
         if base is not None:
@@ -313,10 +344,7 @@ class ExperimentRun:
                 base.deployable = base.deploy(index, listing, plan({}, "torch", backend.loads, ""))
             other = Artifact.load(base.deployable.artifact.folder)
         record = self._measure(self.deployable, other, base, baseline)
-        if store is not None:
-            record.save(self.folder)
-            shutil.rmtree(store, ignore_errors=True)
-            _copy_record(self.folder, store)
+        self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
     def _baseline(self) -> tuple[ExperimentRun, rec.Record]:
@@ -342,6 +370,7 @@ class ExperimentRun:
 
         config = self.config
         split = deployable.split.folder
+        stop.check()
         began = time.perf_counter()
         result = run_cell(
             SideSpec(config["backend"], deployable.artifact.folder, split, "candidate"),
@@ -349,6 +378,8 @@ class ExperimentRun:
             Protocol(**config["protocol"]),
             self.folder,
             threads=self.threads,
+            memory_mb=config["limits"]["memory_mb"],
+            deadline=self.deadline,
         )
         seconds = time.perf_counter() - began
         log.info("    %-18s %.1f s", "measure", seconds)
@@ -375,7 +406,7 @@ class ExperimentRun:
             experiment=self._experiment(deployable.weights),
             fingerprint=self.fingerprint,
             baseline=baseline.fingerprint if baseline else None,
-            created=_now(),
+            created=now(),
             seconds=round(time.perf_counter() - self.began, 3),
             command=self.command,
             config=self.config,
@@ -400,6 +431,7 @@ class ExperimentRun:
                 "model": "model",
                 "logs": "logs",
             },
+            identity=self.identity,
         )
 
     def _size(self, deployable: Deployable, baseline: rec.Record | None) -> rec.Size:
@@ -418,59 +450,47 @@ class ExperimentRun:
                     setattr(size, ratio, ours / theirs)
         return size
 
-    # -- finding and failing -------------------------------------------------------------------
+    # -- finding -------------------------------------------------------------------------------
 
-    def _store(self, listing: str) -> Path | None:
-        """Where a finished record of this experiment, data, code and machine is kept."""
-        if self.cache is None:
+    def _find(self) -> rec.Record | None:
+        """The finished record: where it goes, in the cache, or in the tracking store."""
+        if self.config["force"]:
             return None
-        environment = describe(self.threads)
-        value = [
-            self.fingerprint,
-            listing,
-            code_hash((*ROOMS, *MEASURING)),
-            library_versions(),
-            environment["cpu"]["model"],
-            self.threads,
-        ]
-        key = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-        return self.cache / "records" / f"{self.fingerprint}-{key}"
-
-    def _find(self, store: Path | None) -> rec.Record | None:
-        if store is None or self.config["force"] or not (store / rec.FILE).is_file():
-            return None
-        try:
-            record = rec.Record.load(store)
-            _copy_record(store, self.folder)
-        except (DataError, OSError) as error:
-            log.warning("  %s: its stored record is unusable: %s", self.title, error)
-            return None
-        log.info("  %s: found, measured %s (force=true measures again)", self.title, record.created)
+        record, where = self.finished.here(), "found"
+        if record is not None and not (record.ok and record.identity == self.identity):
+            record = None
+        if record is None:
+            record = self.finished.kept(self.identity)
+        if record is None and self.cache is not None:
+            settings = TrackingSettings.from_config(self.config)
+            record, where = (
+                fetch(settings, self.fingerprint, self.identity, self.folder),
+                "found in the tracking store",
+            )
+            if record is not None:
+                self.finished.keep(record)
+        if record is not None:
+            log.info(
+                "  %s: %s, measured %s (force=true measures again)",
+                self.title,
+                where,
+                record.created,
+            )
         return record
 
-    def _failure(self, error: PqbenchError) -> rec.Record:
-        stage = getattr(error, "stage", "plan" if not self.done else "measure")
-        path: Path | None = getattr(error, "log", None)
-        return rec.Record(
-            status=error.status,
-            experiment=self._experiment(None),
-            fingerprint=self.fingerprint,
-            baseline=None,
-            created=_now(),
-            seconds=round(time.perf_counter() - self.began, 3),
-            command=self.command,
-            config=self.config,
-            environment=describe(self.threads),
-            stages=self.done,
-            error=rec.ErrorInfo(
-                stage=stage,
-                type=getattr(error, "original", type(error).__name__),
-                message=error.message,
-                hint=error.hint,
-                log=str(path.relative_to(self.folder)) if path else None,
-                log_tail=log_tail(path) if path else "",
-            ),
-        )
+    def _failed_before(self) -> rec.Record | None:
+        """The failure that a resumed sweep recorded in this folder, unless it is to be retried."""
+        if self.config["force"] or self.config["retry"] == "failed" or self.cache is None:
+            return None
+        record = self.finished.here()
+        if (
+            record is None
+            or record.ok
+            or record.identity != identity(self.config, self.threads, None)
+        ):
+            return None
+        log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)
+        return record
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[object]:
@@ -482,8 +502,11 @@ def _status(text: str) -> contextlib.AbstractContextManager[object]:
     return Console(stderr=True).status(text)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def open_cache(config: Mapping[str, Any]) -> Cache | None:
+    """The cache that a configuration names; None if it is switched off."""
+    if not config["cache"]:
+        return None
+    return Cache(Path(config["outputs"]).absolute() / "cache", config["limits"]["cache_gb"])
 
 
 def _file_stamp(path: str | None) -> list[Any] | None:
@@ -491,30 +514,3 @@ def _file_stamp(path: str | None) -> list[Any] | None:
         return None
     stat = Path(path).stat()
     return [path, stat.st_size, stat.st_mtime_ns]
-
-
-def link_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
-    """Hard links to the files of a folder (copies across file systems), replacing ``target``."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(
-        source, target, copy_function=_link, ignore=shutil.ignore_patterns(*without, ".*")
-    )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _copy_record(source: Path, target: Path) -> None:
-    """Copy a record with its files; the record last, so that half a copy is none."""
-    record = rec.Record.load(source)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in record.files.values():
-        if (source / name).is_dir():
-            link_tree(source / name, target / name)
-        else:
-            shutil.copyfile(source / name, target / name)
-    record.save(target)

@@ -237,6 +237,11 @@ class Record:
     reasons: dict[str, str] = _doc("Why a field is null, by its path", default_factory=dict)
     notes: list[str] = _doc("What a reader must know: leaks, warnings", default_factory=list)
     files: dict[str, str] = _doc("Files beside the record, relative to it", default_factory=dict)
+    identity: str = _doc(
+        "Hash of data, code, libraries and processor: with the fingerprint, what a finished "
+        "experiment is found by",
+        default="",
+    )
 
     @property
     def ok(self) -> bool:

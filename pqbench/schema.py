@@ -51,6 +51,13 @@ class OnError(Enum):
     skip = "skip"
 
 
+class Retry(Enum):
+    """Which finished experiments of a sweep run once more."""
+
+    none = "none"
+    failed = "failed"
+
+
 @dataclass
 class PreprocessConfig:
     """How an image becomes an input.
@@ -198,6 +205,22 @@ class TrackingConfig:
 
 
 @dataclass
+class LimitsConfig:
+    """What one experiment may use. The time limit of a stage is ``protocol.stage_timeout_s``.
+
+    Attributes:
+        cell_s: Time for one experiment in s, without its baseline; null: no limit.
+        memory_mb: Data of each worker process in MiB (Linux); null: no limit. A runtime may reserve
+            more than it uses: leave room.
+        cache_gb: Size of the cache in GiB; above it goes what was used longest ago. null: no limit.
+    """
+
+    cell_s: float | None = None
+    memory_mb: float | None = None
+    cache_gb: float | None = 50.0
+
+
+@dataclass
 class PqbenchConfig:
     """One experiment.
 
@@ -214,6 +237,9 @@ class PqbenchConfig:
         outputs: Folder for runs, cache and the local tracking store.
         cache: Reuse finished stages and records.
         force: Measure again even if a finished record of this experiment exists.
+        retry: ``failed``: go back to the newest sweep of this command and run again what has no
+            result there.
+        limits: What one experiment may use.
     """
 
     model: ModelConfig = MISSING
@@ -228,9 +254,11 @@ class PqbenchConfig:
     outputs: str = "outputs"
     cache: bool = True
     force: bool = False
+    retry: Retry = Retry.none
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
-IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force")
+IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits")
 
 
 def register() -> None:
@@ -321,6 +349,8 @@ def validate(config: Mapping[str, Any]) -> None:
         dataset["resize_mode"] in modes, "dataset.resize_mode", dataset["resize_mode"], str(modes)
     )
     require(config["threads"] >= 1, "threads", config["threads"], "at least 1")
+    for key, value in config["limits"].items():
+        require(value is None or value > 0, f"limits.{key}", value, "null or above 0")
     if model["weights"] == "file" and not model["weights_file"]:
         raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
     if model["task"] != dataset["task"]:

@@ -20,6 +20,7 @@ OPTIONS = sorted(
     for group in ("model", "dataset", "compress", "backend", "protocol", "tracking")
     for path in (CONF / group).glob("*.yaml")
 )
+SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -43,6 +44,11 @@ def test_experiment_composes_and_validates(name: str) -> None:
     schema.validate(composed(f"experiment={name}"))
 
 
+@pytest.mark.parametrize("name", SEARCHES)
+def test_search_composes_and_validates(name: str) -> None:
+    schema.validate(composed(f"search={name}"))
+
+
 def test_recipe_keeps_the_order_of_its_steps() -> None:
     assert list(composed("compress=[prune,finetune,ort_int8]")["compress"]) == [
         "prune",
@@ -54,7 +60,9 @@ def test_recipe_keeps_the_order_of_its_steps() -> None:
 def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> None:
     one = schema.fingerprint(composed("compress=[prune,finetune]"))
     assert one == schema.fingerprint(
-        composed("compress=[prune,finetune]", "outputs=elsewhere", "tracking=none", "force=true")
+        composed(
+            "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
+        )
     )
     assert one != schema.fingerprint(composed("compress=[finetune,prune]"))
     assert one != schema.fingerprint(

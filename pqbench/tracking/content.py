@@ -156,6 +156,7 @@ def tags(record: Record, sha256: str, sweep: str | None) -> dict[str, str]:
         "status": record.status,
         "sweep": sweep,
         "fingerprint": record.fingerprint,
+        "identity": record.identity,
         "baseline": record.baseline,
         "machine": machine(record.environment),
         "record_sha256": sha256,
