@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 log = logging.getLogger("pqbench")
 
@@ -39,7 +39,6 @@ DIRECTIONS = ("minimize", "maximize")
 # What a baseline has of the figures that compare with it.
 _OF_A_BASELINE = {"accuracy/drop_pt": 0.0, "size/file_ratio": 1.0}
 _SAME_AGAIN = 200  # choices that were made before, in a row, before the search is over
-_CONSTRAINTS = "constraints"
 
 
 @dataclass
@@ -133,7 +132,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             directions=[str(d) for d in self.objectives.values()],  # type: ignore[misc]
-            sampler=make_sampler(sampler, seed, bool(self.constraints)),
+            sampler=make_sampler(sampler, seed),
         )
         if sampler == "grid":
             points = grid(self.space)
@@ -193,7 +192,8 @@ class Search:
         if found.values is None:
             self._fail(trial)
             return
-        trial.set_user_attr(_CONSTRAINTS, found.violations)
+        for name, violation in zip(self.constraints, found.violations, strict=True):
+            trial.set_constraint(name, violation)
         self.study.tell(trial, found.values)
 
     def _fail(self, trial: Trial) -> None:
@@ -350,19 +350,12 @@ def grid(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*choices)]
 
 
-def make_sampler(name: str, seed: int, constrained: bool) -> BaseSampler:
+def make_sampler(name: str, seed: int) -> BaseSampler:
     """Optuna's sampler of a name; a grid is queued in the study, its sampler is not asked."""
     from optuna import samplers
 
-    violations = _violations if constrained else None
     if name in ("random", "grid"):
         return samplers.RandomSampler(seed=seed)
     if name == "tpe":
-        return samplers.TPESampler(seed=seed, constraints_func=violations)
-    return samplers.NSGAIISampler(seed=seed, population_size=10, constraints_func=violations)
-
-
-def _violations(trial: FrozenTrial) -> Sequence[float]:
-    """What a trial exceeds of the constraints, as it was told."""
-    values: Sequence[float] = trial.user_attrs[_CONSTRAINTS]
-    return values
+        return samplers.TPESampler(seed=seed)
+    return samplers.NSGAIISampler(seed=seed, population_size=10)

@@ -47,6 +47,7 @@ _MEMORY_WORDS = (
     "failed to allocate memory",
     "unable to allocate",
     "not enough memory",
+    "failed to map segment",  # a library that does not fit in any more
 )
 _MEMORY_HINT = "use a smaller batch size or model, or a machine with more memory"
 

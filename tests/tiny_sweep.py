@@ -60,7 +60,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    given = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(HERE.parent), str(HERE), *([given] if given else [])])
     return {**os.environ, "PYTHONPATH": path, "COLUMNS": "160", **extra}
 
 
@@ -68,7 +69,7 @@ def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments),
         cwd=folder,
-        env=environment(**extra),
+        env=environment(XDG_RUNTIME_DIR=str(folder), **extra),  # its own device lock
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
