@@ -1,7 +1,7 @@
 """What pqbench costs besides measuring: start-up, and one experiment that is all found.
 
-Start-up is ``--help`` against that of a Hydra app that does nothing. The fixed cost of an experiment
-is the slope of the wall time of a sweep whose experiments are all finished, over their number.
+Start-up is ``--help`` against that of a Hydra app that does nothing. The fixed cost of an
+experiment is the slope of the wall time of a sweep of finished experiments over their number.
 
     python scripts/bench/fixed_costs.py [--repeats 5] [--cells 8]
 """
