@@ -102,7 +102,8 @@ class Results(Callback):
         from rich.console import Console
 
         from pqbench.record import FILE
-        from pqbench.report.load import load_records
+        from pqbench.report.environments import record_key
+        from pqbench.report.load import find_records, load_records
         from pqbench.report.summary import Pointers, print_summary
         from pqbench.report.write import write_report
         from pqbench.tracking.settings import TrackingSettings
@@ -115,7 +116,10 @@ class Results(Callback):
             print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
             return
         settings = TrackingSettings.from_config(_tracking(config))
-        files = write_report(records, folder, plots=sweep) if records else []
+        places = {record_key(record): where for record, where in find_records(folder)}
+        files = (
+            write_report(records, folder / "report", plots=sweep, folders=places) if records else []
+        )
         pages = _mlflow_pages(settings, folder, records, sweep)
         found = Pointers(folder=folder, files=files, **pages)
         print_summary(records, Console(), found)

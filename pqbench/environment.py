@@ -337,6 +337,16 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
+def installed() -> list[str]:
+    """Every installed distribution as ``name==version``, sorted: what ``pip install -r`` takes."""
+    found = {
+        (d.metadata["Name"] or "").lower().replace("_", "-"): d.version
+        for d in importlib.metadata.distributions()
+    }
+    return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
+
+
+@functools.cache
 def git_state() -> dict[str, Any]:
     """Commit of pqbench's source tree and whether it was changed; nulls in an installed package."""
     root = Path(__file__).parent.parent

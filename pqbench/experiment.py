@@ -27,7 +27,7 @@ from pqbench import record as rec
 from pqbench.artifact import Artifact
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
-from pqbench.environment import describe
+from pqbench.environment import describe, installed
 from pqbench.errors import DataError, PqbenchError, Status, UnavailableError, UnsupportedError
 from pqbench.inputs import PreparedSplit
 from pqbench.schema import baseline_config, fingerprint, make
@@ -43,6 +43,7 @@ from pqbench.stage import (
 
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
+LOCK = "requirements.txt"
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
 MEASURING = ("deploy.py", "experiment.py", "worker.py")
 
@@ -370,6 +371,7 @@ class ExperimentRun:
                 self.folder / PREDICTIONS,
                 baseline_logits=theirs,
             )
+        (self.folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
         return rec.Record(
             status=Status.OK,
             experiment=self._experiment(deployable.weights),
@@ -399,6 +401,7 @@ class ExperimentRun:
                 **({"predictions": PREDICTIONS} if accuracy else {}),
                 "model": "model",
                 "logs": "logs",
+                "lock": LOCK,
             },
         )
 
@@ -441,6 +444,8 @@ class ExperimentRun:
             return None
         try:
             record = rec.Record.load(store)
+            if record.altered:
+                raise DataError("it was altered after it was written")
             _copy_record(store, self.folder)
         except (DataError, OSError) as error:
             log.warning("  %s: its stored record is unusable: %s", self.title, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import types
 import typing
@@ -237,6 +238,19 @@ class Record:
     reasons: dict[str, str] = _doc("Why a field is null, by its path", default_factory=dict)
     notes: list[str] = _doc("What a reader must know: leaks, warnings", default_factory=list)
     files: dict[str, str] = _doc("Files beside the record, relative to it", default_factory=dict)
+    digest: str | None = _doc(
+        "SHA-256 of all other fields, made when saved: an edit by hand shows", default=None
+    )
+
+    @property
+    def altered(self) -> bool:
+        """Whether a field was changed after the record was saved; False where it cannot tell."""
+        return self.digest is not None and self.digest != self.seal()
+
+    def seal(self) -> str:
+        """SHA-256 of all fields but ``digest``, as 64 hex digits."""
+        fields = {k: v for k, v in self.to_dict().items() if k != "digest"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
     def ok(self) -> bool:
@@ -261,7 +275,8 @@ class Record:
         return dataclasses.asdict(self)
 
     def save(self, folder: Path) -> Path:
-        """Write ``record.json`` aside and rename."""
+        """Write ``record.json``, with its digest, aside and rename."""
+        self.digest = self.seal()
         path = folder / FILE
         write_json(path, self.to_dict())
         return path

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+FILES_SHOWN = 2  # the page and the table
+
+
 @dataclass(frozen=True)
 class Pointers:
     """Where to look further; what is empty is not printed.
@@ -52,8 +55,11 @@ def print_summary(records: Sequence[Record], console: Console, pointers: Pointer
         console.print()
     line("Results", counts(records))
     line("Folder", _shown(pointers.folder))
-    for path in pointers.files:
+    for path in pointers.files[:FILES_SHOWN]:
         line("", _shown(path))
+    if len(pointers.files) > FILES_SHOWN:
+        rest = len(pointers.files) - FILES_SHOWN
+        line("", f"and {rest} more tables and figures in {_shown(pointers.files[0].parent)}")
     if pointers.mlflow_command:
         line("MLflow", pointers.mlflow_command)
     if pointers.runs_url:
