@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -120,18 +121,23 @@ class Results(Callback):
         files = (
             write_report(records, folder / "report", plots=sweep, folders=places) if records else []
         )
-        pages = _mlflow_pages(settings, folder, records, sweep)
+        pages = _mlflow_pages(settings, folder, records, sweep, files)
         found = Pointers(folder=folder, files=files, **pages)
         print_summary(records, Console(), found)
 
 
 def _mlflow_pages(
-    settings: TrackingSettings, folder: Path, records: list[Record], sweep: bool
+    settings: TrackingSettings,
+    folder: Path,
+    records: list[Record],
+    sweep: bool,
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """How to open MLflow on the runs below a folder, and what it lacks."""
     from pqbench.report.load import find_records
     from pqbench.tracking import journal
-    from pqbench.tracking.links import base_url, compare_url, runs_url, ui_command
+    from pqbench.tracking.links import base_url, compare_url, run_url, runs_url, ui_command
+    from pqbench.tracking.report_run import push_report
     from pqbench.tracking.store import save_view
 
     if not settings.enabled:
@@ -150,8 +156,10 @@ def _mlflow_pages(
     base, experiment = base_url(settings), last[0].experiment_id or ""
     runs = {e.record_sha256: e.run_id for e in last if e.run_id}
     view = save_view(settings, experiment, records, name)
+    report = push_report(settings, experiment, name, files) if name else None
     return {
         **pages,
+        "report_url": run_url(base, experiment, report) if report else None,
         "mlflow_command": ui_command(settings),
         "runs_url": runs_url(base, experiment, name, view),
         "compare_url": compare_url(base, experiment, list(runs.values())),

@@ -187,6 +187,8 @@ class TrackingConfig:
         artifact_root: Folder for artifacts of the local store; null takes one under ``outputs``.
         log_model: Log the deployed model's files as artifacts.
         timeout_s: Give up on a tracking server after this many seconds.
+        onnx_flavour: Also log a deployed ONNX model with the flavour ``mlflow.onnx``.
+        registered_model: Name of that model in MLflow's registry; null does not register it.
     """
 
     enabled: bool = True
@@ -195,6 +197,8 @@ class TrackingConfig:
     artifact_root: str | None = None
     log_model: bool = True
     timeout_s: float = 5.0
+    onnx_flavour: bool = False
+    registered_model: str | None = None
 
 
 @dataclass

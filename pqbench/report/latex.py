@@ -160,17 +160,21 @@ def _format(table: Table, lines: Sequence[int], column: int) -> str:
     sign = "-" if any(t.startswith("-") for t in numbers) else ""
     decimals = max(len(t.partition(".")[2]) for t in numbers)
     width = f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
-    # as wide as the interval below, set in 5 pt: a digit takes 0.88 mm
-    details = max((len(table.cells[i][column].detail) for i in lines), default=0)
-    room = f",table-column-width={0.8 * details + 2.2:.1f}mm" if details else ""
-    return f"S[table-format={width},mode=text,detect-weight,table-align-text-post=false{room}]"
+    # as wide as the interval below (5 pt, a digit takes 0.88 mm) and the header (8 pt, 1.4 mm)
+    details = max((len(_interval(table.cells[i][column])) for i in lines), default=0)
+    header = max(map(len, _header_lines(table.columns[column])))
+    room = f"table-column-width={max(0.95 * details, 1.4 * header):.1f}mm"
+    return f"S[table-format={width},mode=text,detect-weight,table-align-text-post=false,{room}]"
+
+
+def _header_lines(column: Column) -> list[str]:
+    """Name, batch size and unit on lines of their own."""
+    name, _, batch = column.header.partition(", ")
+    return [*re.sub(r" ([\[(])", r"\n\1", name).split("\n"), *([batch] if batch else [])]
 
 
 def _header(column: Column) -> str:
-    """Name, batch size and unit on lines of their own."""
-    name, _, batch = column.header.partition(", ")
-    parts = [*re.sub(r" ([\[(])", r"\n\1", name).split("\n"), *([batch] if batch else [])]
-    lines = r"\\".join("{" + escape(part) + "}" for part in parts)
+    lines = r"\\".join("{" + escape(part) + "}" for part in _header_lines(column))
     return rf"{{\shortstack{{{lines}}}}}"
 
 
@@ -189,11 +193,12 @@ def _value(cell: Cell, renumbered: dict[int, int]) -> str:
 
 
 def _detail(cell: Cell) -> str:
-    if not cell.detail:
-        return ""
+    return rf"{{\tiny {escape(_interval(cell))}}}" if cell.detail else ""
+
+
+def _interval(cell: Cell) -> str:
     low, _, high = cell.detail.partition("…")
-    text = f"[{low}, {high}]" if high else f"({low})"
-    return rf"{{\tiny {escape(text)}}}"
+    return f"[{low}, {high}]" if high else f"({low})" if low else ""
 
 
 def document(parts: Sequence[str], figures: Sequence[str]) -> str:

@@ -242,9 +242,9 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
 def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-    places = list(dict.fromkeys((r.model, r.dataset, r.backend, r.machine) for r in rows))
-    several = [i for i in (1, 3) if len({p[i] for p in places}) > 1]
-    places, note = enough(places, MAX_PANELS, "panels", note)
+    every = list(dict.fromkeys((r.model, r.dataset, r.backend, r.machine) for r in rows))
+    several = [i for i in (1, 3) if len({p[i] for p in every}) > 1]
+    places, note = enough(every, MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.1, 2.7)
     for ax, place in zip(axes, places, strict=True):
         sizes: set[int] = set()

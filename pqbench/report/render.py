@@ -192,9 +192,11 @@ def to_batches_csv(records: Sequence[Record]) -> str:
         head = [*(getattr(row, name) for name in names), record.fingerprint, record.created]
         for item in record.latency:
             gain = record.speedup_at(item.batch_size)
-            ends = [gain.ratio, gain.low, gain.high, gain.pairs, gain.disturbed] if gain else []
+            ends: list[object] = [None] * len(speedup)
+            if gain:
+                ends = [gain.ratio, gain.low, gain.high, gain.pairs, gain.disturbed]
             values = [getattr(item, name) for name in latency]
-            writer.writerow([*head, item.batch_size, *values, *(ends or [None] * len(speedup))])
+            writer.writerow([*head, item.batch_size, *values, *ends])
     return out.getvalue()
 
 

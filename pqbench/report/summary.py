@@ -30,6 +30,7 @@ class Pointers:
         mlflow_command: Command that serves MLflow's pages; None where a server does.
         runs_url: MLflow's run table.
         compare_url: MLflow's page that compares these runs.
+        report_url: MLflow's page of the report's figures.
         problem: Why results are not in MLflow, and what to do.
     """
 
@@ -38,6 +39,7 @@ class Pointers:
     mlflow_command: str | None = None
     runs_url: str | None = None
     compare_url: str | None = None
+    report_url: str | None = None
     problem: str = ""
 
 
@@ -66,6 +68,8 @@ def print_summary(records: Sequence[Record], console: Console, pointers: Pointer
         line("  runs", pointers.runs_url)
     if pointers.compare_url:
         line("  compare", pointers.compare_url)
+    if pointers.report_url:
+        line("  report", pointers.report_url)
     if pointers.problem:
         console.print(Text(pointers.problem, style="bold red"), soft_wrap=True)
 
