@@ -318,8 +318,18 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _is_plain(kind: Any) -> bool:
+    """Whether a value of this type is taken as it is: no dataclass anywhere inside."""
+    if dataclasses.is_dataclass(kind):
+        return False
+    return all(_is_plain(argument) for argument in typing.get_args(kind))
+
+
 def _build(kind: Any, value: Any) -> Any:
     """Rebuild nested dataclasses from plain values."""
+    if _is_plain(kind):
+        return value
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None:

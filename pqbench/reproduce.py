@@ -141,7 +141,10 @@ def run_again(record: Record, outputs: Path | None) -> Record:
         "force": True,
         "tracking": {**config["tracking"], "enabled": False},
     }
-    validate(config)
+    try:
+        validate(config)
+    except KeyError as error:
+        raise DataError(f"the record's configuration lacks {error.args[0]}") from error
     print(f"Running   in {where}")
     return ExperimentRun(config, where / "run").run()
 

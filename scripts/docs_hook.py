@@ -126,10 +126,10 @@ def record_page() -> str:
             hint = hints[field.name]
             inner = [k for k in _classes(hint) if dataclasses.is_dataclass(k)]
             waiting += inner
-            text = _type_name(hint).replace("|", "\\|")
+            text = _type_name(hint).replace(" | ", " or ")
             links = ", ".join(f"[{k.__name__}](#{k.__name__.lower()})" for k in inner)
             meaning = str(field.metadata["doc"]).replace("|", "\\|").replace("<", "&lt;")
-            shown = f"`{text}`" + (f" {links}" if links else "")
+            shown = f"`{text}`" + (f": {links}" if links and text not in links else "")
             lines.append(f"| `{field.name}` | {shown} | {meaning} |")
         lines.append("")
     return "\n".join(lines)

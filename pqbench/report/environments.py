@@ -39,8 +39,10 @@ def environment_labels(records: Sequence[Record]) -> list[str]:
         For example ``Xeon 8481C`` or, where two versions of OpenVINO meet, ``Xeon 8481C, openvino
         2026.1.0``. Equal for equal environments, different for different ones.
     """
-    facts = {environment_key(record): _facts(record) for record in records}
-    names = {environment_key(record): machine(record) or "unknown machine" for record in records}
+    keys = [environment_key(record) for record in records]
+    examples = dict(zip(keys, records, strict=True))
+    facts = {key: _facts(record) for key, record in examples.items()}
+    names = {key: machine(record) or "unknown machine" for key, record in examples.items()}
     labels = {}
     for key, values in facts.items():
         namesakes = [facts[other] for other, name in names.items() if name == names[key]]
@@ -51,7 +53,7 @@ def environment_labels(records: Sequence[Record]) -> list[str]:
         ]
         told = [_word(k, values.get(k)) for k in differing]
         labels[key] = ", ".join([names[key], *told])
-    return [labels[environment_key(record)] for record in records]
+    return [labels[key] for key in keys]
 
 
 def _word(name: str, value: Any) -> str:

@@ -16,23 +16,24 @@ from typing import Any
 from pqbench.record import Record
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
-from pqbench.report.rows import Estimate, Row, ordered
+from pqbench.report.rows import Estimate, Row
 from pqbench.report.significance import NOISE, compare_with_baselines
-from pqbench.report.table import LEGEND, summary_table
+from pqbench.report.table import LEGEND, Table
 
 TEMPLATE = Path(__file__).with_name("page.html")
 _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries", "git")
 _LOG_LINES = 4000  # characters of a failure's log
 
 
-def to_html(records: Sequence[Record], rows: Sequence[Row]) -> str:
+def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str:
     """The page.
 
     Args:
-        records: What is reported.
+        records: What is reported, in reading order.
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
+        table: Their summary.
     """
-    data = page_data(ordered(records), rows)
+    data = page_data(records, rows, table)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
@@ -40,14 +41,12 @@ def to_html(records: Sequence[Record], rows: Sequence[Row]) -> str:
     return TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
 
 
-def page_data(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
+def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> dict[str, Any]:
     """Everything that the page shows, JSON-ready. ``records`` in the order of ``rows``."""
     labels = environment_labels(records)
     places = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     first = dict(zip(reversed(labels), reversed(records), strict=True))
     sizes = sorted({size for row in rows for size in row.per_sample_ms})
-    ends = (sizes[0], sizes[-1]) if sizes else None
-    table = summary_table(rows, ends)
     comparisons = compare_with_baselines(rows)
     shown = []
     for index, (row, cells) in enumerate(zip(rows, table.cells, strict=True)):

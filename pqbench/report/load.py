@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     if not root.is_dir():
         raise DataError(f"{root} is no folder", hint="give the folder of a run or sweep")
     found = []
-    for path in sorted(root.rglob(FILE)):
+    paths = [Path(folder, FILE) for folder, _, names in os.walk(root) if FILE in names]
+    for path in sorted(paths):
         if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
             continue  # MLflow's copy of a record
         if path.relative_to(root).parts[-4:-2] == ("cache", "records"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HATCHES = ("", "////")
-MAX_PANELS = 12  # of one figure; what does not fit is counted in its note
-MAX_BARS = 60
+MAX_PANELS = 6  # of one figure; what does not fit is counted in its note
+MAX_BARS = 40
+MAX_POINTS = 20  # of one panel
 MAX_REFERENCES = 6
 
 
@@ -37,6 +39,7 @@ def save_plots(
     folder: Path,
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     font: str = "serif",
+    rows: Sequence[Row] | None = None,
 ) -> list[Path]:
     """Draw every figure for which there are values, as PNG and PDF.
 
@@ -46,14 +49,16 @@ def save_plots(
         folders: Where each record lies, by :func:`pqbench.report.environments.record_key`: the
             figures of raw samples need the files beside it.
         font: ``serif`` as in a thesis, or ``sans``.
+        rows: Of these records, in reading order, where they were made already.
 
     Returns:
         The files written.
     """
     import matplotlib as mpl
 
-    records = ordered(records)
-    rows = make_rows(records)
+    if rows is None:
+        records = ordered(records)
+        rows = make_rows(records)
     recipes = dict.fromkeys(sorted((r.recipe for r in rows), key=_recipe_order))
     look = Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
     written = []
@@ -62,9 +67,12 @@ def save_plots(
             _figures(records, rows, look), raw_figures(records, rows, look, folders, MAX_PANELS)
         )
         for name, figure in drawn:
+            figure.draw_without_rendering()  # lay it out once, not once per file
+            figure.set_layout_engine("none")
+            frame = figure.get_tightbbox().padded(0.08)
             for suffix in (".png", ".pdf"):
                 path = folder / f"{name}{suffix}"
-                figure.savefig(path, bbox_inches="tight")
+                figure.savefig(path, bbox_inches=frame)
                 written.append(path)
     return written
 
@@ -118,7 +126,11 @@ def _size(row: Row) -> Estimate | None:
 
 
 def _places(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys((r.model, r.dataset, r.machine) for r in rows))
+    return list(dict.fromkeys(_place(r) for r in rows))
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row.model, row.dataset, row.machine
 
 
 def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) -> str:
@@ -137,7 +149,7 @@ def _accuracy_against(
     for ax, place in zip(axes, places, strict=True):
         points: list[tuple[float, float]] = []
         reached: list[float] = []
-        for row in (r for r in rows if (r.model, r.dataset, r.machine) == place):
+        for row in _chosen([r for r in rows if _place(r) == place], x_of):
             x, y = x_of(row), row.top1_pct
             if x is None or y is None:
                 continue
@@ -168,10 +180,22 @@ def _accuracy_against(
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_first_col():
             ax.set_ylabel("top-1 accuracy [%]")
+    if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
+        note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
     if referenced:
         note += " Grey: other models, uncompressed, each on its fastest backend."
     legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
     return figure
+
+
+def _chosen(rows: Sequence[Row], x_of: Callable[[Row], Estimate | None]) -> Sequence[Row]:
+    """As many as one panel can show: the Pareto front, then the others in order."""
+    if len(rows) <= MAX_POINTS:
+        return rows
+    points = [(x.value, r.top1_pct.value) if (x := x_of(r)) and r.top1_pct else None for r in rows]
+    front = set(pareto_front([p for p in points if p is not None]))
+    order = sorted(range(len(rows)), key=lambda i: (points[i] not in front, i))[:MAX_POINTS]
+    return [rows[i] for i in sorted(order)]
 
 
 def _references(
@@ -248,9 +272,8 @@ def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
     figure, axes = panels(len(places), 3.1, 2.7)
     for ax, place in zip(axes, places, strict=True):
         sizes: set[int] = set()
-        for row in rows:
-            if (row.model, row.dataset, row.backend, row.machine) != place:
-                continue
+        here = [r for r in rows if (r.model, r.dataset, r.backend, r.machine) == place]
+        for row in here[:MAX_POINTS]:
             b = sorted(row.per_sample_ms)
             values = [row.per_sample_ms[size] for size in b]
             bars = [reach(value) for value in values]
@@ -277,5 +300,7 @@ def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_first_col():
             ax.set_ylabel("latency per sample [ms]")
+    if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
+        note += f" {MAX_POINTS} recipes per panel at most."
     legend(figure, look, {r.recipe for r in rows}, set(), note)
     return figure

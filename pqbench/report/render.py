@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pqbench.record import Latency, Record
-from pqbench.report.rows import Row, make_rows, ordered
+from pqbench.report.rows import Row
 from pqbench.report.significance import compare_with_baselines
 from pqbench.report.table import Cell, Table
 
@@ -178,10 +178,8 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def to_batches_csv(records: Sequence[Record]) -> str:
+def to_batches_csv(records: Sequence[Record], rows: Sequence[Row]) -> str:
     """Every batch size of every experiment on a line of its own, unrounded."""
-    records = ordered(records)
-    rows = make_rows(records)
     latency = [f.name for f in dataclasses.fields(Latency) if f.name != "batch_size"]
     names = ("model", "dataset", "backend", "recipe", "machine", "status")
     speedup = ("speedup", "speedup_low", "speedup_high", "speedup_pairs", "speedup_disturbed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,14 +100,19 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     records = list(records)
     labels = environment_labels(records)
 
-    def key(item: tuple[str, Record]) -> tuple[Any, ...]:
-        label, record = item
+    keys = []
+    for label, record in zip(labels, records, strict=True):
         e = record.experiment
-        settings = str(sorted(_settings(record).items()))
         place = (label, e.dataset, e.split, e.model, e.backend)
-        return (*place, len(e.recipe), e.recipe_name, settings)
+        keys.append((*place, len(e.recipe), e.recipe_name))
+    namesakes = Counter(keys)
 
-    return [record for _, record in sorted(zip(labels, records, strict=True), key=key)]
+    def key(index: int) -> tuple[Any, ...]:
+        several = namesakes[keys[index]] > 1
+        settings = str(sorted(_settings(records[index]).items())) if several else ""
+        return (*keys[index], settings)
+
+    return [records[index] for index in sorted(range(len(records)), key=key)]
 
 
 def make_rows(records: Sequence[Record]) -> list[Row]:
@@ -131,6 +136,8 @@ def recipe_labels(records: Sequence[Record]) -> list[str]:
         groups[(places[index], e.model, e.dataset, e.split, e.backend, e.recipe_name)].append(index)
     labels = [BASELINE if r.is_baseline else r.experiment.recipe_name for r in records]
     for indices in groups.values():
+        if len(indices) == 1:
+            continue
         settings = [_settings(records[i]) for i in indices]
         keys = dict.fromkeys(k for s in settings for k in s)
         differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]

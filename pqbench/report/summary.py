@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+ROWS_SHOWN = 100
 FILES_SHOWN = 2  # the page and the table
 
 
@@ -52,7 +53,9 @@ def print_summary(records: Sequence[Record], console: Console, pointers: Pointer
         console.print(Text(f"{name:<10}{value}"), soft_wrap=True, highlight=False)
 
     records = newest(list(records))
-    if records:
+    if len(records) > ROWS_SHOWN:
+        console.print(f"{len(records)} experiments are too many lines for a terminal:")
+    elif records:
         console.print(to_rich(make_table(records), console.width))
         console.print()
     line("Results", counts(records))

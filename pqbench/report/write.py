@@ -13,7 +13,7 @@ from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.plots import save_plots
 from pqbench.report.render import significance_csv, to_batches_csv, to_csv, to_markdown
-from pqbench.report.rows import batch_range, make_rows
+from pqbench.report.rows import batch_range, make_rows, ordered
 from pqbench.report.table import batch_table, summary_table
 
 
@@ -38,19 +38,20 @@ def write_report(
     """
     records = newest(list(records))
     folder.mkdir(parents=True, exist_ok=True)
+    records = ordered(records)
     rows = make_rows(records)
     summary, batches = summary_table(rows, batch_range(records)), batch_table(rows)
     methods = methods_paragraphs(records)
-    drawn = save_plots(records, folder, folders, font) if plots else []
+    drawn = save_plots(records, folder, folders, font, rows) if plots else []
     figures = [path.stem for path in drawn if path.suffix == ".pdf"]
     parts = ["methods", "table", "batches"]
     texts = {
-        "report.html": to_html(records, rows),
+        "report.html": to_html(records, rows, summary),
         "table.md": to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
         "batches.md": to_markdown(batches),
-        "batches.csv": to_batches_csv(records),
+        "batches.csv": to_batches_csv(records, rows),
         "batches.tex": latex.to_latex(batches),
         "significance.csv": significance_csv(rows),
         "methods.md": "\n\n".join(methods) + "\n",
