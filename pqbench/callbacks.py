@@ -142,7 +142,8 @@ def _mlflow_pages(
 
     if not settings.enabled:
         return {}
-    entries = [journal.pushed(where) for _, where in find_records(folder)]
+    found = [(record.ok, journal.pushed(where)) for record, where in find_records(folder)]
+    entries = [pushed for _, pushed in found]
     last = [pushed[-1] for pushed in entries if pushed]
     missing = len(entries) - len(last)
     problem = (
@@ -154,7 +155,9 @@ def _mlflow_pages(
         return pages
     name = folder.name if sweep else None
     base, experiment = base_url(settings), last[0].experiment_id or ""
-    runs = {e.record_sha256: e.run_id for e in last if e.run_id}
+    # the page starts with the first metric that all runs have: of failed ones only their time
+    good = [pushed[-1] for ok, pushed in found if ok and pushed]
+    runs = {e.record_sha256: e.run_id for e in good or last if e.run_id}
     view = save_view(settings, experiment, records, name)
     report = push_report(settings, experiment, name, files) if name else None
     return {

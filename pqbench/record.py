@@ -14,6 +14,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -294,7 +295,9 @@ class Record:
         if version != SCHEMA_VERSION:
             raise DataError(f"record has schema version {version}, this is {SCHEMA_VERSION}")
         try:
-            record: Record = _build(cls, value)
+            build = _builder(cls)
+            assert build is not None  # a dataclass
+            record: Record = build(value)
         except (TypeError, KeyError) as error:
             raise DataError(f"not a record: {error}") from error
         return record
@@ -319,33 +322,27 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 @functools.cache
-def _is_plain(kind: Any) -> bool:
-    """Whether a value of this type is taken as it is: no dataclass anywhere inside."""
-    if dataclasses.is_dataclass(kind):
-        return False
-    return all(_is_plain(argument) for argument in typing.get_args(kind))
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """Rebuild nested dataclasses from plain values."""
-    if _is_plain(kind):
-        return value
+def _builder(kind: Any) -> Callable[[Any], Any] | None:
+    """What rebuilds a value of this type from plain values; None where it is taken as it is."""
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(a for a in typing.get_args(kind) if a is not type(None))
-        return _build(kind, value)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        unknown = set(value) - set(hints)
+        inner = _builder(next(a for a in typing.get_args(kind) if a is not type(None)))
+        return inner and (lambda value: None if value is None else inner(value))
+    if origin is list:
+        item = _builder(typing.get_args(kind)[0])
+        return item and (lambda value: [item(x) for x in value])
+    if not dataclasses.is_dataclass(kind):
+        return None
+    builders = {name: _builder(hint) for name, hint in _hints(kind).items()}
+
+    def build(value: Any) -> Any:
+        unknown = set(value) - set(builders)
         if unknown:
             raise TypeError(f"{kind.__name__} has no field {sorted(unknown)[0]}")
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-    if origin is list:
-        (item_kind,) = typing.get_args(kind)
-        return [_build(item_kind, item) for item in value]
-    return value
+        made = {name: b(v) if (b := builders[name]) else v for name, v in value.items()}
+        return kind(**made)
+
+    return build
 
 
 def _schema_of(kind: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def signature_of(model: Any) -> ModelSignature:
     """Names, types and shapes of a graph's inputs and outputs; a free axis is -1."""
     import onnx
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     def spec(value: Any) -> TensorSpec:
         tensor = value.type.tensor_type
@@ -63,5 +63,7 @@ def signature_of(model: Any) -> ModelSignature:
         return TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape, value.name)
 
     weights = {item.name for item in model.graph.initializer}
-    inputs = [spec(v) for v in model.graph.input if v.name not in weights]
+    inputs: list[ColSpec | TensorSpec] = [
+        spec(v) for v in model.graph.input if v.name not in weights
+    ]
     return ModelSignature(Schema(inputs), Schema([spec(v) for v in model.graph.output]))
