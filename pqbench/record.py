@@ -295,7 +295,8 @@ class Record:
         if version != SCHEMA_VERSION:
             raise DataError(f"record has schema version {version}, this is {SCHEMA_VERSION}")
         try:
-            build = _builder(cls)
+            kind: Any = cls
+            build = _builder(kind)
             assert build is not None  # a dataclass
             record: Record = build(value)
         except (TypeError, KeyError) as error:
@@ -331,16 +332,17 @@ def _builder(kind: Any) -> Callable[[Any], Any] | None:
     if origin is list:
         item = _builder(typing.get_args(kind)[0])
         return item and (lambda value: [item(x) for x in value])
-    if not dataclasses.is_dataclass(kind):
+    if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
         return None
-    builders = {name: _builder(hint) for name, hint in _hints(kind).items()}
+    cls: Any = kind
+    builders = {name: _builder(hint) for name, hint in _hints(cls).items()}
 
     def build(value: Any) -> Any:
         unknown = set(value) - set(builders)
         if unknown:
-            raise TypeError(f"{kind.__name__} has no field {sorted(unknown)[0]}")
+            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]}")
         made = {name: b(v) if (b := builders[name]) else v for name, v in value.items()}
-        return kind(**made)
+        return cls(**made)
 
     return build
 
