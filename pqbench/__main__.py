@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.core.plugins import Plugins
 
-from pqbench import schema
+from hydra_plugins.pqbench_search import SearchSweeper
+from pqbench import stop
 from pqbench.arguments import config_folder, prepare
-from pqbench.callbacks import OUTCOME, refuse
-from pqbench.errors import ConfigError
+from pqbench.callbacks import OUTCOME
+from pqbench.job import run
 
 INTERRUPTED = 130
 
 
-def run(config: DictConfig) -> None:
-    """One job: validate, run the experiment, log its records."""
-    from pqbench.experiment import ExperimentRun
-    from pqbench.report.load import find_records
-    from pqbench.tracking.settings import TrackingSettings
-    from pqbench.tracking.store import push
-
-    plain = schema.to_plain(config)
-    try:
-        schema.validate(plain)
-    except ConfigError as error:
-        refuse(error)
-    job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
-    ExperimentRun(plain, folder, list(job.overrides.task)).run()
-    sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-    settings = TrackingSettings.from_config(plain)
-    for record, where in find_records(folder):
-        push(record, where, settings, sweep)
-
-
 def main() -> None:
     """Entry point of ``python -m pqbench`` and of the ``pqbench`` command."""
-    schema.register()
+    stop.install()
+    Plugins.instance().register(SearchSweeper)  # Hydra's scan does not see an editable install
     sys.argv[1:] = prepare(sys.argv[1:])
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     try:

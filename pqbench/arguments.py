@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def prepare(arguments: list[str]) -> list[str]:
     ``-m`` goes to the front (in the middle Hydra does not understand it). A sweep with nothing to
     sweep over sweeps over the backends that can run here. ``--backends`` prints and exits.
     """
+    register_repeats(arguments)
     if "--backends" in arguments:
         from pqbench.availability import print_backends
 
@@ -42,6 +44,53 @@ def prepare(arguments: list[str]) -> list[str]:
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
     return ["-m", *rest]
+
+
+def register_repeats(arguments: list[str]) -> list[str]:
+    """Make ``finetune_2`` a choice of ``compress`` wherever it is named: ``finetune`` once more.
+
+    Hydra takes each file once. A number after a step's name therefore stands for a copy of its
+    YAML under that name, whose settings can differ: ``compress='[finetune,prune,finetune_2]'
+    compress.finetune_2.epochs=5``. Named in an argument or in an experiment's file.
+
+    Returns:
+        The names that were registered.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig, OmegaConf
+
+    folders = [config_folder(), *_own_folders(arguments)]
+    text = " ".join(arguments)
+    for name in re.findall(r"experiment=([\w,/-]+)", text):
+        for folder in folders:
+            for file in (folder / "experiment" / f"{part}.yaml" for part in name.split(",")):
+                text += file.read_text(encoding="utf-8") if file.is_file() else ""
+    made = []
+    for name, step, number in sorted(set(re.findall(r"\b((\w+?)_([1-9]\d*))\b", text))):
+        files = [folder / "compress" / f"{step}.yaml" for folder in folders]
+        own = [folder / "compress" / f"{name}.yaml" for folder in folders]
+        found = [file for file in files if file.is_file()]
+        if not found or any(file.is_file() for file in own) or int(number) < 2:
+            continue
+        loaded = OmegaConf.load(found[-1])
+        assert isinstance(loaded, DictConfig)
+        node = {f"{key}_{number}": loaded[key] for key in map(str, loaded)}
+        ConfigStore.instance().store(
+            name=name, node=node, group="compress", package="compress", provider="pqbench"
+        )
+        made.append(name)
+    return made
+
+
+def _own_folders(arguments: list[str]) -> list[Path]:
+    """The folder of ``--config-dir``, if given."""
+    for i, argument in enumerate(arguments):
+        for flag in ("--config-dir", "-cd"):
+            if argument == flag and i + 1 < len(arguments):
+                return [Path(arguments[i + 1])]
+            if argument.startswith(f"{flag}="):
+                return [Path(argument.removeprefix(f"{flag}="))]
+    return []
 
 
 def _sweeps_over_something(arguments: list[str]) -> bool:

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 
+from pqbench import schema
 from pqbench.backends.base import Availability
-from pqbench.schema import make
+from pqbench.errors import PqbenchError
+
+BY_NAME_ONLY = ("torchscript", "torch_compile")
 
 
 def backends(conf: Path) -> dict[str, Availability]:
     """Availability of each ``conf/backend/*.yaml``, by name, in alphabetical order."""
+    schema.register()
     found: dict[str, Availability] = {}
-    for path in sorted((conf / "backend").glob("*.yaml")):
-        node = OmegaConf.create({"backend": OmegaConf.load(path), "threads": 1})
-        options = OmegaConf.to_container(node.backend, resolve=True)
-        assert isinstance(options, dict)
-        found[path.stem] = make({str(k): v for k, v in options.items()}, path.stem).availability()
+    # Whatever a runtime prints about itself while it is asked must not be among the answers.
+    with (
+        initialize_config_dir(str(conf), version_base="1.3"),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        for path in sorted((conf / "backend").glob("*.yaml")):
+            try:
+                config = compose("config", overrides=[f"backend={path.stem}"])
+                node = schema.to_plain(config.backend)
+                found[path.stem] = schema.make(node, path.stem).availability()
+            except (PqbenchError, HydraException) as error:
+                found[path.stem] = Availability(False, "", {}, str(error))
     return found
 
 
 def available_backends(conf: Path) -> list[str]:
-    """Names of the backends that can run here."""
-    return [name for name, found in backends(conf).items() if found.available]
+    """Names of the backends that a sweep takes by default: those that can run here.
+
+    Without the variants of PyTorch, which are asked for by name: TorchScript is deprecated, and
+    ``torch.compile`` needs minutes for each model.
+    """
+    found = backends(conf).items()
+    return [name for name, here in found if here.available and name not in BY_NAME_ONLY]
 
 
 def print_backends(conf: Path) -> None:
     """Print the table of ``python -m pqbench --backends``."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("Backend", "Here", "Device", "Versions", "Why not, and what to do")
+    table = Table("Backend", "Here", "Device", "Versions", "Why not", "What to do")
     for name, found in backends(conf).items():
         table.add_row(
             name,
             "yes" if found.available else "no",
             found.device,
             ", ".join(f"{k} {v}" for k, v in found.versions.items()),
-            "" if found.available else f"{found.reason}. {found.hint}",
+            escape(found.reason),
+            escape(found.hint),
         )
     Console().print(table)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pqbench.errors import ConfigError, PqbenchError, Status
+from pqbench.cache import Cache
+from pqbench.errors import ConfigError, OutputError, PqbenchError, Status
 from pqbench.schema import to_plain, validate
+from pqbench.sweep import Sweep, command_of, find_earlier, note_end, note_start, view
 
 if TYPE_CHECKING:
     from pqbench.record import Record
     from pqbench.tracking.settings import TrackingSettings
 
-FAILED = 3
+log = logging.getLogger("pqbench")
 REFUSED = 2
+FAILED = 3
+UNWRITABLE = 4
 NOT_FAILURES_IN_A_SWEEP = (Status.OK, Status.UNSUPPORTED, Status.UNAVAILABLE, Status.SKIPPED)
 
 
@@ -32,32 +40,38 @@ class Outcome:
 OUTCOME = Outcome()
 
 
-def refuse(error: PqbenchError) -> NoReturn:
-    """Print what cannot be meant and end the program with code 2.
+def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:
+    """Print what cannot be meant and end the program.
 
     ``SystemExit`` and not the error itself: Hydra would wrap the latter into a traceback.
     """
     print(f"pqbench: {error}", file=sys.stderr)
-    raise SystemExit(REFUSED)
+    raise SystemExit(code)
 
 
-def check_combinations(config: DictConfig) -> None:
+def check_combinations(config: DictConfig) -> int | None:
     """Refuse a sweep of Hydra's basic sweeper if one of its combinations cannot be meant.
 
     Other sweepers choose combinations as they go; theirs are checked when they start.
+
+    Returns:
+        How many there are; None if that is not known beforehand.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if config.hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
-        return
+        trials: int | None = config.hydra.sweeper.get("n_trials")
+        return trials
+    total = 0
     sweeper = BasicSweeper(max_batch_size=None, params=config.hydra.sweeper.params)
     loader = GlobalHydra.instance().config_loader()
     arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     for batch in BasicSweeper.split_arguments(parsed, None):
         for overrides in batch:
+            total += 1
             job = loader.load_sweep_config(config, list(overrides))
             with open_dict(job):
                 del job["hydra"]
@@ -65,6 +79,35 @@ def check_combinations(config: DictConfig) -> None:
                 validate(to_plain(job))
             except ConfigError as error:
                 refuse(error)
+    return total
+
+
+def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
+    """Go back to the unfinished sweep of this command, or start one.
+
+    Raises:
+        ConfigError: Another process runs a sweep in the folder that was asked for.
+        OutputError: The folder cannot be written.
+    """
+    overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    command = command_of(overrides)
+    folder = Path(config.hydra.sweep.dir)
+    if any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra):
+        return Sweep(folder, command, total)
+    again = str(config.get("retry", "none")).endswith("failed")
+    earlier = find_earlier(folder.parent, command, finished_too=again)
+    if earlier is not None and not config.force:
+        print(f"going on with {earlier}")
+        folder = earlier
+    number = 1
+    free = folder
+    while free != earlier and free.exists():  # another sweep of the same second
+        number += 1
+        free = Path(f"{folder}_{number}")
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(free)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{free}'")
+    return Sweep(free, command, total)
 
 
 class Results(Callback):
@@ -78,8 +121,30 @@ class Results(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every combination; make the store once, in the parent, before any worker starts."""
         del kwargs
-        check_combinations(config)
+        total = check_combinations(config)
+        try:
+            self._sweep = enter_sweep(config, total)
+        except PqbenchError as error:
+            refuse(error, UNWRITABLE if isinstance(error, OutputError) else REFUSED)
         self._prepare(config)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note that an experiment of a sweep has started; in the process that runs it."""
+        del kwargs
+        folder = _sweep_folder(config)
+        if folder is not None:
+            note_start(folder, Path(config.hydra.runtime.output_dir).name)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Say how far the sweep has got; in the process that ran the experiment."""
+        del kwargs, job_return
+        from pqbench.record import FILE, Record
+
+        folder, where = _sweep_folder(config), Path(config.hydra.runtime.output_dir)
+        if folder is None or not (where / FILE).is_file():
+            return
+        note_end(folder, where.name, Record.load(where))
+        log.info("  [%s]", view(folder))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of one experiment and its baseline."""
@@ -90,11 +155,13 @@ class Results(Callback):
         """Print the table of the whole sweep, rebuilt from its records on disk."""
         del kwargs
         self._finish(config, Path(config.hydra.sweep.dir), sweep=True)
+        self._sweep.finish()
 
     def _prepare(self, config: DictConfig) -> None:
         from pqbench.tracking.settings import TrackingSettings
         from pqbench.tracking.store import ensure_store
 
+        Cache(Path(config.outputs).absolute() / "cache").clean()
         settings = TrackingSettings.from_config(_tracking(config))
         ensure_store(settings)
 
@@ -102,7 +169,8 @@ class Results(Callback):
         from rich.console import Console
 
         from pqbench.record import FILE
-        from pqbench.report.load import load_records
+        from pqbench.report.environments import record_key
+        from pqbench.report.load import find_records, load_records
         from pqbench.report.summary import Pointers, print_summary
         from pqbench.report.write import write_report
         from pqbench.tracking.settings import TrackingSettings
@@ -115,24 +183,33 @@ class Results(Callback):
             print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
             return
         settings = TrackingSettings.from_config(_tracking(config))
-        files = write_report(records, folder, plots=sweep) if records else []
-        pages = _mlflow_pages(settings, folder, records, sweep)
+        places = {record_key(record): where for record, where in find_records(folder)}
+        files = (
+            write_report(records, folder / "report", plots=sweep, folders=places) if records else []
+        )
+        pages = _mlflow_pages(settings, folder, records, sweep, files)
         found = Pointers(folder=folder, files=files, **pages)
         print_summary(records, Console(), found)
 
 
 def _mlflow_pages(
-    settings: TrackingSettings, folder: Path, records: list[Record], sweep: bool
+    settings: TrackingSettings,
+    folder: Path,
+    records: list[Record],
+    sweep: bool,
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """How to open MLflow on the runs below a folder, and what it lacks."""
     from pqbench.report.load import find_records
     from pqbench.tracking import journal
-    from pqbench.tracking.links import base_url, compare_url, runs_url, ui_command
+    from pqbench.tracking.links import base_url, compare_url, run_url, runs_url, ui_command
+    from pqbench.tracking.report_run import push_report
     from pqbench.tracking.store import save_view
 
     if not settings.enabled:
         return {}
-    entries = [journal.pushed(where) for _, where in find_records(folder)]
+    found = [(record.ok, journal.pushed(where)) for record, where in find_records(folder)]
+    entries = [pushed for _, pushed in found]
     last = [pushed[-1] for pushed in entries if pushed]
     missing = len(entries) - len(last)
     problem = (
@@ -144,14 +221,25 @@ def _mlflow_pages(
         return pages
     name = folder.name if sweep else None
     base, experiment = base_url(settings), last[0].experiment_id or ""
-    runs = {e.record_sha256: e.run_id for e in last if e.run_id}
+    # the page starts with the first metric that all runs have: of failed ones only their time
+    good = [pushed[-1] for ok, pushed in found if ok and pushed]
+    runs = {e.record_sha256: e.run_id for e in good or last if e.run_id}
     view = save_view(settings, experiment, records, name)
+    report = push_report(settings, experiment, name, files) if name else None
     return {
         **pages,
+        "report_url": run_url(base, experiment, report) if report else None,
         "mlflow_command": ui_command(settings),
         "runs_url": runs_url(base, experiment, name, view),
         "compare_url": compare_url(base, experiment, list(runs.values())),
     }
+
+
+def _sweep_folder(config: DictConfig) -> Path | None:
+    """The folder of the sweep that a job belongs to; None for a single run."""
+    if config.hydra.mode != RunMode.MULTIRUN:
+        return None
+    return Path(config.hydra.sweep.dir)
 
 
 def _tracking(config: DictConfig) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def run_cell(
     threads: int | None = None,
     device: str | None = None,
     clean: Path | None = None,
+    memory_mb: float | None = None,
+    deadline: float | None = None,
 ) -> CellResult:
     """Load both sides, time them in turns, and score the candidate's session.
 
@@ -105,6 +107,8 @@ def run_cell(
         threads: Threads of every library in both processes; None takes the usable cores.
         device: The device to lock; None takes the backend's ``device`` option, or the CPU.
         clean: Folder of a second split that is scored as well: images that no pretraining saw.
+        memory_mb: Limit of each process's own data in MiB; None: no limit.
+        deadline: When all must be done, on :func:`time.monotonic`'s clock; None: no limit.
 
     Returns:
         What the record needs.
@@ -114,7 +118,8 @@ def run_cell(
             memory, or crashed; its attribute ``log`` names the log file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    cell = _Cell(candidate, baseline, protocol, out, threads or usable_cores())
+    cores = threads or usable_cores()
+    cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline)
     locked = device or str(candidate.backend.get("device") or "cpu")
     with contextlib.ExitStack() as stack:
         with lock.timing(locked):
@@ -143,6 +148,8 @@ class _Cell:
     protocol: Protocol
     out: Path
     threads: int
+    memory_mb: float | None = None
+    deadline: float | None = None
 
     def start(self, side: SideSpec, label: str = "") -> SessionWorker:
         return SessionWorker.start(
@@ -156,6 +163,8 @@ class _Cell:
             name=side.name,
             pool_mb=self.protocol.pool_mb,
             seed=self.protocol.seed,
+            memory_mb=self.memory_mb,
+            deadline=self.deadline,
         )
 
     def time(self, ours: SessionWorker, theirs: SessionWorker | None) -> CellResult:

@@ -1,7 +1,8 @@
-"""Download one file: resumable, checked by SHA-256, one process at a time, never half trusted."""
+"""Download one file: resumable, checked by its hash, one process at a time, never half trusted."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import logging
 import sys
@@ -34,11 +35,29 @@ class Remote:
         url: Where it is.
         sha256: Its SHA-256 as hex, or the first digits of it (torchvision's names hold eight).
         size: Its size in bytes, where known.
+        md5: Its MD5, for files of which no SHA-256 is published; it finds damage, not malice.
     """
 
     url: str
     sha256: str
     size: int | None = None
+    md5: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sha256 and not self.md5 and self.url:
+            raise ValueError(f"{self.url}: a download needs a checksum")
+
+    def mismatch(self, file: Path) -> str:
+        """What is wrong with a file's checksum; empty if it is the published one."""
+        if self.sha256:
+            digest = file_sha256(file)
+            good = digest.startswith(self.sha256)
+            return "" if good else f"SHA-256 {digest}, expected {self.sha256}"
+        if self.md5 is None:
+            return ""
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "md5").hexdigest()
+        return "" if digest == self.md5 else f"MD5 {digest}, expected {self.md5}"
 
 
 def fetch(remote: Remote, target: Path, error: type[PqbenchError], hint: str) -> Path:
@@ -80,10 +99,9 @@ def verify(remote: Remote, file: Path, error: type[PqbenchError]) -> Path:
     Raises:
         PqbenchError: Of class ``error``: it is another file, or a damaged one.
     """
-    digest = file_sha256(file)
-    if not digest.startswith(remote.sha256):
+    if wrong := remote.mismatch(file):
         raise error(
-            f"{file} is damaged or another file: SHA-256 {digest}, expected {remote.sha256}",
+            f"{file} is damaged or another file: {wrong}",
             hint="delete it and run again",
         )
     return file
@@ -110,14 +128,9 @@ def _download(remote: Remote, target: Path, error: type[PqbenchError], hint: str
             reason = cause if refused else getattr(cause, "reason", cause)
             kept = f" ({here:,} bytes kept: the next run resumes)" if here else ""
             raise error(f"cannot download {remote.url}: {reason}{kept}", hint) from cause
-    digest = file_sha256(part)
-    if not digest.startswith(remote.sha256):
+    if wrong := remote.mismatch(part):
         part.unlink()
-        raise error(
-            f"{remote.url} gave a file with SHA-256 {digest}, expected {remote.sha256}; "
-            "it was deleted",
-            hint,
-        )
+        raise error(f"{remote.url} gave a file with {wrong}; it was deleted", hint)
     part.replace(target)
 
 

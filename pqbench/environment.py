@@ -35,6 +35,10 @@ LIBRARIES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx-cu13-libs",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "cuda-bindings",
+    "pycuda",
     "numpy",
     "scipy",
     "pillow",
@@ -132,6 +136,18 @@ def _cpuinfo() -> tuple[str, tuple[str, ...]]:
             model += f" (family {values.get('cpu family')}, model {values['model']})"
         return model, flags
     return platform.processor() or platform.machine(), flags
+
+
+def cpu_saturates_int8() -> bool:
+    """Whether this x86 CPU adds pairs of 8-bit products in 16 bits, where they can saturate.
+
+    CPUs without VNNI (``vpdpbusd``) do so in the kernels of ONNX Runtime and OpenVINO for unsigned
+    activations and signed weights; weights of 7 bits cannot overflow there. See "When and why do I
+    need to try reduce_range" in ONNX Runtime's documentation of quantization.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"} & set(_cpuinfo()[1])
 
 
 def affinity() -> list[int]:
@@ -334,6 +350,16 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+@functools.cache
+def installed() -> list[str]:
+    """Every installed distribution as ``name==version``, sorted: what ``pip install -r`` takes."""
+    found = {
+        (d.metadata["Name"] or "").lower().replace("_", "-"): d.version
+        for d in importlib.metadata.distributions()
+    }
+    return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
 
 
 @functools.cache

@@ -84,6 +84,16 @@ class PlacementError(PqbenchError):
     """A session ran on another device or at another precision than asked."""
 
 
+class SkippedError(PqbenchError):
+    """The experiment was not run, because what it needs has failed."""
+
+    status = Status.SKIPPED
+
+
+class OutputError(PqbenchError):
+    """Results cannot be written: the disk is full, or the folder may not be written to."""
+
+
 class WorkerCrash(PqbenchError):
     """A worker process died by a signal."""
 
@@ -103,6 +113,8 @@ ERRORS: dict[str, type[PqbenchError]] = {
         OutOfMemoryFailure,
         ParityError,
         PlacementError,
+        SkippedError,
+        OutputError,
         WorkerCrash,
     )
 }

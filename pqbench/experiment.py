@@ -9,44 +9,45 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pqbench import record as rec
+from pqbench import stop
 from pqbench.artifact import Artifact
+from pqbench.cache import RESULT, Cache
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
-from pqbench.environment import describe
-from pqbench.errors import DataError, PqbenchError, Status, UnavailableError, UnsupportedError
+from pqbench.environment import describe, installed
+from pqbench.errors import (
+    OutputError,
+    PqbenchError,
+    SkippedError,
+    Status,
+    UnavailableError,
+    UnsupportedError,
+)
+from pqbench.failure import failure_record, now, unexpected
+from pqbench.finished import FinishedRecords, identity, link_tree
 from pqbench.inputs import PreparedSplit
 from pqbench.schema import baseline_config, fingerprint, make
-from pqbench.stage import (
-    RESULT,
-    StageResult,
-    StageRunner,
-    StageSpec,
-    code_hash,
-    library_versions,
-    log_tail,
-)
+from pqbench.stage import StageResult, StageRunner, StageSpec
+from pqbench.tasks import get_task
+from pqbench.tracking.fetch import fetch
+from pqbench.tracking.settings import TrackingSettings
+from pqbench.worker import cell_timeout
 
 log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
 CLEAN = "clean"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
-ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
-MEASURING = ("deploy.py", "experiment.py", "worker.py")
+LOCK = "requirements.txt"
 
 
 @dataclass
@@ -74,19 +75,6 @@ class Deployable:
     card: dict[str, Any] = field(default_factory=dict)
 
 
-def listing_hash(index: DataIndex) -> str:
-    """Hash of every file's path, size and time of change, and of the labels."""
-    digest = hashlib.sha256(json.dumps([index.classes, index.imagenet_indices]).encode())
-    for name, split in sorted(index.splits.items()):
-        for path, label in zip(split.files, split.labels, strict=True):
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror}") from error
-            digest.update(f"{name}:{path}:{stat.st_size}:{stat.st_mtime_ns}:{label}\n".encode())
-    return digest.hexdigest()
-
-
 class ExperimentRun:
     """One experiment on its way: configuration, folders, and what has been done so far.
 
@@ -105,10 +93,12 @@ class ExperimentRun:
         self.command = shlex.join(["python", "-m", "pqbench", *overrides])
         self.fingerprint = fingerprint(config)
         self.threads: int = config["threads"]
-        outputs = Path(config["outputs"]).absolute()
-        self.cache = outputs / "cache" if config["cache"] else None
+        self.cache = open_cache(config)
         self.runner = StageRunner(self.cache, folder / "work", folder / "logs")
+        self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
+        self.identity = ""
         self.began = time.perf_counter()
+        self.deadline: float | None = None
         self.done: list[rec.Stage] = []
         self.deployable: Deployable | None = None
 
@@ -146,14 +136,21 @@ class ExperimentRun:
         """Run a stage; ``made`` are folders of earlier stages, which enter by their keys."""
         folders = {k: str(v.folder) if v is not None else None for k, v in made.items()}
         keys = {k: v.key if v is not None else None for k, v in made.items()}
+        stop.check()
+        timeout = self.config["protocol"]["stage_timeout_s"]
+        if self.deadline is not None:
+            timeout = min(timeout, self.deadline - time.monotonic())
+            if timeout <= 0:
+                raise cell_timeout(f"before stage {name}")
         spec = StageSpec(
             name=name,
             function=f"pqbench.stages:{function or name}",
             arguments={**arguments, **folders},
             rooms=rooms,
             key={**(key if key is not None else arguments), **keys},
-            timeout_s=self.config["protocol"]["stage_timeout_s"],
+            timeout_s=timeout,
             threads=self.threads,
+            memory_mb=self.config["limits"]["memory_mb"],
         )
         with _status(f"{self.title}: {name}"):
             result = self.runner.run(spec)
@@ -171,7 +168,9 @@ class ExperimentRun:
         index.split(name)
         arguments = {
             "dataset": dataset,
+            "task": config["model"]["task"],
             "preprocess": preprocess,
+            "tokenizer": config["model"]["tokenizer"],
             "split": name,
             "exclude": list(exclude),
             "limit": dataset["train_limit" if name == "train" else "limit"],
@@ -180,6 +179,7 @@ class ExperimentRun:
         content = {
             **{k: v for k, v in arguments.items() if k != "dataset"},
             "listing": listing,
+            "scored": dataset["split"],
             "on_error": dataset["on_error"],
             "resize_mode": dataset["resize_mode"],
         }
@@ -196,6 +196,8 @@ class ExperimentRun:
         config = self.config
         model, seed = config["model"], config["seed"]
         scored = self._split(index, listing, config["dataset"]["split"])
+        # The tools that quantize ONNX want a newer opset than a user's file may have.
+        upgrade = model["representation"] == "onnx" and bool(config["compress"])
         prepared = self._stage(
             "prepare_model",
             {
@@ -204,22 +206,33 @@ class ExperimentRun:
                 "scratch_ok": config["dataset"]["scratch"],
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
                 "seed": seed,
+                "upgrade": upgrade,
             },
             ("models",),
             made={"split": scored},
             key={
                 "model": model,
-                "weights_file": _file_stamp(model["weights_file"]),
+                "upgrade": upgrade,
+                "weights_file": _file_stamp(model["weights_file"] or model["file"]),
                 "dataset_name": config["dataset"]["name"],
                 "scratch_ok": config["dataset"]["scratch"],
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
                 "seed": seed,
             },
         )
+        self._check_batch(Artifact.load(prepared.folder))
         weights, card = prepared.value["weights"], prepared.value["card"]
         method = config["fit"]["method"]
         if method == "auto":
             method = prepared.value["needs_fit"] or "none"
+            if not config["dataset"]["scored"]:
+                method = "none"  # nothing will be scored, so nothing need be learnt
+        elif method != "none" and model["representation"] != "torch":
+            raise UnsupportedError(
+                f"fit.method={method} trains a torch network, the model is given as "
+                f"{model['representation']}",
+                hint="use fit.method=none",
+            )
         split = config["dataset"]["split"]
         # An ImageNet model has seen most of what fastai calls validation images: also score those
         # that it has not, and keep them out of the training ones.
@@ -233,6 +246,8 @@ class ExperimentRun:
         current = prepared
         if method != "none":
             settings = {k: v for k, v in config["fit"].items() if k != "method"}
+            if settings["train_size"] is not None:  # never larger than what the model is fed
+                settings["train_size"] = min(settings["train_size"], model["preprocess"]["crop"])
             current = self._stage(
                 "fit",
                 {
@@ -250,7 +265,7 @@ class ExperimentRun:
             if action.kind == "convert":
                 current = self._stage(
                     f"to_{action.after}",
-                    {"to": action.after},
+                    {"to": action.after, "task": model["task"]},
                     ("export",),
                     made={"artifact": current, "split": scored},
                     function="convert",
@@ -281,6 +296,24 @@ class ExperimentRun:
             notes.append("weights=none: random weights, so accuracy means nothing")
         return Deployable(current, network, scored, clean, weights, self.done, notes, card)
 
+    def _check_batch(self, source: Artifact) -> None:
+        """Refuse what a model with a fixed batch (a user's ONNX file) cannot do."""
+        fixed = source.inputs[0].shape[0] if source.inputs else None
+        if fixed is None:
+            return
+        sizes = list(self.config["protocol"]["batch_sizes"])
+        if sizes != [fixed]:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}, protocol.batch_sizes asks for "
+                f"{sizes}",
+                hint=f"set protocol.batch_sizes=[{fixed}], or export it with a free batch",
+            )
+        if fixed != 1 and self.config["compress"]:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}: calibration feeds one sample",
+                hint="export it with a free batch, or use compress=none",
+            )
+
     # -- the whole -----------------------------------------------------------------------------
 
     def run(self) -> rec.Record:
@@ -288,14 +321,48 @@ class ExperimentRun:
 
         Returns:
             The record, saved in ``folder``; its status says how it ended.
+
+        Raises:
+            OutputError: The record cannot be written.
+            Stopped: The user has asked to stop.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            record = self._run()
-        except PqbenchError as error:
-            record = self._failure(error)
-            log.warning("  %s: %s: %s", self.title, record.status, error)
-        record.save(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            record = self._failed_before()
+            if record is not None:
+                return record
+            try:
+                record = self._run()
+            except PqbenchError as error:
+                record = self._failure(error)
+            except Exception as error:  # the boundary of the experiment: reported, never hidden
+                record = self._failure(unexpected(error, self.folder / "logs"))
+            record.save(self.folder)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {self.folder}: {error.strerror or error}",
+                hint="free space or set outputs= to a folder that can be written; the same command "
+                "goes on from what is finished",
+            ) from error
+        finally:
+            if self.cache is not None:
+                self.cache.close()
+        return record
+
+    def _failure(self, error: PqbenchError) -> rec.Record:
+        log.warning("  %s: %s: %s", self.title, error.status, error)
+        record = failure_record(
+            error,
+            self.folder,
+            experiment=self._experiment(None),
+            fingerprint=self.fingerprint,
+            seconds=round(time.perf_counter() - self.began, 3),
+            command=self.command,
+            config=self.config,
+            threads=self.threads,
+            stages=self.done,
+        )
+        record.identity = identity(self.config, self.threads, None)
         return record
 
     def _run(self) -> rec.Record:
@@ -303,9 +370,11 @@ class ExperimentRun:
         backend = make(config["backend"], "backend")
         steps = {k: make(v, f"compress.{k}") for k, v in config["compress"].items()}
         try:
-            actions = plan(steps, "torch", backend.loads, config["backend"]["name"])
+            start = config["model"]["representation"]
+            actions = plan(steps, start, backend.loads, config["backend"]["name"])
         except UnsupportedError:
-            self._baseline()  # what this backend can do is still worth a row
+            if config["compress"]:
+                self._baseline()  # what this backend can do is still worth a row
             raise
         available = backend.availability()
         if not available.available:
@@ -313,28 +382,27 @@ class ExperimentRun:
                 f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
             )
         index = make(config["dataset"]["source"], "dataset.source").index()
-        listing = listing_hash(index)
-        store = self._store(listing)
-        found = self._find(store)
+        listing = index.listing_hash()
+        self.identity = identity(config, self.threads, listing)
+        found = self._find()
         if found is not None:
             return found
         base, baseline = self._baseline() if config["compress"] else (None, None)
         if baseline is not None and not baseline.ok:
             why = baseline.error.message if baseline.error else ""
-            raise PqbenchError(f"its baseline failed ({baseline.status}): {why}")
+            raise SkippedError(f"its baseline failed ({baseline.status}): {why}")
         log.info("  %s", self.title)
         self.began = time.perf_counter()
+        limit = config["limits"]["cell_s"]
+        self.deadline = None if limit is None else time.monotonic() + limit
         self.deployable = self.deploy(index, listing, actions)
         other: Artifact | None = None
         if base is not None:
             if base.deployable is None:  # its record was found: find its model as well
-                base.deployable = base.deploy(index, listing, plan({}, "torch", backend.loads, ""))
+                base.deployable = base.deploy(index, listing, plan({}, start, backend.loads, ""))
             other = Artifact.load(base.deployable.artifact.folder)
         record = self._measure(self.deployable, other, base, baseline)
-        if store is not None:
-            record.save(self.folder)
-            shutil.rmtree(store, ignore_errors=True)
-            _copy_record(self.folder, store)
+        self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
     def _baseline(self) -> tuple[ExperimentRun, rec.Record]:
@@ -355,11 +423,11 @@ class ExperimentRun:
         baseline: rec.Record | None,
     ) -> rec.Record:
         from pqbench.deploy import SideSpec, run_cell
-        from pqbench.measure.accuracy import score
         from pqbench.measure.protocol import Protocol
 
         config = self.config
         split = deployable.split.folder
+        stop.check()
         began = time.perf_counter()
         result = run_cell(
             SideSpec(config["backend"], deployable.artifact.folder, split, "candidate"),
@@ -368,6 +436,8 @@ class ExperimentRun:
             self.folder,
             threads=self.threads,
             clean=deployable.clean.folder if deployable.clean else None,
+            memory_mb=config["limits"]["memory_mb"],
+            deadline=self.deadline,
         )
         seconds = time.perf_counter() - began
         log.info("    %-18s %.1f s", "measure", seconds)
@@ -376,32 +446,37 @@ class ExperimentRun:
         lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
         link_tree(deployable.artifact.folder, self.folder / "model", [RESULT])
         reasons = dict(result.reasons)
+        if artifact.lineage and config["model"]["representation"] == "onnx":
+            reasons["size.macs"] = "the model was given as ONNX: MACs are counted on torch networks"
         accuracy: rec.Accuracy | None = None
         if deployable.weights == "none":
             reasons["accuracy"] = "weights=none: random weights, nothing to score"
+        elif not config["dataset"]["scored"]:
+            reasons["accuracy"] = f"data set {config['dataset']['name']}: made-up inputs"
         elif result.logits is None:
             reasons["accuracy"] = "protocol.score=false"
         else:
-            accuracy = score(
+            accuracy = get_task(config["model"]["task"]).score(
                 self.folder / result.logits,
                 PreparedSplit.load(split),
                 self.folder / PREDICTIONS,
-                baseline_logits=_file_of(base, baseline, "logits"),
+                _file_of(base, baseline, "logits"),
             )
         accuracy_clean: rec.Accuracy | None = None
         if accuracy is not None and result.clean_logits is not None and deployable.clean:
-            accuracy_clean = score(
+            accuracy_clean = get_task(config["model"]["task"]).score(
                 self.folder / result.clean_logits,
                 PreparedSplit.load(deployable.clean.folder),
                 self.folder / CLEAN_PREDICTIONS,
-                baseline_logits=_file_of(base, baseline, "clean_logits"),
+                _file_of(base, baseline, "clean_logits"),
             )
+        (self.folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
         return rec.Record(
             status=Status.OK,
             experiment=self._experiment(deployable.weights),
             fingerprint=self.fingerprint,
             baseline=baseline.fingerprint if baseline else None,
-            created=_now(),
+            created=now(),
             seconds=round(time.perf_counter() - self.began, 3),
             command=self.command,
             config=self.config,
@@ -413,7 +488,7 @@ class ExperimentRun:
             cold=result.cold,
             memory=result.memory,
             energy=result.energy,
-            size=self._size(deployable, baseline),
+            size=self._size(deployable, baseline, result.placement.details),
             accuracy=accuracy,
             accuracy_clean=accuracy_clean,
             parity=[e["details"]["parity"] for e in lineage if "parity" in e["details"]],
@@ -427,14 +502,19 @@ class ExperimentRun:
                 **({"clean_predictions": CLEAN_PREDICTIONS} if accuracy_clean else {}),
                 "model": "model",
                 "logs": "logs",
+                "lock": LOCK,
             },
+            identity=self.identity,
         )
 
-    def _size(self, deployable: Deployable, baseline: rec.Record | None) -> rec.Size:
+    def _size(
+        self, deployable: Deployable, baseline: rec.Record | None, details: Mapping[str, Any]
+    ) -> rec.Size:
         from pqbench.measure.size import measure_files
 
         work = self._stage("count_work", {}, ("measure",), made={"network": deployable.network})
         size = rec.Size(**measure_files(Artifact.load(deployable.artifact.folder)), **work.value)
+        size.engine_bytes = details.get("engine_bytes")
         if baseline is not None:
             for name, ratio in (
                 ("file_bytes", "file_ratio"),
@@ -446,59 +526,47 @@ class ExperimentRun:
                     setattr(size, ratio, ours / theirs)
         return size
 
-    # -- finding and failing -------------------------------------------------------------------
+    # -- finding -------------------------------------------------------------------------------
 
-    def _store(self, listing: str) -> Path | None:
-        """Where a finished record of this experiment, data, code and machine is kept."""
-        if self.cache is None:
+    def _find(self) -> rec.Record | None:
+        """The finished record: where it goes, in the cache, or in the tracking store."""
+        if self.config["force"]:
             return None
-        environment = describe(self.threads)
-        value = [
-            self.fingerprint,
-            listing,
-            code_hash((*ROOMS, *MEASURING)),
-            library_versions(),
-            environment["cpu"]["model"],
-            self.threads,
-        ]
-        key = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-        return self.cache / "records" / f"{self.fingerprint}-{key}"
-
-    def _find(self, store: Path | None) -> rec.Record | None:
-        if store is None or self.config["force"] or not (store / rec.FILE).is_file():
-            return None
-        try:
-            record = rec.Record.load(store)
-            _copy_record(store, self.folder)
-        except (DataError, OSError) as error:
-            log.warning("  %s: its stored record is unusable: %s", self.title, error)
-            return None
-        log.info("  %s: found, measured %s (force=true measures again)", self.title, record.created)
+        record, where = self.finished.here(), "found"
+        if record is not None and not (record.ok and record.identity == self.identity):
+            record = None
+        if record is None:
+            record = self.finished.kept(self.identity)
+        if record is None and self.cache is not None:
+            settings = TrackingSettings.from_config(self.config)
+            record, where = (
+                fetch(settings, self.fingerprint, self.identity, self.folder),
+                "found in the tracking store",
+            )
+            if record is not None:
+                self.finished.keep(record)
+        if record is not None:
+            log.info(
+                "  %s: %s, measured %s (force=true measures again)",
+                self.title,
+                where,
+                record.created,
+            )
         return record
 
-    def _failure(self, error: PqbenchError) -> rec.Record:
-        stage = getattr(error, "stage", "plan" if not self.done else "measure")
-        path: Path | None = getattr(error, "log", None)
-        return rec.Record(
-            status=error.status,
-            experiment=self._experiment(None),
-            fingerprint=self.fingerprint,
-            baseline=None,
-            created=_now(),
-            seconds=round(time.perf_counter() - self.began, 3),
-            command=self.command,
-            config=self.config,
-            environment=describe(self.threads),
-            stages=self.done,
-            error=rec.ErrorInfo(
-                stage=stage,
-                type=getattr(error, "original", type(error).__name__),
-                message=error.message,
-                hint=error.hint,
-                log=str(path.relative_to(self.folder)) if path else None,
-                log_tail=log_tail(path) if path else "",
-            ),
-        )
+    def _failed_before(self) -> rec.Record | None:
+        """The failure that a resumed sweep recorded in this folder, unless it is to be retried."""
+        if self.config["force"] or self.config["retry"] == "failed" or self.cache is None:
+            return None
+        record = self.finished.here()
+        if (
+            record is None
+            or record.ok
+            or record.identity != identity(self.config, self.threads, None)
+        ):
+            return None
+        log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)
+        return record
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[object]:
@@ -515,8 +583,11 @@ def _file_of(run: ExperimentRun | None, record: rec.Record | None, name: str) ->
     return run.folder / record.files[name] if run and record and name in record.files else None
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def open_cache(config: Mapping[str, Any]) -> Cache | None:
+    """The cache that a configuration names; None if it is switched off."""
+    if not config["cache"]:
+        return None
+    return Cache(Path(config["outputs"]).absolute() / "cache", config["limits"]["cache_gb"])
 
 
 def _file_stamp(path: str | None) -> list[Any] | None:
@@ -524,30 +595,3 @@ def _file_stamp(path: str | None) -> list[Any] | None:
         return None
     stat = Path(path).stat()
     return [path, stat.st_size, stat.st_mtime_ns]
-
-
-def link_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
-    """Hard links to the files of a folder (copies across file systems), replacing ``target``."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(
-        source, target, copy_function=_link, ignore=shutil.ignore_patterns(*without, ".*")
-    )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _copy_record(source: Path, target: Path) -> None:
-    """Copy a record with its files; the record last, so that half a copy is none."""
-    record = rec.Record.load(source)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in record.files.values():
-        if (source / name).is_dir():
-            link_tree(source / name, target / name)
-        else:
-            shutil.copyfile(source / name, target / name)
-    record.save(target)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -154,17 +156,21 @@ class Size:
     file_ratio: float | None = _doc("file_bytes over the baseline's", default=None)
     parameter_ratio: float | None = _doc("parameters over the baseline's", default=None)
     macs_ratio: float | None = _doc("macs over the baseline's", default=None)
+    engine_bytes: int | None = _doc(
+        "Engine that a TensorRT backend built from the file; it is not in file_bytes", default=None
+    )
 
 
 @dataclass
 class AgainstBaseline:
     """Paired comparison of predictions on the same samples."""
 
-    drop_pt: float = _doc("Baseline top-1 minus this top-1, in percentage points")
+    drop_pt: float = _doc("Baseline's primary metric minus this one's, in percentage points")
     drop_low_pt: float = _doc("Lower end of the 95 % interval")
     drop_high_pt: float = _doc("Upper end of the 95 % interval")
-    mcnemar_p: float = _doc("Exact two-sided p of McNemar's test")
-    agreement: float = _doc("Share of samples with the same prediction")
+    mcnemar_p: float | None = _doc("Exact two-sided p of McNemar's test; null for segmentation")
+    agreement: float = _doc("Share of samples (pixels) with the same prediction")
+    metric: str = _doc("Primary metric, which the drop refers to: top1 or miou", default="top1")
 
 
 @dataclass
@@ -173,12 +179,19 @@ class Accuracy:
 
     split: str = _doc("Split that was scored")
     count: int = _doc("Samples that were scored")
-    top1: float = _doc("Share right, 0..1")
-    top1_low: float = _doc("Lower end of Wilson's 95 % interval")
-    top1_high: float = _doc("Upper end of Wilson's 95 % interval")
+    top1: float = _doc("Share right, 0..1; of pixels for segmentation")
+    top1_low: float = _doc("Lower end of Wilson's 95 % interval (segmentation: bootstrap)")
+    top1_high: float = _doc("Upper end of Wilson's 95 % interval (segmentation: bootstrap)")
     macro_f1: float = _doc("Mean over classes of F1, 0..1")
     top5: float | None = _doc("Share with the label among the five highest; null below 6 classes")
     against_baseline: AgainstBaseline | None = _doc("Null for a baseline", default=None)
+    metric: str = _doc("Name of the task's primary metric here: top1 or miou", default="top1")
+    miou: float | None = _doc("Segmentation: mean intersection over union, 0..1", default=None)
+    miou_low: float | None = _doc("Lower end of its 95 % bootstrap interval", default=None)
+    miou_high: float | None = _doc("Upper end of its 95 % bootstrap interval", default=None)
+    class_iou: dict[str, float] = _doc(
+        "Segmentation: intersection over union by class", default_factory=dict
+    )
 
 
 @dataclass
@@ -193,6 +206,10 @@ class PlacementInfo:
     float_reasons: dict[str, int] = _doc("Operators left in float, and added conversions")
     kernels: dict[str, int] = _doc("Executed kernels by type")
     threads: int | None = _doc("Threads of the runtime, read back")
+    details: dict[str, Any] = _doc(
+        "Of this backend alone: mode, provider options, engine size, warnings of a builder",
+        default_factory=dict,
+    )
 
 
 @dataclass
@@ -241,6 +258,24 @@ class Record:
     reasons: dict[str, str] = _doc("Why a field is null, by its path", default_factory=dict)
     notes: list[str] = _doc("What a reader must know: leaks, warnings", default_factory=list)
     files: dict[str, str] = _doc("Files beside the record, relative to it", default_factory=dict)
+    identity: str = _doc(
+        "Hash of data, code, libraries and processor: with the fingerprint, what a finished "
+        "experiment is found by",
+        default="",
+    )
+    digest: str | None = _doc(
+        "SHA-256 of all other fields, made when saved: an edit by hand shows", default=None
+    )
+
+    @property
+    def altered(self) -> bool:
+        """Whether a field was changed after the record was saved; False where it cannot tell."""
+        return self.digest is not None and self.digest != self.seal()
+
+    def seal(self) -> str:
+        """SHA-256 of all fields but ``digest``, as 64 hex digits."""
+        fields = {k: v for k, v in self.to_dict().items() if k != "digest"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
     def ok(self) -> bool:
@@ -265,7 +300,8 @@ class Record:
         return dataclasses.asdict(self)
 
     def save(self, folder: Path) -> Path:
-        """Write ``record.json`` aside and rename."""
+        """Write ``record.json``, with its digest, aside and rename."""
+        self.digest = self.seal()
         path = folder / FILE
         write_json(path, self.to_dict())
         return path
@@ -283,7 +319,10 @@ class Record:
         if version != SCHEMA_VERSION:
             raise DataError(f"record has schema version {version}, this is {SCHEMA_VERSION}")
         try:
-            record: Record = _build(cls, value)
+            kind: Any = cls
+            build = _builder(kind)
+            assert build is not None  # a dataclass
+            record: Record = build(value)
         except (TypeError, KeyError) as error:
             raise DataError(f"not a record: {error}") from error
         return record
@@ -307,24 +346,29 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """Rebuild nested dataclasses from plain values."""
+@functools.cache
+def _builder(kind: Any) -> Callable[[Any], Any] | None:
+    """What rebuilds a value of this type from plain values; None where it is taken as it is."""
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(a for a in typing.get_args(kind) if a is not type(None))
-        return _build(kind, value)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise TypeError(f"{kind.__name__} has no field {sorted(unknown)[0]}")
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+        inner = _builder(next(a for a in typing.get_args(kind) if a is not type(None)))
+        return inner and (lambda value: None if value is None else inner(value))
     if origin is list:
-        (item_kind,) = typing.get_args(kind)
-        return [_build(item_kind, item) for item in value]
-    return value
+        item = _builder(typing.get_args(kind)[0])
+        return item and (lambda value: [item(x) for x in value])
+    if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+        return None
+    cls: Any = kind
+    builders = {name: _builder(hint) for name, hint in _hints(cls).items()}
+
+    def build(value: Any) -> Any:
+        unknown = set(value) - set(builders)
+        if unknown:
+            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]}")
+        made = {name: b(v) if (b := builders[name]) else v for name, v in value.items()}
+        return cls(**made)
+
+    return build
 
 
 def _schema_of(kind: Any) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class
+from hydra.utils import get_class, get_method
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from pqbench.environment import usable_cores
+from pqbench.environment import cpu_saturates_int8, usable_cores
 from pqbench.errors import ConfigError
 
 
@@ -32,6 +32,14 @@ class Weights(Enum):
     file = "file"
     scratch = "scratch"
     none = "none"
+
+
+TASKS = {
+    "classification": "pqbench.tasks.Classification",
+    "segmentation": "pqbench.tasks.Segmentation",
+    "text_classification": "pqbench.tasks.TextClassification",
+}
+REPRESENTATIONS = ("torch", "onnx")
 
 
 class FitMethod(Enum):
@@ -49,6 +57,13 @@ class OnError(Enum):
 
     fail = "fail"
     skip = "skip"
+
+
+class Retry(Enum):
+    """Which finished experiments of a sweep run once more."""
+
+    none = "none"
+    failed = "failed"
 
 
 @dataclass
@@ -76,33 +91,42 @@ class ModelConfig:
 
     Attributes:
         name: Name in tables and records.
-        task: ``classification``.
+        task: ``classification``, ``segmentation``, ``text_classification``, or the dotted path of
+            a class of your own (``pqbench.tasks.Task``).
         network: ``_target_`` that builds the ``nn.Module``, and its arguments.
-        head: Dotted name of the last Linear layer; replaced or sliced to the data set's classes.
+        head: Dotted name of the layer that gives the class scores; replaced or sliced to the data
+            set's classes.
         weights: ``auto``: bundled for this data set, else pretrained if on this machine, else
             trained from scratch where the data set allows it, else pretrained (download).
         weights_file: Path of a state dict (``.safetensors``, ``.pth``) for ``weights=file``.
         pretrained: ``_target_`` that returns the pretrained state dict.
-        preprocess: Resize, crop and normalization.
+        preprocess: Resize, crop and normalization, for images.
+        tokenizer: ``_target_`` of a tokenizer (``pqbench.data.tokenize``) and its arguments, for
+            texts.
+        representation: ``torch``, or ``onnx`` for a file of the user's.
+        file: Path of that file.
     """
 
     name: str = MISSING
     task: str = "classification"
-    network: dict[str, Any] = MISSING
-    head: str = MISSING
+    network: dict[str, Any] = field(default_factory=dict)
+    head: str = ""
     weights: Weights = Weights.auto
     weights_file: str | None = None
     pretrained: dict[str, Any] | None = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    tokenizer: dict[str, Any] | None = None
+    representation: str = "torch"
+    file: str | None = None
 
 
 @dataclass
 class DatasetConfig:
-    """Labelled images in named splits.
+    """Labelled images or texts in named splits.
 
     Attributes:
         name: Name in tables and records.
-        task: ``classification``.
+        task: The task that it has labels for, as in ``ModelConfig``.
         source: ``_target_`` of a class with an ``index()`` method, and its arguments.
         root: Folder with the data; null takes the data set's usual place.
         split: Split that is scored: ``val``, or ``clean`` where the data set has it.
@@ -114,6 +138,7 @@ class DatasetConfig:
         augment: Symmetries of an image that keep its label, used in training: ``none``, ``flip``
             (left-right) or ``dihedral`` (all eight flips and quarter turns).
         scratch: True if a model without other weights may be trained from scratch on it.
+        scored: False for made-up inputs: nothing is fitted, accuracy is null.
     """
 
     name: str = MISSING
@@ -127,6 +152,7 @@ class DatasetConfig:
     resize_mode: str = "crop"
     augment: str = "flip"
     scratch: bool = False
+    scored: bool = True
 
 
 @dataclass
@@ -187,6 +213,8 @@ class TrackingConfig:
         artifact_root: Folder for artifacts of the local store; null takes one under ``outputs``.
         log_model: Log the deployed model's files as artifacts.
         timeout_s: Give up on a tracking server after this many seconds.
+        onnx_flavour: Also log a deployed ONNX model with the flavour ``mlflow.onnx``.
+        registered_model: Name of that model in MLflow's registry; null does not register it.
     """
 
     enabled: bool = True
@@ -195,6 +223,24 @@ class TrackingConfig:
     artifact_root: str | None = None
     log_model: bool = True
     timeout_s: float = 5.0
+    onnx_flavour: bool = False
+    registered_model: str | None = None
+
+
+@dataclass
+class LimitsConfig:
+    """What one experiment may use. The time limit of a stage is ``protocol.stage_timeout_s``.
+
+    Attributes:
+        cell_s: Time for one experiment in s, without its baseline; null: no limit.
+        memory_mb: Data of each worker process in MiB (Linux); null: no limit. A runtime may reserve
+            more than it uses: leave room.
+        cache_gb: Size of the cache in GiB; above it goes what was used longest ago. null: no limit.
+    """
+
+    cell_s: float | None = None
+    memory_mb: float | None = None
+    cache_gb: float | None = 50.0
 
 
 @dataclass
@@ -214,6 +260,9 @@ class PqbenchConfig:
         outputs: Folder for runs, cache and the local tracking store.
         cache: Reuse finished stages and records.
         force: Measure again even if a finished record of this experiment exists.
+        retry: ``failed``: go back to the newest sweep of this command and run again what has no
+            result there.
+        limits: What one experiment may use.
     """
 
     model: ModelConfig = MISSING
@@ -228,9 +277,11 @@ class PqbenchConfig:
     outputs: str = "outputs"
     cache: bool = True
     force: bool = False
+    retry: Retry = Retry.none
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
-IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force")
+IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits")
 
 
 def register() -> None:
@@ -238,6 +289,11 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=PqbenchConfig)
     OmegaConf.register_new_resolver("usable_cores", usable_cores, replace=True)
+    OmegaConf.register_new_resolver("cpu_saturates_int8", cpu_saturates_int8, replace=True)
+    # ${call:package.module.function,argument}: what a library knows about a model, say
+    OmegaConf.register_new_resolver(
+        "call", lambda target, *arguments: get_method(target)(*arguments), replace=True
+    )
     OmegaConf.register_new_resolver(
         "recipe", lambda steps: "+".join(steps) or "none", replace=True, use_cache=False
     )
@@ -301,6 +357,39 @@ def make(node: Mapping[str, Any], what: str) -> Any:
         raise ConfigError(f"{what}: {error}") from error
 
 
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its dotted key."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _validate_model(model: Mapping[str, Any]) -> None:
+    """Check that a model says where it comes from, as its representation wants it."""
+    given = model["representation"]
+    if given not in REPRESENTATIONS:
+        raise ConfigError(
+            f"model.representation={given} is not possible",
+            hint=f"choose from {', '.join(REPRESENTATIONS)}",
+        )
+    if given == "onnx":
+        if not model["file"]:
+            raise ConfigError("model.representation=onnx without a file", "set model.file=PATH")
+        return
+    if model["weights"] == "file" and not model["weights_file"]:
+        raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
+    for key in ("network", "head"):
+        if not model[key]:
+            raise ConfigError(f"model.{key} is not given", hint="see conf/model/custom.yaml")
+    if "." not in model["task"] and model["task"] not in TASKS:
+        raise ConfigError(
+            f"model.task={model['task']} is not known",
+            hint=f"choose from {', '.join(TASKS)}, or give the dotted path of a class",
+        )
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Check what types cannot say, before any work.
 
@@ -321,8 +410,11 @@ def validate(config: Mapping[str, Any]) -> None:
         dataset["resize_mode"] in modes, "dataset.resize_mode", dataset["resize_mode"], str(modes)
     )
     require(config["threads"] >= 1, "threads", config["threads"], "at least 1")
-    if model["weights"] == "file" and not model["weights_file"]:
-        raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
+    for key, value in config["limits"].items():
+        require(value is None or value > 0, f"limits.{key}", value, "null or above 0")
+    for key, value in _leaves(config):
+        require(value != MISSING, key, value, "given: it has no default")
+    _validate_model(model)
     if model["task"] != dataset["task"]:
         raise ConfigError(
             f"model {model['name']} does {model['task']}, "

@@ -6,14 +6,13 @@ reads a response file, so a stage that dies by exception, signal or time-out is 
 in the parent, never its end.
 
 Cache: the key is a hash of the function, its arguments (a folder made by another stage enters by
-that stage's key), the code of the rooms it uses and the versions of the libraries. A result is
-computed aside, under a lock, and renamed into place.
+that stage's key), the code of the rooms it uses, the user's own code that the arguments name and
+the versions of the libraries. The child dies with its parent, however that dies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import json
@@ -30,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.artifact import write_json
-from pqbench.environment import child_environment, versions
+from pqbench.cache import Cache
+from pqbench.code import code_hash, library_versions, users_code
+from pqbench.environment import child_environment
 from pqbench.errors import (
     ERRORS,
     OutOfMemoryFailure,
@@ -38,34 +39,11 @@ from pqbench.errors import (
     StageTimeout,
     WorkerCrash,
 )
+from pqbench.worker import describe_error, die_with_parent, limit_memory, speaks_of_memory
 
-RESULT = "result.json"
 LOG_TAIL_LINES = 15
-PACKAGE = Path(__file__).parent
-GROUND = (
-    "artifact.py",
-    "checkpoint.py",
-    "download.py",
-    "errors.py",
-    "inputs.py",
-    "networks.py",
-    "stages.py",
-    "tensors.py",
-)
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "torch-pruning",
-    "lightning",
-    "nncf",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "numpy",
-    "pillow",
-    "scipy",
+_MEMORY_HINT = (
+    "use fewer images, a smaller batch or a machine with more memory, or raise limits.memory_mb"
 )
 
 
@@ -82,6 +60,7 @@ class StageSpec:
             (a path stands for the content found there); None takes the arguments.
         timeout_s: Time limit in s.
         threads: Threads the process may use.
+        memory_mb: Limit of the process's own data in MiB; None: no limit. Linux only.
     """
 
     name: str
@@ -91,6 +70,7 @@ class StageSpec:
     key: Mapping[str, Any] | None = None
     timeout_s: float = 1800.0
     threads: int = 1
+    memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,32 +94,13 @@ class StageResult:
     rss_peak_mb: float | None
 
 
-@functools.cache
-def code_hash(rooms: tuple[str, ...]) -> str:
-    """Hash of the source of the ground modules and of the named rooms and modules."""
-    digest = hashlib.sha256()
-    files = [PACKAGE / name for name in GROUND]
-    for room in rooms:
-        path = PACKAGE / room
-        files += [path] if path.suffix else sorted(path.rglob("*.py"))
-    for file in files:
-        digest.update(file.relative_to(PACKAGE).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries whose code decides a result, where installed."""
-    return {name: version for name, version in versions().items() if name in LIBRARIES}
-
-
 def cache_key(spec: StageSpec) -> str:
     """The key under which the stage's result is found, 32 hex digits."""
     value = {
         "function": spec.function,
         "arguments": spec.key if spec.key is not None else spec.arguments,
         "code": code_hash(tuple(spec.rooms)),
+        "users_code": users_code(spec.arguments),
         "libraries": library_versions(),
         "python": sys.version_info[:2],
     }
@@ -150,12 +111,12 @@ class StageRunner:
     """Runs stages for one experiment.
 
     Args:
-        cache: Folder of the content-addressed cache, or None to compute everything afresh.
+        cache: The content-addressed cache, or None to compute everything afresh.
         scratch: Folder for work that is not cached.
         logs: Folder for one log file per stage.
     """
 
-    def __init__(self, cache: Path | None, scratch: Path, logs: Path) -> None:
+    def __init__(self, cache: Cache | None, scratch: Path, logs: Path) -> None:
         self.cache = cache
         self.scratch = scratch
         self.logs = logs
@@ -166,58 +127,54 @@ class StageRunner:
         Raises:
             PqbenchError: What the stage raised; or it ran out of time or memory, or crashed. The
                 attributes ``stage`` and ``log`` name the stage and its log file.
+            OSError: The cache or the work folder cannot be written.
         """
         key = cache_key(spec)
         if self.cache is None:
-            return self._compute(spec, key, self.scratch / f"{spec.name}-{key[:8]}")
-        final = self.cache / "stages" / key
-        found = self._find(final, key)
+            folder = self.scratch / f"{spec.name}-{key[:8]}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            value, seconds, rss = self._compute(spec, folder)
+            return StageResult(folder, value, key, seconds, False, rss)
+        final = self.cache.stages / key
+        found = self._find(self.cache, final, key)
         if found is not None:
             return found
-        from filelock import FileLock
+        with self.cache.lock(key):
+            found = self._find(self.cache, final, key)
+            if found is not None:
+                return found
+            aside = self.cache.aside(final)
+            value, seconds, rss = self._compute(spec, aside)
+            payload = {"name": spec.name, "value": value, "seconds": seconds, "rss_peak_mb": rss}
+            try:
+                self.cache.keep(aside, final, payload)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            return StageResult(final, value, key, seconds, False, rss)
 
-        locks = self.cache / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
-            found = self._find(final, key)
-            return found if found is not None else self._compute(spec, key, final)
-
-    def _find(self, folder: Path, key: str) -> StageResult | None:
-        try:
-            stored = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+    def _find(self, cache: Cache, folder: Path, key: str) -> StageResult | None:
+        stored = cache.find(folder)
+        if stored is None:
             return None
-        if any(not (folder / name).is_file() for name in stored["files"]):
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        os.utime(folder / RESULT)
         return StageResult(
             folder, stored["value"], key, stored["seconds"], True, stored["rss_peak_mb"]
         )
 
-    def _compute(self, spec: StageSpec, key: str, final: Path) -> StageResult:
-        aside = final.with_name(f"{final.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    def _compute(self, spec: StageSpec, folder: Path) -> tuple[dict[str, Any], float, float]:
+        """Run the stage's process in ``folder``, which is removed if it fails."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{spec.name}.log"
         try:
-            value, seconds, rss = _run_process(spec, aside, log)
+            return _run_process(spec, folder, log)
         except PqbenchError as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             error.stage, error.log = spec.name, log  # type: ignore[attr-defined]
             raise
         except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        files = sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file())
-        write_json(
-            aside / RESULT,
-            {"value": value, "seconds": seconds, "rss_peak_mb": rss, "files": files},
-        )
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        return StageResult(final, value, key, seconds, False, rss)
 
 
 def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
@@ -230,7 +187,9 @@ def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], log: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    command: list[str], log: Path, threads: int, memory_mb: float | None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A child in its own process group, killed with all its children when the block is left."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -241,6 +200,7 @@ def _process(command: list[str], log: Path, threads: int) -> Iterator[subprocess
             env=child_environment(threads),
             start_new_session=True,
         )
+    limit_memory(process.pid, memory_mb)
     try:
         yield process
     finally:
@@ -257,32 +217,21 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
     )
     began = time.perf_counter()
     command = [sys.executable, "-m", "pqbench.stage", str(request), str(response)]
-    with _process(command, log, spec.threads) as process:
+    command.append(str(os.getpid()))
+    with _process(command, log, spec.threads, spec.memory_mb) as process:
         try:
             process.wait(spec.timeout_s)
         except subprocess.TimeoutExpired as error:
             raise StageTimeout(
-                f"stage {spec.name} ran longer than {spec.timeout_s:g} s",
-                hint="raise protocol.stage_timeout_s, or use a smaller model or fewer images",
+                f"stage {spec.name} ran longer than {spec.timeout_s:.3g} s",
+                hint="raise protocol.stage_timeout_s or limits.cell_s, or use a smaller model or "
+                "fewer images",
             ) from error
     seconds = time.perf_counter() - began
-    if process.returncode < 0:
-        number = -process.returncode
-        name = signal.Signals(number).name
-        if number == signal.SIGKILL:
-            raise OutOfMemoryFailure(
-                f"stage {spec.name} was killed ({name})",
-                hint="the system kills what needs more memory than there is: use fewer images, "
-                "a smaller batch or a machine with more memory",
-            )
-        raise WorkerCrash(f"stage {spec.name} crashed ({name})", hint=f"its log: {log}")
     try:
         answer = json.loads(response.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise WorkerCrash(
-            f"stage {spec.name} ended with code {process.returncode} and no result",
-            hint=f"its log: {log}",
-        ) from error
+    except (OSError, json.JSONDecodeError):
+        raise _death(spec.name, process.returncode, log) from None
     request.unlink()
     response.unlink()
     if "error" in answer:
@@ -298,10 +247,25 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
     return answer["value"], seconds, answer["rss_peak_mb"]
 
 
-def _child(request: Path, response: Path) -> None:
+def _death(name: str, code: int, log: Path) -> PqbenchError:
+    """Why a stage's process ended without an answer."""
+    last = log_tail(log, 3)
+    if code == -signal.SIGKILL:
+        return OutOfMemoryFailure(
+            f"stage {name} was killed (SIGKILL), as the system does when memory runs out",
+            hint=_MEMORY_HINT,
+        )
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
+    if speaks_of_memory(last):
+        return OutOfMemoryFailure(f"stage {name} {how}: out of memory", hint=_MEMORY_HINT)
+    return WorkerCrash(f"stage {name} {how} and gave no result", hint=f"its log: {log}")
+
+
+def _child(request: Path, response: Path, parent: int) -> None:
     """In the child: call the function and write what it returned or raised."""
     import resource
 
+    die_with_parent(parent)
     call = json.loads(request.read_text(encoding="utf-8"))
     module, _, name = call["function"].partition(":")
     answer: dict[str, Any]
@@ -311,32 +275,11 @@ def _child(request: Path, response: Path) -> None:
         )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         answer = {"value": value, "rss_peak_mb": round(peak, 1)}
-    except PqbenchError as error:
-        traceback.print_exc()
-        answer = {
-            "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        }
-    except MemoryError:
-        traceback.print_exc()
-        answer = {
-            "error": {
-                "type": "OutOfMemoryFailure",
-                "message": "out of memory",
-                "hint": "use fewer images or a smaller batch",
-            }
-        }
     except Exception as error:  # the boundary of the process: reported, never hidden
         traceback.print_exc()
-        first = str(error).strip().splitlines()
-        answer = {
-            "error": {
-                "type": type(error).__name__,
-                "message": first[0][:500] if first else "",
-                "hint": "",
-            }
-        }
+        answer = {"error": describe_error(error)}
     write_json(response, answer)
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]))
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

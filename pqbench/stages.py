@@ -13,6 +13,7 @@ from typing import Any
 from pqbench.artifact import Artifact, Representation
 from pqbench.inputs import PreparedSplit
 from pqbench.schema import make
+from pqbench.tasks import get_task
 
 PARITY_SAMPLES = 32
 
@@ -20,27 +21,25 @@ PARITY_SAMPLES = 32
 def prepare_split(
     workdir: Path,
     dataset: Mapping[str, Any],
+    task: str,
     preprocess: Mapping[str, Any],
+    tokenizer: Mapping[str, Any] | None,
     split: str,
     exclude: list[str],
     limit: int | None,
     seed: int,
     threads: int,
 ) -> dict[str, Any]:
-    """Decode and preprocess one split into ``workdir``."""
-    from pqbench.data.prepare import prepare
-    from pqbench.data.preprocess import Preprocess
-
-    prepared = prepare(
-        make(dataset["source"], "dataset.source"),
+    """Decode or tokenize one split into ``workdir``, as its task wants it."""
+    prepared = get_task(task).prepare(
+        dataset,
+        {"preprocess": preprocess, "tokenizer": tokenizer},
         split,
-        Preprocess.from_config(preprocess, dataset["resize_mode"]),
         workdir,
+        exclude=exclude,
         limit=limit,
         seed=seed,
-        on_error=dataset["on_error"],
         threads=threads,
-        exclude=exclude,
     )
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
@@ -53,11 +52,24 @@ def prepare_model(
     split: str,
     imagenet_indices: list[int] | None,
     seed: int,
+    upgrade: bool = False,
 ) -> dict[str, Any]:
     """Build the network with its weights and a head for the data set's classes."""
+    from pqbench.models.onnx_file import prepare_onnx
     from pqbench.models.prepare import prepare_model as prepare
 
     prepared = PreparedSplit.load(split)
+    if model["representation"] == "onnx":
+        prepare_onnx(
+            model,
+            classes=prepared.classes,
+            imagenet_indices=imagenet_indices,
+            input_specs=prepared.specs(),
+            example=prepared.feed(prepared.spread(2)),
+            folder=workdir,
+            upgrade=upgrade,
+        )
+        return {"weights": "file", "needs_fit": None, "card": {}}
     _, weights = prepare(
         model,
         classes=prepared.classes,
@@ -128,13 +140,16 @@ def apply_step(
     return dict(result.lineage[-1].details)
 
 
-def convert(workdir: Path, artifact: str, to: Representation, split: str) -> dict[str, Any]:
+def convert(
+    workdir: Path, artifact: str, to: Representation, split: str, task: str = "classification"
+) -> dict[str, Any]:
     """Convert to another representation; parity on real inputs is part of it."""
     from pqbench.export.convert import convert as convert_artifact
 
     prepared = PreparedSplit.load(split)
     batch = prepared.feed(prepared.spread(PARITY_SAMPLES))
-    result = convert_artifact(Artifact.load(artifact), to, batch, workdir)
+    least = get_task(task).min_agreement
+    result = convert_artifact(Artifact.load(artifact), to, batch, workdir, min_agreement=least)
     return dict(result.lineage[-1].details)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import select
 import signal
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _EXIT_S = 5.0
+_MEMORY_WORDS = (
+    "out of memory",
+    "memoryerror",
+    "bad_alloc",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "unable to allocate",
+    "not enough memory",
+    "failed to map segment",  # a library that does not fit in any more
+)
 _MEMORY_HINT = "use a smaller batch size or model, or a machine with more memory"
 
 
@@ -58,6 +70,7 @@ class SessionWorker:
         timeout_s: float,
         to: int,
         of: int,
+        deadline: float | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -65,6 +78,7 @@ class SessionWorker:
         self.cold_answer: dict[str, Any] = {}
         self._process = process
         self._timeout_s = timeout_s
+        self._deadline = math.inf if deadline is None else deadline
         self._to = to
         self._of = of
         self._buffer = b""
@@ -83,6 +97,8 @@ class SessionWorker:
         name: str = "session",
         pool_mb: float = 128.0,
         seed: int = 0,
+        memory_mb: float | None = None,
+        deadline: float | None = None,
     ) -> Self:
         """Start a child and load a model in it.
 
@@ -97,6 +113,8 @@ class SessionWorker:
             name: Name for messages.
             pool_mb: Memory for the pool of inputs in MiB.
             seed: Seeds the choice of inputs.
+            memory_mb: Limit of the child's own data in MiB; None: no limit.
+            deadline: When the whole experiment must be done, on :func:`time.monotonic`'s clock.
 
         Raises:
             PqbenchError: The model could not be loaded; the class says why.
@@ -125,7 +143,8 @@ class SessionWorker:
         finally:
             os.close(child_in)
             os.close(child_out)
-        worker = cls(process, name, log, timeout_s, to, of)
+        limit_memory(process.pid, memory_mb)
+        worker = cls(process, name, log, timeout_s, to, of, deadline)
         try:
             worker.cold_answer = worker._ask(
                 "open",
@@ -234,12 +253,14 @@ class SessionWorker:
         """
         waiting = select.poll()
         waiting.register(self._of, select.POLLIN | select.POLLHUP)
-        end = time.monotonic() + self._timeout_s
+        end = min(time.monotonic() + self._timeout_s, self._deadline)
         parts = [self._buffer]
         while b"\n" not in parts[-1]:
             left = end - time.monotonic()
             if left <= 0 or not waiting.poll(left * 1e3):
                 self.kill()
+                if end == self._deadline:
+                    raise self._located(cell_timeout(f"{self.name}, '{call}'"))
                 raise self._located(
                     StageTimeout(
                         f"{self.name}: no answer to '{call}' within {self._timeout_s:g} s",
@@ -273,7 +294,7 @@ class SessionWorker:
             message = f"{where} ({number.name})"
         else:
             message = f"{where} with exit code {code}"
-        if "bad_alloc" in last or "MemoryError" in last:
+        if speaks_of_memory(last):
             return self._located(OutOfMemoryFailure(f"{message}: {last}", hint=_MEMORY_HINT))
         return self._located(WorkerCrash(message, hint=f"its last words: {last} ({self.log})"))
 
@@ -339,13 +360,45 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def limit_memory(pid: int, memory_mb: float | None) -> None:
+    """Limit a process's own data (Linux: RLIMIT_DATA, which counts heap and private mappings).
+
+    Allocation beyond it fails in the process, which reports it; nothing has to watch meanwhile.
+
+    Args:
+        pid: The process, just started.
+        memory_mb: Limit in MiB; None: no limit.
+    """
+    if memory_mb is None or not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    size = round(memory_mb * 2**20)
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (size, size))
+
+
+def speaks_of_memory(text: str) -> bool:
+    """Whether an error's text says that an allocation failed, in the words of the libraries."""
+    text = text.lower()
+    return any(words in text for words in _MEMORY_WORDS)
+
+
+def cell_timeout(where: str) -> StageTimeout:
+    """The experiment ran past ``limits.cell_s``."""
+    return StageTimeout(
+        f"{where}: the experiment ran longer than limits.cell_s",
+        hint="raise limits.cell_s, or use a smaller model or fewer images",
+    )
+
+
 def describe_error(error: BaseException) -> dict[str, str]:
     """An exception as the parent gets it: class, one line, hint."""
     text = str(error).strip()
     first = text.splitlines()[0][:500] if text else ""
     if isinstance(error, PqbenchError):
         return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+    if isinstance(error, MemoryError) or speaks_of_memory(text):
         return {
             "type": OutOfMemoryFailure.__name__,
             "message": first or "out of memory",

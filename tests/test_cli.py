@@ -51,8 +51,53 @@ def test_help_teaches_groups_options_and_examples(tmp_path: Path) -> None:
 def test_backends_lists_each_with_its_version(tmp_path: Path) -> None:
     done = pqbench(tmp_path, "--backends")
     assert done.returncode == 0
-    for name in ("torch", "ort", "openvino"):
-        assert name in done.stdout
+    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
+    for name in ("torch", "torchscript", "ort", "openvino"):
+        assert rows[name].split("│")[2].strip() == "yes"
+    for name in ("torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt"):
+        where = rows[name].split("│")
+        assert where[2].strip() == "yes" or (where[5].strip() and where[6].strip())
+    assert "Failed to load" not in done.stdout + done.stderr  # ONNX Runtime's own chatter
+
+
+def test_sweep_over_a_backend_that_cannot_run_is_a_row_and_not_a_failure(tmp_path: Path) -> None:
+    arguments = ["model=mobilenetv3_small", "backend=ort_cuda,tensorrt_rtx", "tracking=none", "-m"]
+    done = pqbench(tmp_path, *arguments)
+    records = load_records(tmp_path / "outputs")
+    if any(r.ok for r in records):
+        pytest.skip("there is a GPU")
+    assert done.returncode == 0, done.stderr
+    assert {r.experiment.backend: r.status for r in records} == {
+        "ort_cuda": "unavailable",
+        "tensorrt_rtx": "unavailable",
+    }
+    for record in records:
+        assert record.error is not None and "driver" in record.error.message
+
+
+@pytest.mark.slow
+def test_crash_inside_a_users_backend_is_a_row_with_its_cause(tmp_path: Path) -> None:
+    conf = tmp_path / "conf" / "backend"
+    conf.mkdir(parents=True)
+    (conf / "mine.yaml").write_text(
+        "_target_: user_backends.CrashingBackend\nname: mine\nfault: segfault  # what happens\n"
+    )
+    arguments = ["--config-dir", "conf", "backend=mine", "model=mobilenetv3_small", *SMALL]
+    faults = "backend.fault=segfault,abort,memory"
+    done = pqbench(tmp_path, *arguments, "model.weights=none", "tracking=none", faults, "-m")
+    assert done.returncode == 3
+    found = {r.config["backend"]["fault"]: r for r in load_records(tmp_path / "outputs")}
+    for fault, status, words in (
+        ("segfault", "crashed", "SIGSEGV"),
+        ("abort", "crashed", "SIGABRT"),
+        ("memory", "oom", "no room for 99 GiB"),
+    ):
+        record = found[fault]
+        assert record.status == status
+        assert record.error is not None
+        assert words in record.error.message
+        assert record.error.log is not None
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

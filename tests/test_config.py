@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
 from pqbench import schema
-from pqbench.arguments import config_folder, prepare
+from pqbench.arguments import config_folder, prepare, register_repeats
 from pqbench.errors import ConfigError
 
 CONF = config_folder()
@@ -20,6 +20,20 @@ OPTIONS = sorted(
     for group in ("model", "dataset", "compress", "backend", "protocol", "tracking")
     for path in (CONF / group).glob("*.yaml")
 )
+MUST_BE_GIVEN = {
+    "dataset=imagefolder": ["dataset.root=somewhere"],
+    "model=custom": ["model.network._target_=torchvision.models.resnet18", "model.head=fc"],
+    "model=onnx": ["model.file=somewhere.onnx"],
+}
+OTHER_TASK = {
+    "lstm": ["dataset=sst2"],
+    "bert": ["dataset=sst2"],
+    "fcn_resnet50": ["dataset=camvid"],
+    "sst2": ["model=lstm"],
+    "textfile": ["model=bert"],
+    "camvid": ["model=fcn_resnet50"],
+}
+SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -34,13 +48,20 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_validates(group: str, option: str) -> None:
-    extra = ["dataset.root=somewhere"] if option == "imagefolder" else []
-    schema.validate(composed(f"{group}={option}", *extra))
+    given = MUST_BE_GIVEN.get(f"{group}={option}", [])
+    config = composed(f"{group}={option}", *given, *OTHER_TASK.get(option, []))
+    schema.validate(config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_composes_and_validates(name: str) -> None:
+    register_repeats([f"experiment={name}"])
     schema.validate(composed(f"experiment={name}"))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_search_composes_and_validates(name: str) -> None:
+    schema.validate(composed(f"search={name}"))
 
 
 def test_recipe_keeps_the_order_of_its_steps() -> None:
@@ -54,7 +75,9 @@ def test_recipe_keeps_the_order_of_its_steps() -> None:
 def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> None:
     one = schema.fingerprint(composed("compress=[prune,finetune]"))
     assert one == schema.fingerprint(
-        composed("compress=[prune,finetune]", "outputs=elsewhere", "tracking=none", "force=true")
+        composed(
+            "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
+        )
     )
     assert one != schema.fingerprint(composed("compress=[finetune,prune]"))
     assert one != schema.fingerprint(

@@ -19,7 +19,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pqbench", "conf"):
+    for name in ("pqbench", "conf", "hydra_plugins"):
         shutil.copytree(
             REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -40,6 +40,7 @@ def test_wheel_holds_every_module_yaml_file_and_checkpoint(unpacked: Path) -> No
     expected |= {Path("conf") / p.relative_to(REPOSITORY / "conf") for p in conf_files()}
     missing = {p for p in expected if not (unpacked / "pqbench" / p).is_file()}
     assert not missing
+    assert (unpacked / "hydra_plugins" / "pqbench_search" / "__init__.py").is_file()
 
 
 def conf_files() -> list[Path]:

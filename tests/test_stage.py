@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from pqbench.cache import RESULT, Cache
+from pqbench.code import _own_hash, users_code
 from pqbench.errors import (
     DataError,
     OutOfMemoryFailure,
@@ -18,7 +23,7 @@ from pqbench.errors import (
     StageTimeout,
     WorkerCrash,
 )
-from pqbench.stage import RESULT, StageRunner, StageSpec, cache_key
+from pqbench.stage import StageRunner, StageSpec, cache_key
 
 HERE = "tests.test_stage" if __name__.startswith("tests.") else Path(__file__).stem
 
@@ -39,18 +44,31 @@ def fail(workdir: Path, kind: str) -> dict[str, Any]:
         os._exit(7)
     if kind == "memory":
         raise MemoryError
+    if kind == "allocate":
+        import numpy as np
+
+        np.ones(2**28)
     os.kill(os.getpid(), getattr(signal, kind))
     return {}
 
 
+def sleep(workdir: Path, seconds: float) -> dict[str, Any]:
+    (workdir / "started.aside").write_text(str(os.getpid()))
+    (workdir / "started.aside").rename(workdir / "started")
+    time.sleep(seconds)
+    return {}
+
+
 def spec(function: str, timeout_s: float = 60.0, **arguments: Any) -> StageSpec:
-    return StageSpec(function, f"{HERE}:{function}", arguments, rooms=(), timeout_s=timeout_s)
+    return StageSpec(
+        function, f"{HERE}:{function}", arguments, (), timeout_s=timeout_s, memory_mb=1024
+    )
 
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageRunner:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    return StageRunner(tmp_path / "cache", tmp_path / "work", tmp_path / "logs")
+    return StageRunner(Cache(tmp_path / "cache"), tmp_path / "work", tmp_path / "logs")
 
 
 def test_stage_runs_in_its_own_process_and_keeps_its_files(runner: StageRunner) -> None:
@@ -94,6 +112,7 @@ def test_stage_without_cache_computes_each_time(tmp_path: Path, runner: StageRun
         ("data", DataError, "no images here"),
         ("other", PqbenchError, "ZeroDivisionError: one over nothing"),
         ("memory", OutOfMemoryFailure, "memory"),
+        ("allocate", OutOfMemoryFailure, "llocate"),
         ("exit", WorkerCrash, "code 7"),
         ("SIGSEGV", WorkerCrash, "SIGSEGV"),
         ("SIGABRT", WorkerCrash, "SIGABRT"),
@@ -107,12 +126,51 @@ def test_stage_death_is_named_and_leaves_nothing(
         runner.run(spec("fail", kind=kind))
     assert caught.value.stage == "fail"  # type: ignore[attr-defined]
     assert runner.cache is not None
-    assert not list((runner.cache / "stages").iterdir())
+    assert not list(runner.cache.stages.iterdir())
 
 
 def test_stage_that_hangs_is_stopped_at_its_time_limit(runner: StageRunner) -> None:
     with pytest.raises(StageTimeout, match="longer than 3 s"):
         runner.run(spec("fail", timeout_s=3.0, kind="hang"))
+
+
+def test_stage_dies_with_its_parent_and_the_next_one_finds_nothing_in_the_way(
+    runner: StageRunner, tmp_path: Path
+) -> None:
+    assert runner.cache is not None
+    code = (
+        "from pathlib import Path; from pqbench.cache import Cache;"
+        "from pqbench.stage import StageRunner; import test_stage as t;"
+        f"r = StageRunner(Cache(Path({str(runner.cache.root)!r})), Path('w'),"
+        f" Path({str(tmp_path / 'logs')!r}));"
+        "r.run(t.spec('sleep', seconds=100))"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    end = time.monotonic() + 60
+    while not list(runner.cache.stages.glob("*.tmp/started")) and time.monotonic() < end:
+        time.sleep(0.05)
+    [started] = runner.cache.stages.glob("*.tmp/started")
+    child = psutil.Process(int(started.read_text()))
+    parent.kill()
+    parent.wait()
+    child.wait(20)
+    assert runner.cache.clean() == [started.parent]
+    assert not list(runner.cache.stages.iterdir())
+    assert not list(runner.cache.locks.glob("*"))
+
+
+def test_users_own_code_enters_the_key_and_a_library_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_steps.py").write_text("class Step: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = users_code({"step": {"_target_": "my_own_steps.Step"}, "n": [{"_target_": "torch.nn"}]})
+    assert list(found) == ["my_own_steps"]
+    before = found["my_own_steps"]
+    (tmp_path / "my_own_steps.py").write_text("class Step:\n    x = 1\n")
+    _own_hash.cache_clear()
+    assert users_code({"_target_": "my_own_steps.Step"})["my_own_steps"] != before
 
 
 def test_cache_key_follows_content_not_path() -> None:

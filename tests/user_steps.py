@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pqbench.artifact import Artifact, LineageEntry
 from pqbench.checkpoint import load_network, save_like
@@ -37,3 +37,16 @@ class Crash:
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         os.kill(os.getpid(), signal.SIGSEGV)
         raise AssertionError("not reached")
+
+
+def tiny_network(num_classes: int = 10) -> Any:
+    """A network that builds, exports and runs in next to no time."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )

@@ -44,6 +44,7 @@ class Placement:
             (de)quantization: ``{description: count}``.
         kernels: Executed kernel or layer types and how many of each.
         threads: Threads the runtime was set to use, read back where the runtime tells.
+        details: What else is worth knowing, JSON-ready: provider options, engine size, ...
     """
 
     nodes: Mapping[str, int]
@@ -53,6 +54,7 @@ class Placement:
     float_reasons: Mapping[str, int] = field(default_factory=dict)
     kernels: Mapping[str, int] = field(default_factory=dict)
     threads: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def int8_share(self) -> float | None:

@@ -7,19 +7,18 @@ and the assignment of every node is read back.
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import functools
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from pqbench.artifact import Artifact, Representation
-from pqbench.backends import ort_graph
-from pqbench.backends.base import Availability, Placement
+from pqbench.backends.base import Availability
+from pqbench.backends.ort_session import OrtSession
 from pqbench.backends.support import first_line, library, one_of, thread_count, versions
 from pqbench.errors import PlacementError, UnavailableError, UnsupportedError
 
@@ -45,6 +44,9 @@ class OrtBackend:
 
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     loads: ClassVar[Representation] = "onnx"
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
+    keeps_graph: ClassVar[bool] = True
+    """Whether the provider leaves nodes that can be read back after optimization."""
 
     def __init__(
         self,
@@ -56,54 +58,88 @@ class OrtBackend:
         self.threads = thread_count(threads)
         self.provider = PROVIDERS[one_of("provider", provider, tuple(PROVIDERS))]
         self.device = provider
+        self.others: tuple[str, ...] = ()  # providers that may take what this one refuses
         self.graph_optimization = one_of("graph_optimization", graph_optimization, OPTIMIZATION)
         self.arena = arena
 
     def availability(self) -> Availability:
-        """Whether ONNX Runtime is installed and was built with the provider."""
-        found = versions("onnxruntime", "onnxruntime-gpu")
+        """Whether ONNX Runtime is installed, has the provider, and finds what that needs."""
+        found = versions(*self.distributions)
         try:
             self._library()
         except UnavailableError as error:
             return Availability(False, self.device, found, error.message, error.hint)
         return Availability(True, self.device, found)
 
-    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> OrtSession:  # noqa: ARG002
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> OrtSession:
         """Make a session; one serves all batch sizes.
 
         Raises:
-            UnavailableError: ONNX Runtime or the provider is missing.
+            UnavailableError: ONNX Runtime, the provider, or what it needs is missing.
             UnsupportedError: ONNX Runtime refuses the model.
             PlacementError: Nodes are assigned to another provider.
         """
         self._library()
+        path = self.model_file(artifact)
+        options = self.provider_options(artifact, path, sorted(set(batch_sizes)))
         started = time.perf_counter()
-        session = self.open(artifact.path)
-        return OrtSession(self, artifact, session, time.perf_counter() - started)
+        session = self.open(path, options)
+        seconds = time.perf_counter() - started
+        return OrtSession(
+            artifact,
+            session,
+            check=functools.partial(check_placement, provider=self.provider, others=self.others),
+            again=functools.partial(self.open, path, options),
+            errors=runtime_errors(),
+            device=self.device,
+            keeps_graph=self.keeps_graph,
+            details=self.details(artifact, options),
+            load_s=seconds,
+        )
+
+    def model_file(self, artifact: Artifact) -> Path:
+        """The ONNX file that is loaded."""
+        return artifact.path
+
+    def provider_options(
+        self,
+        artifact: Artifact,  # noqa: ARG002
+        path: Path,  # noqa: ARG002
+        batch_sizes: Sequence[int],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Options of the execution provider."""
+        return {}
+
+    def details(self, artifact: Artifact, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What the record says of this backend alone."""
+        return {"provider_options": dict(options)} if options else {}
 
     def open(
-        self, path: Path, optimized: Path | None = None, profile: Path | None = None
+        self,
+        path: Path,
+        provider_options: Mapping[str, Any],
+        optimized: Path | None = None,
+        profile: Path | None = None,
     ) -> ort.InferenceSession:
         """A session of ONNX Runtime itself, proved to run on the provider asked.
 
         Args:
             path: The ONNX file.
+            provider_options: Options of the execution provider.
             optimized: Write the optimized graph here.
             profile: Write a profile to a file whose name starts with this path.
         """
-        import onnxruntime as ort
-
         options = self._options()
+        errors: tuple[type[Exception], ...] = (*runtime_errors(), ValueError)
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         try:
-            session = ort.InferenceSession(
-                str(path), sess_options=options, providers=[self.provider], enable_fallback=0
-            )
-        except runtime_errors() as error:
+            with contextlib.redirect_stdout(sys.stderr):  # its Python layer prints "EP Error"
+                session = self._session(path, options, dict(provider_options))
+        except errors as error:
             if "assigned to the default CPU EP" in str(error):
                 raise PlacementError(
                     f"{self.provider} cannot run all nodes of {path.name}: {first_line(error)}",
@@ -113,8 +149,20 @@ class OrtBackend:
                 f"ONNX Runtime refuses {path.name}: {first_line(error)}",
                 hint="choose another quantization step or backend for this model",
             ) from error
-        check_placement(session, self.provider)
+        check_placement(session, self.provider, self.others)
         return session
+
+    def _session(
+        self, path: Path, options: ort.SessionOptions, provider_options: dict[str, Any]
+    ) -> ort.InferenceSession:
+        import onnxruntime as ort
+
+        return ort.InferenceSession(
+            str(path),
+            sess_options=options,
+            providers=[(self.provider, provider_options), *self.others],
+            enable_fallback=0,
+        )
 
     def _options(self) -> ort.SessionOptions:
         import onnxruntime as ort
@@ -136,7 +184,8 @@ class OrtBackend:
         # Idle threads must not spin: in a paired measurement the other side runs meanwhile.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self.provider != PROVIDERS["cpu"]:
+        # Not with the CPU among the providers: ONNX Runtime calls that a conflict.
+        if PROVIDERS["cpu"] not in (self.provider, *self.others):
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
@@ -150,85 +199,19 @@ class OrtBackend:
         return ort
 
 
-class OrtSession:
-    """A model in ONNX Runtime.
-
-    Attributes:
-        cold: ``load_s``: seconds for reading, optimizing and making the session.
-    """
-
-    def __init__(
-        self, backend: OrtBackend, artifact: Artifact, session: ort.InferenceSession, load_s: float
-    ) -> None:
-        self.cold = {"load_s": load_s}
-        self._backend = backend
-        self._artifact = artifact
-        self._session: ort.InferenceSession | None = session
-        self._inputs = [spec.name for spec in artifact.inputs]
-        self._outputs = list(artifact.outputs)
-        self._errors = runtime_errors()
-
-    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """One inference; see ``pqbench.backends.base.Session``.
-
-        Raises:
-            UnsupportedError: A kernel refuses its inputs.
-        """
-        assert self._session is not None
-        feeds = {name: batch[name] for name in self._inputs}
-        try:
-            outputs: list[npt.NDArray[np.float32]] = self._session.run(self._outputs, feeds)
-        except self._errors as error:
-            raise UnsupportedError(
-                f"ONNX Runtime cannot run {self._artifact.path.name}: {first_line(error)}"
-            ) from error
-        return outputs
-
-    def placement(self) -> Placement:
-        """Providers from the session, kernels from the graph that a second session writes.
-
-        The second session has the same options and is gone when this returns; call this outside
-        of memory measurements.
-
-        Raises:
-            PlacementError: Nodes run on another provider than asked.
-        """
-        assert self._session is not None
-        nodes = check_placement(self._session, self._backend.provider)
-        with tempfile.TemporaryDirectory() as folder:
-            optimized = Path(folder) / "optimized.onnx"
-            self._backend.open(self._artifact.path, optimized=optimized)
-            facts = ort_graph.read_graph(optimized)
-        return Placement(
-            nodes=nodes,
-            precision=facts.precision,
-            quantizable=facts.quantizable,
-            integer=facts.integer,
-            float_reasons=facts.float_reasons,
-            kernels=facts.kernels,
-            threads=self._session.get_session_options().intra_op_num_threads,
-        )
-
-    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> dict[str, float]:
-        """Milliseconds per inference by operator type, in a session of its own."""
-        skip = 2
-        feeds = {name: batch[name] for name in self._inputs}
-        with tempfile.TemporaryDirectory() as folder:
-            session = self._backend.open(self._artifact.path, profile=Path(folder) / "profile")
-            for _ in range(skip + runs):
-                session.run(self._outputs, feeds)
-            return ort_graph.profile_ms(Path(session.end_profiling()), skip, runs)
-
-    def close(self) -> None:
-        """Free the model; the session cannot be used afterwards."""
-        self._session = None
-
-
-def check_placement(session: ort.InferenceSession, provider: str) -> dict[str, int]:
+def check_placement(
+    session: ort.InferenceSession, provider: str, others: Sequence[str] = ()
+) -> dict[str, int]:
     """Nodes per execution provider, as recorded by ONNX Runtime when it made the session.
 
+    Args:
+        session: The session; its options must ask for recording the assignment.
+        provider: The provider asked for.
+        others: Providers that were allowed to take nodes as well.
+
     Raises:
-        PlacementError: The session lacks the provider, or other providers hold nodes.
+        PlacementError: The session lacks the provider, it holds no node, or a provider that was
+            not allowed holds one.
     """
     providers = session.get_providers()
     if provider not in providers:
@@ -239,7 +222,7 @@ def check_placement(session: ort.InferenceSession, provider: str) -> dict[str, i
     nodes: Counter[str] = Counter()
     for subgraph in session.get_provider_graph_assignment_info():
         nodes[subgraph.ep_name] += len(subgraph.get_nodes())
-    elsewhere = {name: count for name, count in nodes.items() if name != provider}
+    elsewhere = {name: count for name, count in nodes.items() if name not in (provider, *others)}
     if elsewhere or not nodes[provider]:
         raise PlacementError(
             f"asked for {provider}, but nodes are assigned so: {dict(nodes)}",

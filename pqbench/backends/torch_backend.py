@@ -1,11 +1,15 @@
-"""PyTorch itself, on the CPU: what a model costs without any deployment runtime."""
+"""PyTorch: eager, TorchScript, or compiled; on the CPU or a CUDA GPU.
+
+The precision is set and watched: on new GPUs PyTorch would compute float32 convolutions in TF32.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,8 +17,11 @@ import numpy.typing as npt
 
 from pqbench.artifact import Artifact, Representation
 from pqbench.backends.base import Availability, Placement
-from pqbench.backends.support import library, one_of, thread_count, versions
-from pqbench.errors import PlacementError, UnavailableError
+from pqbench.backends.cuda import gpu, parse_device
+from pqbench.backends.support import first_line, library, one_of, thread_count, versions
+from pqbench.backends.torch_compiled import check_compiler, compile_network, script
+from pqbench.backends.torch_watch import PRODUCTS, SeenOperator, watch_compiled, watch_operators
+from pqbench.errors import ConfigError, OutOfMemoryFailure, PlacementError, UnavailableError
 from pqbench.tensors import as_tensors, flatten_outputs
 
 if TYPE_CHECKING:
@@ -22,24 +29,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 PIP_NAME = "torch"
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-PRODUCTS = frozenset(
-    {
-        "convolution", "_convolution", "mkldnn_convolution", "conv1d", "conv2d", "conv3d",
-        "mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "scaled_dot_product_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    }
-)  # fmt: skip
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+MODES = ("eager", "script", "compile")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 class TorchBackend:
-    """PyTorch on the CPU. Sets the thread number and denormal flushing of its whole process.
+    """PyTorch. Sets the thread number and denormal flushing of its whole process.
 
     Args:
-        threads: Threads that share one operator; None takes all usable cores.
-        precision: ``fp32``; ``bf16``: convolutions and matrix products in bfloat16 by autocast.
+        threads: Threads that share one operator on the CPU; None takes all usable cores.
+        device: ``cpu``, ``cuda`` or ``cuda:<index>``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        amp: How a precision below fp32 is reached: True: convolutions and matrix products in it,
+            by autocast, weights in float32; False: the whole network in it.
+        tf32: Let float32 products on a GPU run in TF32 (10 bits of mantissa).
         channels_last: Keep images in NHWC order; the conversion of inputs is part of a run.
-        mode: ``eager``.
+        mode: ``eager``, ``script`` (TorchScript, deprecated upstream) or ``compile``.
+        compile_mode: ``torch.compile``'s mode: ``default``, ``reduce-overhead``, ``max-autotune``.
+        fullgraph: Fail where a part of the network cannot be compiled.
+        compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
     """
 
     modules: ClassVar[tuple[str, ...]] = ("torch",)
@@ -51,30 +60,71 @@ class TorchBackend:
         precision: str = "fp32",
         channels_last: bool = False,
         mode: str = "eager",
+        device: str = "cpu",
+        amp: bool = True,
+        tf32: bool = False,
+        compile_mode: str = "default",
+        fullgraph: bool = True,
+        compile_cache: bool = True,
     ) -> None:
         self.threads = thread_count(threads)
         self.precision = one_of("precision", precision, tuple(PRECISIONS))
         self.channels_last = channels_last
-        self.mode = one_of("mode", mode, ("eager",))
+        self.mode = one_of("mode", mode, MODES)
+        self.device = device if device == "cpu" else f"cuda:{parse_device(device)}"
+        self.amp = amp
+        self.tf32 = tf32
+        self.compile_mode = one_of("compile_mode", compile_mode, COMPILE_MODES)
+        self.fullgraph = fullgraph
+        self.compile_cache = compile_cache
+        if mode == "script" and precision != "fp32" and amp:
+            raise ConfigError(
+                f"TorchScript with precision={precision} by autocast is not possible: a frozen "
+                "network is not cast",
+                hint="set backend.amp=false: the whole network in that precision",
+            )
 
     def availability(self) -> Availability:
-        """Whether PyTorch is installed."""
-        found = versions("torch")
+        """Whether PyTorch is installed, sees the device, and can compile if it has to."""
+        found = versions("torch", *(("triton",) if self.mode == "compile" else ()))
         try:
-            library("torch", PIP_NAME)
+            self._library()
         except UnavailableError as error:
-            return Availability(False, "cpu", found, error.message, error.hint)
-        return Availability(True, "cpu", found)
+            return Availability(False, self.device, found, error.message, error.hint)
+        return Availability(True, self.device, found)
 
-    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> TorchSession:  # noqa: ARG002
-        """Rebuild the network; one serves all batch sizes.
+    def _library(self) -> Any:
+        torch = library("torch", PIP_NAME)
+        if self.device != "cpu":
+            index = parse_device(self.device)
+            if torch.version.cuda is None:
+                raise UnavailableError(
+                    f"PyTorch {torch.__version__} was built without CUDA",
+                    hint="install a CUDA build of PyTorch",
+                )
+            seen = gpu(index)
+            try:
+                torch.cuda.init()
+            except RuntimeError as error:
+                raise UnavailableError(
+                    f"PyTorch (CUDA {torch.version.cuda}) cannot use {seen.name} (driver for CUDA "
+                    f"{seen.driver}): {first_line(error)}",
+                    hint="update the driver, or install PyTorch for the driver's CUDA version",
+                ) from error
+        if self.mode == "compile":
+            check_compiler(self.device)
+        return torch
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> TorchSession:
+        """Rebuild the network; TorchScript and ``torch.compile`` prepare it for each batch size.
 
         Raises:
-            UnavailableError: PyTorch is missing.
+            UnavailableError: PyTorch, the GPU or a compiler is missing.
+            UnsupportedError: The network cannot be traced or compiled.
             WeightsError: The artifact's weights do not fit its network.
             PlacementError: PyTorch did not take the number of threads.
         """
-        torch = library("torch", PIP_NAME)
+        torch = self._library()
         from pqbench.checkpoint import load_network
 
         # Before the first parallel work: threads inherit the flag from the one that starts them.
@@ -84,11 +134,35 @@ class TorchBackend:
             raise PlacementError(
                 f"asked PyTorch for {self.threads} threads, it took {torch.get_num_threads()}"
             )
+        if self.device != "cpu":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
+            torch.backends.cudnn.benchmark = True  # each batch size is warmed up before it counts
         started = time.perf_counter()
         network = load_network(artifact).requires_grad_(False)
+        if not self.amp and self.precision != "fp32":
+            network = network.to(self.dtype())
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        return TorchSession(self, artifact, network, time.perf_counter() - started)
+        network = network.to(self.device)
+        return TorchSession(
+            self, artifact, network, sorted(set(batch_sizes)), time.perf_counter() - started
+        )
+
+    def dtype(self) -> torch.dtype:
+        """The element type of products."""
+        import torch
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return kinds[self.precision]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast in the precision asked, or nothing."""
+        import torch
+
+        if self.precision == "fp32" or not self.amp:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(":")[0], self.dtype())
 
 
 class TorchSession:
@@ -96,124 +170,167 @@ class TorchSession:
 
     Attributes:
         cold: ``load_s``: seconds for building the network and reading its weights.
+        compile_s: Seconds for tracing or compiling, at all batch sizes together; None for eager,
+            or where kernels came from a cache.
+        compile_reason: Why it is None.
     """
 
     def __init__(
-        self, backend: TorchBackend, artifact: Artifact, network: nn.Module, load_s: float
+        self,
+        backend: TorchBackend,
+        artifact: Artifact,
+        network: nn.Module,
+        batch_sizes: Sequence[int],
+        load_s: float,
     ) -> None:
         self.cold = {"load_s": load_s}
+        self.compile_s: float | None = None
+        self.compile_reason = "an eager network is not compiled"
         self._backend = backend
         self._artifact = artifact
-        self._network: nn.Module | None = network
+        self._size = batch_sizes[0]
+        self._network: Callable[..., Any] | None = network
+        self._details: dict[str, Any] = {"mode": backend.mode, "amp": backend.amp}
+        if backend.mode != "eager":
+            self._prepare(network, batch_sizes)
+
+    def _prepare(self, network: nn.Module, batch_sizes: Sequence[int]) -> None:
+        import torch
+
+        backend = self._backend
+        started = time.perf_counter()
+        with torch.inference_mode(), backend.autocast():
+            examples = [self._tensors(self._zeros(size)) for size in batch_sizes]
+            if backend.mode == "script":
+                self._network, hits = script(network, examples), 0
+            else:
+                self._network, hits = compile_network(
+                    network,
+                    examples,
+                    backend.compile_mode,
+                    backend.fullgraph,
+                    backend.compile_cache,
+                )
+        self.compile_s = time.perf_counter() - started
+        if hits:
+            self._details["graphs_from_cache"] = hits
+            self.compile_reason = (
+                f"{hits} compiled graph(s) came from PyTorch's cache "
+                "(backend.compile_cache=false compiles anew)"
+            )
+            self.compile_s = None
+
+    def _zeros(self, size: int) -> dict[str, npt.NDArray[Any]]:
+        return {
+            spec.name: np.zeros([size, *(d or 1 for d in spec.shape[1:])], spec.dtype)
+            for spec in self._artifact.inputs
+        }
 
     def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """One inference; see ``pqbench.backends.base.Session``."""
+        """One inference; on a GPU both copies are part of it. See ``base.Session``.
+
+        Raises:
+            OutOfMemoryFailure: The GPU's memory does not suffice.
+        """
         import torch
 
-        with torch.inference_mode():
-            return [t.float().contiguous().numpy() for t in self._forward(batch)]
+        try:
+            with torch.inference_mode():
+                outputs = self._forward(batch)
+                return [t.float().contiguous().cpu().numpy() for t in outputs]
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryFailure(
+                f"PyTorch: {first_line(error)}", hint="use a smaller batch size or model"
+            ) from error
 
-    def _forward(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[torch.Tensor]:
+    def _tensors(self, batch: Mapping[str, npt.NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+        """Inputs on the device, in the type and memory order of the network."""
         import torch
 
-        assert self._network is not None
+        backend = self._backend
         tensors = as_tensors(batch, self._artifact)
-        if self._backend.channels_last:
+        if backend.device != "cpu":
+            tensors = tuple(t.to(backend.device) for t in tensors)
+        if not backend.amp and backend.precision != "fp32":
+            tensors = tuple(t.to(backend.dtype()) if t.is_floating_point() else t for t in tensors)
+        if backend.channels_last:
             tensors = tuple(
                 t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
                 for t in tensors
             )
-        if self._backend.precision == "fp32":
-            return flatten_outputs(self._network(*tensors))
-        with torch.autocast("cpu", torch.bfloat16):
+        return tensors
+
+    def _forward(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[torch.Tensor]:
+        assert self._network is not None
+        tensors = self._tensors(batch)
+        with self._backend.autocast():
             return flatten_outputs(self._network(*tensors))
 
     def placement(self) -> Placement:
-        """Operators, devices and types, watched while one sample of zeros runs.
+        """Operators, devices and types, watched while zeros run at the smallest batch size.
 
         Raises:
             PlacementError: Convolutions or matrix products run at another precision than asked,
-                or something runs elsewhere than on the CPU.
+                or something runs on another device.
         """
         import torch
 
-        zeros = {
-            spec.name: np.zeros([d or 1 for d in spec.shape], spec.dtype)
-            for spec in self._artifact.inputs
-        }
-        # not inference_mode: there, composite operators would hide what they are made of
-        with torch.no_grad():
-            seen = watch_operators(lambda: self._forward(zeros))
+        backend = self._backend
+        zeros = self._zeros(self._size)
+        forward = functools.partial(self._forward, zeros)
+        kind = backend.device.partition(":")[0]
+        if backend.mode == "compile":
+            with torch.inference_mode():
+                seen = watch_compiled(forward, kind)
+        else:
+            # not inference_mode: there, composite operators would hide what they are made of
+            with torch.no_grad():
+                seen = watch_operators(forward)
         products = [op for op in seen if op.name in PRODUCTS]
-        asked = PRECISIONS[self._backend.precision]
+        asked = PRECISIONS[backend.precision]
         odd = Counter(f"{op.name} in {op.dtype}" for op in products if op.dtype != asked)
         if odd:
             raise PlacementError(f"asked PyTorch for {asked}, but it runs {dict(odd)}")
-        devices = Counter(op.device for op in seen)
-        if set(devices) - {"cpu"}:
-            raise PlacementError(f"asked PyTorch for cpu, but it runs {dict(devices)}")
+        devices = self._check_devices(seen, kind)
+        tf32 = backend.tf32 and backend.precision == "fp32" and kind == "cuda"
         return Placement(
-            nodes=dict(devices),
-            precision=asked,
+            nodes=devices,
+            precision="tf32" if tf32 else asked,
             quantizable=len(products),
             integer=0,
             float_reasons=dict(Counter(f"{o.name} in {o.dtype}" for o in products).most_common()),
             kernels=dict(Counter(op.name for op in seen).most_common()),
             threads=torch.get_num_threads(),
+            details=self._details,
         )
 
+    def _check_devices(self, seen: Sequence[SeenOperator], kind: str) -> dict[str, int]:
+        devices = Counter(op.device for op in seen)
+        if set(devices) != {kind}:
+            raise PlacementError(f"asked PyTorch for {kind}, but it runs {dict(devices)}")
+        return dict(devices)
+
     def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> dict[str, float]:
-        """Milliseconds per inference by operator, from ``torch.profiler``."""
+        """Milliseconds per inference by operator, from ``torch.profiler``.
+
+        On a GPU: by kernel, and the copies to and from it (``Memcpy``) apart.
+        """
         from torch.profiler import ProfilerActivity, profile
 
         for _ in range(2):
             self.run(batch)
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        cuda = self._backend.device != "cpu"
+        activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+        with profile(activities=[activity]) as profiler:
             for _ in range(runs):
                 self.run(batch)
-        ms = {e.key: e.self_cpu_time_total / 1000.0 / runs for e in profiler.key_averages()}
+        ms: dict[str, float] = {}
+        for event in profiler.key_averages():
+            us = event.self_device_time_total if cuda else event.self_cpu_time_total
+            if us:
+                ms[event.key] = us / 1000.0 / runs
         return dict(sorted(ms.items(), key=lambda item: -item[1]))
 
     def close(self) -> None:
         """Free the network; the session cannot be used afterwards."""
         self._network = None
-
-
-@dataclass(frozen=True)
-class SeenOperator:
-    """One operator that PyTorch executed.
-
-    Attributes:
-        name: ``convolution``, ``addmm``, ...
-        dtype: ``f32``, ``bf16`` or PyTorch's name of the first result's element type.
-        device: Device type of the first result.
-    """
-
-    name: str
-    dtype: str
-    device: str
-
-
-def watch_operators(call: Any) -> list[SeenOperator]:
-    """Every operator that PyTorch dispatches while ``call`` runs, views included."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    short = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-    seen: list[SeenOperator] = []
-
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            result = func(*args, **(kwargs or {}))
-            first = next((t for t in flatten_outputs(result) if isinstance(t, torch.Tensor)), None)
-            if first is not None:
-                name = func.overloadpacket.__name__
-                dtype = short.get(first.dtype, str(first.dtype))
-                seen.append(SeenOperator(name, dtype, first.device.type))
-            return result
-
-    with Watch():  # type: ignore[no-untyped-call]
-        call()
-    return seen

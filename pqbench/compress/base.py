@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -9,7 +10,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from pqbench.artifact import Artifact, Representation
 from pqbench.inputs import PreparedSplit
 
-Kind = Literal["prune", "train", "quantize"]
+Kind = Literal["analyse", "prune", "train", "quantize"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,16 @@ class Step(Protocol):
 
     Attributes:
         kind: What the step does, for the order check.
-        takes: Representations it works on. The result has the representation it was given.
+        takes: Representations it works on. The result has the representation it was given, unless
+            the class has ``gives``.
+
+    A class may also declare, and the order check, its messages and the table in the documentation
+    then use it:
+
+    - ``gives``: the result's representation, where it is another one than the step was given;
+    - ``final``: why nothing may convert or treat the result further, if so;
+    - ``why_not``: by representation, why the step does not work on it;
+    - ``limits``: sentences on the models and data that the step refuses once it sees them.
     """
 
     kind: ClassVar[Kind]
@@ -55,3 +65,27 @@ class Step(Protocol):
             UnsupportedError: The tool cannot treat this model; the message says why.
         """
         ...
+
+
+def gives(step: Step | type[Step], taken: Representation) -> Representation:
+    """Representation of the step's result when it works on ``taken``."""
+    given: Representation = getattr(step, "gives", taken)
+    return given
+
+
+def final(step: Step | type[Step]) -> str:
+    """Why the step's result stays as it is; empty if it may be converted further."""
+    reason: str = getattr(step, "final", "")
+    return reason
+
+
+def why_not(step: Step | type[Step]) -> Mapping[Representation, str]:
+    """By representation, why the step does not work on it."""
+    reasons: Mapping[Representation, str] = getattr(step, "why_not", {})
+    return reasons
+
+
+def limits(step: Step | type[Step]) -> Sequence[str]:
+    """What the step refuses once it sees the model or the data."""
+    sentences: Sequence[str] = getattr(step, "limits", ())
+    return sentences

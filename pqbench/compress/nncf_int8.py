@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,6 +40,11 @@ class NncfInt8:
         per_channel_activations: Scales per channel for depthwise convolutions' inputs in ONNX.
             ONNX Runtime cannot load that (``input zero point must be a scalar``), OpenVINO can;
             native OpenVINO models always have them where NNCF wants them.
+        reduce_range: 7-bit weights in all layers (NNCF's overflow fix), for CPUs without VNNI;
+            else only in the first.
+        ignored_types: Operator types left in float, as the model's format names them
+            (``HSwish`` in OpenVINO, ``HardSwish`` in ONNX).
+        ignored_names: Regular expressions for names of operators left in float.
     """
 
     kind: ClassVar[Kind] = "quantize"
@@ -54,6 +59,9 @@ class NncfInt8:
     fast_bias_correction: bool = True
     architecture: str = "auto"
     per_channel_activations: bool = False
+    reduce_range: bool = False
+    ignored_types: Sequence[str] = ()
+    ignored_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_size(self.calibration_size)
@@ -85,7 +93,7 @@ class NncfInt8:
         entry = LineageEntry(
             action="nncf_int8",
             seconds=time.perf_counter() - start,
-            config=asdict(self),
+            config=self.plain(),
             details={
                 **calibration.details(),
                 "quantized_as": artifact.representation,
@@ -101,16 +109,16 @@ class NncfInt8:
         import openvino
 
         model = openvino.Core().read_model(artifact.path)
-        if _fake_quantizers(model):
+        if fake_quantizers(model):
             raise UnsupportedError(
                 "nncf_int8: the model is quantized already (FakeQuantize)",
                 hint="start from the float model",
             )
-        transformer = self._is_transformer(_openvino_edges(model))
+        transformer = self.is_transformer(openvino_edges(model))
         quantized = self._quantize(model, calibration, transformer, onnx=False)
         # compress_to_fp16 would halve the precision of what stays in float.
         openvino.save_model(quantized, workdir / "model.xml", compress_to_fp16=False)
-        return "model.xml", transformer, _fake_quantizers(quantized)
+        return "model.xml", transformer, fake_quantizers(quantized)
 
     def _onnx(
         self, artifact: Artifact, calibration: Calibration, workdir: Path
@@ -119,7 +127,7 @@ class NncfInt8:
 
         model = onnx.load(artifact.path)
         refuse_quantized(model, "nncf_int8")
-        transformer = self._is_transformer(_onnx_edges(model))
+        transformer = self.is_transformer(onnx_edges(model))
         quantized = self._quantize(model, calibration, transformer, onnx=True)
         onnx.save(quantized, workdir / "model.onnx")
         counts = Counter(node.op_type for node in quantized.graph.node)
@@ -127,28 +135,50 @@ class NncfInt8:
 
     def _quantize(self, model: Any, calibration: Calibration, transformer: bool, onnx: bool) -> Any:
         import nncf
+
+        quantized: Any = nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            subset_size=len(calibration),
+            **self.options(transformer),
+            advanced_parameters=self.advanced(onnx),
+        )
+        return quantized
+
+    def plain(self) -> dict[str, Any]:
+        """The settings, JSON-ready."""
+        lists = {key: list(getattr(self, key)) for key in ("ignored_types", "ignored_names")}
+        return {**asdict(self), **lists}
+
+    def options(self, transformer: bool) -> dict[str, Any]:
+        """Keyword arguments that ``nncf.quantize`` and its accuracy control share."""
+        import nncf
+
+        return {
+            "preset": nncf.QuantizationPreset(self.preset),
+            "fast_bias_correction": self.fast_bias_correction,
+            "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
+            "ignored_scope": nncf.IgnoredScope(
+                types=list(self.ignored_types), patterns=list(self.ignored_names), validate=False
+            ),
+        }
+
+    def advanced(self, onnx: bool) -> Any:
+        """NNCF's advanced parameters, for an ONNX model or one of OpenVINO."""
         from nncf.quantization.advanced_parameters import (
             AdvancedQuantizationParameters,
+            OverflowFix,
             QuantizationParameters,
         )
 
-        activations = QuantizationParameters(per_channel=False)
-        advanced = (
-            AdvancedQuantizationParameters(activations_quantization_params=activations)
-            if onnx and not self.per_channel_activations
-            else None
-        )
-        return nncf.quantize(
-            model,
-            nncf.Dataset(calibration),
-            preset=nncf.QuantizationPreset(self.preset),
-            subset_size=len(calibration),
-            fast_bias_correction=self.fast_bias_correction,
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            advanced_parameters=advanced,
-        )
+        advanced = AdvancedQuantizationParameters()
+        if onnx and not self.per_channel_activations:
+            advanced.activations_quantization_params = QuantizationParameters(per_channel=False)
+        if self.reduce_range:
+            advanced.overflow_fix = OverflowFix.ENABLE
+        return advanced
 
-    def _is_transformer(self, edges: set[tuple[str, str]]) -> bool:
+    def is_transformer(self, edges: set[tuple[str, str]]) -> bool:
         """Whether the model has attention: a fused operator, or a softmax that feeds a product."""
         if self.architecture != "auto":
             return self.architecture == "transformer"
@@ -156,7 +186,7 @@ class NncfInt8:
         return bool(kinds & ATTENTION) or ("Softmax", "MatMul") in edges
 
 
-def _onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
+def onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
     """Operator types of all (producer, consumer) pairs."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     return {
@@ -164,7 +194,7 @@ def _onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
     }
 
 
-def _openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
+def openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
     """Operator types of all (producer, consumer) pairs."""
     return {
         (node.input_value(i).get_node().get_type_name(), node.get_type_name())
@@ -173,5 +203,6 @@ def _openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
     }
 
 
-def _fake_quantizers(model: openvino.Model) -> int:
+def fake_quantizers(model: openvino.Model) -> int:
+    """Number of FakeQuantize operators: those of activations; weights are stored as integers."""
     return sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.artifact import Artifact, LineageEntry, Representation
 from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
 from pqbench.errors import ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 ACTIVATIONS = {"uint8": "QUInt8", "int8": "QInt8"}
@@ -39,11 +43,17 @@ class OrtInt8:
         activation: ``uint8`` (fast on x86) or ``int8``.
         symmetric: Zero-point 0 for activations. TensorRT needs ``activation=int8`` with it.
         quantize_bias: Store biases as int32. TensorRT needs them left in float.
-        reduce_range: 7-bit weights, against overflow on CPUs without VNNI; costs accuracy.
+        reduce_range: 7-bit weights, against overflow on CPUs without VNNI. The YAML asks the CPU
+            (``cpu_saturates_int8``), so the resolved configuration says which it was.
+        op_types: Operator types to quantize; null takes all that ONNX Runtime can.
+        exclude: Names of nodes to leave in float.
     """
 
     kind: ClassVar[Kind] = "quantize"
     takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
+    why_not: ClassVar[Mapping[Representation, str]] = {
+        "torch": "ONNX Runtime's tool works on ONNX files; PyTorch cannot load what it writes"
+    }
 
     calibration_size: int = 300
     method: str = "minmax"
@@ -53,6 +63,8 @@ class OrtInt8:
     symmetric: bool = False
     quantize_bias: bool = True
     reduce_range: bool = False
+    op_types: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_size(self.calibration_size)
@@ -96,6 +108,8 @@ class OrtInt8:
                 quant_format=QuantFormat.QDQ,
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,
+                op_types_to_quantize=None if self.op_types is None else list(self.op_types),
+                nodes_to_exclude=self._excluded(onnx.load(ready, load_external_data=False)),
                 activation_type=QuantType[ACTIVATIONS[self.activation]],
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod[METHODS[self.method]],
@@ -110,7 +124,11 @@ class OrtInt8:
         entry = LineageEntry(
             action="ort_int8",
             seconds=time.perf_counter() - start,
-            config=asdict(self),
+            config={
+                **asdict(self),
+                "op_types": None if self.op_types is None else list(self.op_types),
+                "exclude": list(self.exclude),
+            },
             details={
                 **calibration.details(),
                 "quantize_nodes": counts["QuantizeLinear"],
@@ -118,6 +136,15 @@ class OrtInt8:
             },
         )
         return artifact.derive(workdir, FILE, entry)
+
+    def _excluded(self, model: onnx.ModelProto) -> list[str]:
+        unknown = set(self.exclude) - {node.name for node in model.graph.node}
+        if unknown:
+            raise ConfigError(
+                f"ort_int8.exclude: the model has no node '{min(unknown)}'",
+                hint="names are those of the pre-processed ONNX graph, as a viewer shows them",
+            )
+        return list(self.exclude)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {

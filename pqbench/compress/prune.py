@@ -7,14 +7,17 @@ Towards Any Structural Pruning", https://arxiv.org/abs/2301.12900) and removes t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pqbench.artifact import Artifact, LineageEntry, Representation
 from pqbench.checkpoint import load_network, save_like
 from pqbench.compress.base import Kind, StepData
+from pqbench.compress.criteria import check_criterion, gather_gradients, importance
+from pqbench.compress.prune_target import TARGETS, find_ratio, measures
 from pqbench.errors import ConfigError, UnsupportedError
 from pqbench.networks import (
     feed_tensors,
@@ -28,14 +31,10 @@ from pqbench.networks import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CRITERIA = ("magnitude_l2", "magnitude_l1", "lamp", "bn_scale", "fpgm", "random")
-"""Importance criteria that need no gradients.
-
-``magnitude_l2``, ``magnitude_l1``: norm of a channel's weights (Li et al. 2017, "Pruning filters
-for efficient ConvNets"). ``lamp``: layer-adaptive magnitude (Lee et al. 2021). ``bn_scale``:
-BatchNorm's scale (Liu et al. 2017, "Network slimming"). ``fpgm``: distance to the geometric median
-(He et al. 2019). ``random``: the control that every criterion must beat.
-"""
+RECURRENT_HINT = (
+    "prune the other layers with compress.prune.ignored_layers=[{names}], "
+    "or use compress=prune_unstructured"
+)
 
 
 @dataclass(frozen=True)
@@ -43,37 +42,65 @@ class Prune:
     """Remove the least important channels.
 
     Attributes:
-        pruning_ratio: Share of channels removed, in (0, 1): of each layer, or of the whole network
-            with ``global_pruning``. 0.3 removes about half of the parameters; the reduction
-            achieved is in the lineage.
-        criterion: How a channel's importance is judged; one of ``CRITERIA``.
+        pruning_ratio: Share of the ``target`` to remove, in (0, 1).
+        target: ``channels``: of each layer, or of the whole network with ``global_pruning``; 0.3
+            removes about half of the parameters. ``parameters``, ``macs``, ``latency`` (of one
+            sample in PyTorch): the channel ratio that removes at least so much is searched. The
+            reduction achieved is in the lineage.
+        criterion: How a channel's importance is judged; one of ``criteria.CRITERIA``.
+        gradient_images: Labelled training images for the gradients of ``taylor`` and ``hessian``.
         global_pruning: Rank the channels of all layers together rather than layer by layer.
+        layer_ratios: Channel ratio of single modules by dotted name, instead of ``pruning_ratio``
+            (local pruning to ``target=channels`` only). Layers that must lose the same channels
+            follow the first of them.
         max_layer_ratio: At most this share of any one layer goes; guards ``global_pruning``.
         round_to: Kept channels are rounded down to a multiple of this, which kernels like; null
             for no rounding.
         ignored_layers: Dotted names of modules to leave alone, beside the layers that produce the
-            outputs, which are never pruned.
+            outputs, which are never pruned. Recurrent layers must be named here: they cannot be
+            pruned.
         recalibrate_bn: Measure BatchNorm's statistics anew on this many training images; 0 for
             not. Costs seconds and saves much of the accuracy.
     """
 
     kind: ClassVar[Kind] = "prune"
     takes: ClassVar[tuple[Representation, ...]] = ("torch",)
+    limits: ClassVar[Sequence[str]] = (
+        "recurrent layers (LSTM, GRU, RNN), unless named in `ignored_layers`: Torch-Pruning's "
+        "dependency graph does not follow them; prune the other layers, or use "
+        "`prune_unstructured`",
+        "criteria `taylor` and `hessian` on data whose labels are not one class per sample or "
+        "pixel",
+    )
 
     pruning_ratio: float = 0.3
+    target: str = "channels"
     criterion: str = "magnitude_l2"
+    gradient_images: int = 64
     global_pruning: bool = False
+    layer_ratios: Mapping[str, float] = field(default_factory=dict)
     max_layer_ratio: float = 0.8
     round_to: int | None = 8
     ignored_layers: Sequence[str] = ()
     recalibrate_bn: int = 256
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
+        check_criterion(self.criterion)
+        if self.target not in TARGETS:
             raise ConfigError(
-                f"pruning criterion '{self.criterion}' is unknown",
-                hint=f"choose one of {', '.join(CRITERIA)}",
+                f"pruning target '{self.target}' is unknown",
+                hint=f"choose one of {', '.join(TARGETS)}",
             )
+        if self.layer_ratios and (self.global_pruning or self.target != "channels"):
+            raise ConfigError(
+                "layer_ratios need global_pruning=false and target=channels",
+                hint="a global ranking or a searched ratio would override them",
+            )
+        for name, ratio in self.layer_ratios.items():
+            if not 0.0 <= ratio < 1.0:
+                raise ConfigError(f"layer_ratios.{name} must lie in [0, 1), got {ratio}")
+        if self.gradient_images < 1:
+            raise ConfigError(f"gradient_images must be at least 1, got {self.gradient_images}")
         for key in ("pruning_ratio", "max_layer_ratio"):
             if not 0.0 < getattr(self, key) < 1.0:
                 raise ConfigError(f"{key} must lie between 0 and 1, got {getattr(self, key)}")
@@ -96,13 +123,17 @@ class Prune:
         names = [spec.name for spec in artifact.inputs]
         example = feed_tensors(data.train, names, slice(0, 2))
         before, channels = parameter_count(network), layer_channels(network)
+        kept = self._kept(network, example)
         with torch_threads(data.threads), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(data.seed)
-            kept = self._cut(network, example)
+            images = data.train.spread(self.gradient_images, data.seed)
+            graded = gather_gradients(network, data.train, names, images, self.criterion)
+            macs = measures(example)["macs"](network)
+            ratio, network = self._shrink(network, example, kept, data.seed)
             used = 0
             if self.recalibrate_bn:
                 images = data.train.spread(self.recalibrate_bn, data.seed)
                 used = recalibrate_batch_norm(network, data.train, names, images)
+            macs_left = measures(example)["macs"](network)
         after = parameter_count(network)
         if after >= before:
             raise UnsupportedError(
@@ -114,8 +145,15 @@ class Prune:
         entry = LineageEntry(
             action="prune",
             seconds=time.perf_counter() - start,
-            config={**asdict(self), "ignored_layers": list(self.ignored_layers)},
+            config={
+                **asdict(self),
+                "ignored_layers": list(self.ignored_layers),
+                "layer_ratios": dict(self.layer_ratios),
+            },
             details={
+                "channel_ratio": ratio,
+                "macs_reduction": 1 - macs_left / macs if macs else None,
+                "gradient_images": graded,
                 "parameters_before": before,
                 "parameters_after": after,
                 "parameter_reduction": 1 - after / before,
@@ -129,27 +167,78 @@ class Prune:
         )
         return save_like(network, artifact, workdir, entry)
 
-    def _cut(self, network: nn.Module, example: tuple[Tensor, ...]) -> list[str]:
-        """Prune in place; return the names of the layers that were not to be pruned."""
+    def _kept(self, network: nn.Module, example: tuple[Tensor, ...]) -> list[str]:
+        """Names of the modules that are left alone: what makes the outputs, and what is named.
+
+        Raises:
+            ConfigError: A name is none of the network's.
+            UnsupportedError: There are recurrent layers, and they are not named.
+        """
+        from torch import nn
+
+        modules = dict(network.named_modules())
+        for key in ("ignored_layers", "layer_ratios"):
+            unknown = [name for name in getattr(self, key) if name not in modules]
+            if unknown:
+                raise ConfigError(
+                    f"{key}: the network has no module '{unknown[0]}'",
+                    hint="names are those of network.named_modules()",
+                )
+        ignored = {id(m) for name in self.ignored_layers for m in modules[name].modules()}
+        recurrent = [
+            name
+            for name, module in modules.items()
+            if isinstance(module, nn.RNNBase) and id(module) not in ignored
+        ]
+        if recurrent:
+            raise UnsupportedError(
+                f"Torch-Pruning cannot prune the {type(modules[recurrent[0]]).__name__} "
+                f"'{recurrent[0]}': its dependency graph does not follow recurrent layers",
+                hint=RECURRENT_HINT.format(names=",".join(recurrent)),
+            )
+        return [*output_layers(network, example), *self.ignored_layers]
+
+    def _shrink(
+        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], seed: int
+    ) -> tuple[float, nn.Module]:
+        """The pruned network and the channel ratio that made it."""
+        import torch
+
+        def attempt(ratio: float) -> nn.Module:
+            torch.manual_seed(seed)
+            copy = deepcopy(network)
+            for ours, theirs in zip(copy.parameters(), network.parameters(), strict=True):
+                ours.grad = None if theirs.grad is None else theirs.grad.clone()
+            self._cut(copy, example, kept, ratio)
+            return copy
+
+        if self.target == "channels":
+            return self.pruning_ratio, attempt(self.pruning_ratio)
+        measure = measures(example)[self.target]
+
+        def measured(ratio: float) -> tuple[nn.Module, float]:
+            copy = attempt(ratio)
+            return copy, measure(copy)
+
+        return find_ratio(measure(network), self.pruning_ratio, self.target, measured)
+
+    def _cut(
+        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float
+    ) -> None:
+        """Prune in place."""
         import torch
         import torch_pruning as tp
 
         modules = dict(network.named_modules())
-        unknown = [name for name in self.ignored_layers if name not in modules]
-        if unknown:
-            raise ConfigError(
-                f"ignored_layers: the network has no module '{unknown[0]}'",
-                hint="names are those of network.named_modules()",
-            )
-        kept = [*output_layers(network, example), *self.ignored_layers]
         with torch.no_grad():
             shapes = output_shapes(network(*example))
         try:
             pruner = tp.pruner.BasePruner(
                 network,
                 example if len(example) > 1 else example[0],
-                importance=_importance(self.criterion),
-                pruning_ratio=self.pruning_ratio,
+                importance=importance(self.criterion),
+                pruning_ratio=ratio,
+                pruning_ratio_dict={modules[k]: v for k, v in self.layer_ratios.items()},
                 max_pruning_ratio=self.max_layer_ratio,
                 global_pruning=self.global_pruning,
                 round_to=self.round_to,
@@ -182,7 +271,6 @@ class Prune:
                 f"pruning changed the output's shape from {shapes} to {pruned}",
                 hint="name the layer that makes the output in compress.prune.ignored_layers",
             )
-        return kept
 
 
 def layer_channels(network: nn.Module) -> dict[str, int]:
@@ -194,17 +282,3 @@ def layer_channels(network: nn.Module) -> dict[str, int]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     }
-
-
-def _importance(criterion: str) -> Callable[..., Any]:
-    from torch_pruning.pruner import importance as tp
-
-    makers: dict[str, Callable[[], Callable[..., Any]]] = {
-        "magnitude_l2": lambda: tp.GroupMagnitudeImportance(p=2),
-        "magnitude_l1": lambda: tp.GroupMagnitudeImportance(p=1),
-        "lamp": lambda: tp.LAMPImportance(p=2),
-        "bn_scale": lambda: tp.BNScaleImportance(),
-        "fpgm": lambda: tp.FPGMImportance(p=2),
-        "random": lambda: tp.RandomImportance(),
-    }
-    return makers[criterion]()

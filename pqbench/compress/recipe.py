@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pqbench.artifact import Representation
-from pqbench.compress.base import Step
+from pqbench.compress.base import Kind, Step, final, gives, why_not
 from pqbench.errors import UnsupportedError
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
@@ -21,12 +21,22 @@ FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
 }
 """Conversions that exist; there is no way back to an earlier representation."""
 
-BACKENDS_FOR: Mapping[Representation, str] = {
-    "torch": "torch, ort or openvino",
-    "onnx": "ort or openvino",
+LOADED_BY: Mapping[Representation, str] = {
+    "torch": "torch",
+    "onnx": "ort",
     "openvino": "openvino",
     "engine": "tensorrt",
 }
+"""The backend that loads each representation, for hints."""
+
+ILLEGAL: Mapping[tuple[Kind, Kind], str] = {
+    ("quantize", "quantize"): "the model is quantized already, and rounding it again only loses "
+    "accuracy",
+    ("quantize", "train"): "a quantized model cannot be trained or pruned",
+    ("quantize", "prune"): "a quantized model cannot be trained or pruned",
+    ("quantize", "analyse"): "a quantized model's layers cannot be taken apart any more",
+}
+"""Kinds of steps (earlier, later) that cannot stand in this order, and why."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +87,19 @@ def plan(
 
 
 def _check_order(steps: Mapping[str, Step | type[Step]]) -> None:
-    """Nothing but conversions may follow a quantization."""
-    quantizer = ""
-    for name, step in steps.items():
-        if not quantizer:
-            quantizer = name if step.kind == "quantize" else ""
-        elif step.kind == "quantize":
+    """Refuse the first pair of steps whose order is illegal."""
+    named = list(steps.items())
+    for i, (later, step) in enumerate(named):
+        for earlier, before in named[:i]:
+            reason = ILLEGAL.get((before.kind, step.kind))
+            if reason is None:
+                continue
+            both = before.kind == step.kind
             raise UnsupportedError(
-                f"{name} after {quantizer}: the model is quantized already, and rounding it again "
-                "only loses accuracy",
-                hint=f"keep one of {quantizer} and {name}",
-            )
-        else:
-            raise UnsupportedError(
-                f"{name} after {quantizer}: a quantized model cannot be trained or pruned",
-                hint=f"put {name} before {quantizer}",
+                f"{later} after {earlier}: {reason}",
+                hint=f"keep one of {earlier} and {later}"
+                if both
+                else f"put {later} before {earlier}",
             )
 
 
@@ -113,10 +121,16 @@ def _conversions(start: Representation, route: tuple[Representation, ...]) -> li
 
 
 def _find(
-    steps: list[tuple[str, Step | type[Step]]], start: Representation, loads: Representation
+    steps: list[tuple[str, Step | type[Step]]],
+    start: Representation,
+    loads: Representation,
+    fixed: bool = False,
 ) -> list[Action] | None:
-    """The preferred way through all steps to ``loads``, or None. At most 4 routes per step."""
-    routes = list(_routes(start))
+    """The preferred way through all steps to ``loads``, or None. At most 4 routes per step.
+
+    ``fixed``: the step before was final, so nothing is converted.
+    """
+    routes = [()] if fixed else list(_routes(start))
     if not steps:
         for route in routes:
             if (route[-1] if route else start) == loads:
@@ -127,9 +141,10 @@ def _find(
     takes.sort(key=lambda r: (r[-1] if r else start) != loads)
     for route in takes:
         here = route[-1] if route else start
-        tail = _find(rest, here, loads)
+        given = gives(step, here)
+        tail = _find(rest, given, loads, bool(final(step)))
         if tail is not None:
-            return [*_conversions(start, route), Action("step", name, here), *tail]
+            return [*_conversions(start, route), Action("step", name, given), *tail]
     return None
 
 
@@ -141,34 +156,43 @@ def _explain(
 ) -> UnsupportedError:
     """Why there is no way: the first step that cannot be reached, or the backend."""
     reachable, before = {start}, f"the model is given as {start}"
-    last = ""
+    last, stays = "", ""
     for name, step in steps:
-        further = {(r[-1] if r else here) for here in reachable for r in _routes(here)}
-        usable = further & set(step.takes)
+        usable = _further(reachable, stays) & set(step.takes)
         if not usable:
-            earlier = {r[-1] if r else start for r in _routes(start)} & set(step.takes)
+            if stays:
+                return UnsupportedError(f"{name} after {last}: {stays}", hint=f"leave out {name}")
+            earlier = _further({start}) & set(step.takes)
             hint = f"put {name} before {last}" if earlier else "start from the torch model"
             return UnsupportedError(
                 f"{name} works on {' or '.join(step.takes)} models, but {before}, and there is no "
                 "way back",
                 hint=hint,
             )
-        reachable, last = usable, name
-        before = f"{name} gives {_one(usable)}"
+        reachable, last, stays = {gives(step, r) for r in usable}, name, final(step)
+        before = f"{name} gives {_one(reachable)}"
+    backends = [LOADED_BY[r] for r in FORWARD if r in _further(reachable, stays)]
+    hint = f"use backend={' or backend='.join(backends)}"
     if not last:
         return UnsupportedError(
             f"the model is given as {start}, backend '{backend_name}' loads {loads}, and there is "
             "no conversion",
-            hint=f"use backend={BACKENDS_FOR[start]}",
+            hint=hint,
         )
-    reasons: Mapping[Representation, str] = getattr(steps[-1][1], "why_not", {})
-    why = f" ({reasons[loads]})" if loads in reasons else ""
-    fitting = BACKENDS_FOR[min(reachable, key=list(FORWARD).index)]
+    reason = why_not(steps[-1][1]).get(loads, stays)
+    why = f" ({reason})" if reason else ""
     return UnsupportedError(
         f"{last} gives {_one(reachable)} model{why}, backend '{backend_name}' cannot load that: "
         f"it loads {loads}",
-        hint=f"use backend={' or backend='.join(fitting.replace(' or ', ', ').split(', '))}",
+        hint=hint,
     )
+
+
+def _further(heres: set[Representation], stays: str = "") -> set[Representation]:
+    """What can be had from representations by conversion; themselves alone if they must stay."""
+    if stays:
+        return heres
+    return {route[-1] if route else here for here in heres for route in _routes(here)}
 
 
 def _one(representations: set[Representation]) -> str:

@@ -12,15 +12,14 @@ its images out of ``train`` (argument ``exclude``).
 
 from __future__ import annotations
 
-import shutil
-import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from filelock import FileLock
-
+from pqbench.data.archive import obtain
 from pqbench.data.base import DataIndex, Split
 from pqbench.data.folder import list_classes
-from pqbench.download import Remote, fetch
+from pqbench.download import Remote
 from pqbench.errors import ConfigError, DataError
 
 CLASSES = {
@@ -56,28 +55,7 @@ ARCHIVES = {
         1_557_161_267,
     ),
 }
-LAYOUT = "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG for the ten wnids n01440764 ... n03888257"
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive whose one top folder is ``folder.name``; the folder appears whole or not.
-
-    Raises:
-        DataError: The archive is damaged, unsafe, or holds something else.
-    """
-    aside = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(aside, ignore_errors=True)  # left by an earlier attempt that was killed
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(aside, filter="data")
-        (aside / folder.name).rename(folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"cannot unpack {archive} to {folder}: {error}",
-            hint="check the free space on that disk, or delete the archive and run again",
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+Archives = Mapping[str, tuple[str, str, int]]
 
 
 class Imagenette:
@@ -89,7 +67,16 @@ class Imagenette:
         variant: ``160``, ``320`` (shorter side in px) or ``full``.
         home: Where data sets live, relative to the current folder.
         mirror: URL of the folder that holds the archives; None takes fastai's.
+
+    Attributes:
+        title: The data set's name, for messages.
+        wnids: ImageNet's id of each class: its name and its index in a 1000-way output.
+        archives: By variant: folder name, SHA-256 and size of the archive in bytes.
     """
+
+    title: ClassVar[str] = "Imagenette"
+    wnids: ClassVar[Mapping[str, tuple[str, int]]] = CLASSES
+    archives: ClassVar[Archives] = ARCHIVES
 
     def __init__(
         self,
@@ -113,30 +100,25 @@ class Imagenette:
         if self.root is not None:
             if not (self.root / "train").is_dir() or not (self.root / "val").is_dir():
                 what = "has no train/ and val/" if self.root.is_dir() else "does not exist"
+                first, *_, last = self.wnids
                 raise DataError(
-                    f"dataset.root {self.root} {what}", hint=f"expected there: {LAYOUT}"
+                    f"dataset.root {self.root} {what}",
+                    hint="expected there: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG for the ten "
+                    f"wnids {first} ... {last}",
                 )
             return self.root
-        if self.variant not in ARCHIVES:
+        if self.variant not in self.archives:
             raise ConfigError(
-                f"no Imagenette variant '{self.variant}'", hint=f"choose from {', '.join(ARCHIVES)}"
+                f"no {self.title} variant '{self.variant}'",
+                hint=f"choose from {', '.join(self.archives)}",
             )
-        name, sha256, size = ARCHIVES[self.variant]
-        folder = self.home / name
-        if folder.is_dir():
-            return folder
-        archive = self.home / f"{name}.tgz"
-        hint = (
-            f"data set 'imagenette' is missing: put the archive at {archive.resolve()} or unpack "
-            f"it to {folder.resolve()}, or set dataset.root; offline, dataset=elpv works"
+        name, sha256, size = self.archives[self.variant]
+        return obtain(
+            Remote(f"{self.mirror}/{name}.tgz", sha256, size),
+            self.home / name,
+            self.home / f"{name}.tgz",
+            offline="offline, dataset=elpv works",
         )
-        remote = Remote(f"{self.mirror}/{name}.tgz", sha256, size)
-        fetch(remote, archive, DataError, hint)
-        with FileLock(self.home / f".{name}.lock"):
-            if not folder.is_dir():
-                unpack(archive, folder)
-        archive.unlink(missing_ok=True)
-        return folder
 
     def index(self) -> DataIndex:
         """List the files of the three splits.
@@ -146,7 +128,7 @@ class Imagenette:
             DataError: The data set is missing and cannot be had, or a class folder is empty.
         """
         root = self.locate()
-        train, val = (list_classes(root / name, tuple(CLASSES)) for name in ("train", "val"))
+        train, val = (list_classes(root / name, tuple(self.wnids)) for name in ("train", "val"))
         both = zip(train.files + val.files, train.labels + val.labels, strict=True)
         clean = [(file, label) for file, label in both if file.name.startswith(CLEAN_PREFIX)]
         leaked = sum(not file.name.startswith(CLEAN_PREFIX) for file in val.files)
@@ -156,7 +138,7 @@ class Imagenette:
                 val.files,
                 val.labels,
                 (
-                    f"{leaked:,} of the {len(val):,} Imagenette val images are ImageNet training "
+                    f"{leaked:,} of the {len(val):,} {self.title} val images are ImageNet training "
                     "images: accuracy of an ImageNet-pretrained model is optimistic on them; "
                     "dataset.split=clean has none",
                 ),
@@ -168,7 +150,7 @@ class Imagenette:
             ),
         }
         return DataIndex(
-            classes=tuple(name for name, _ in CLASSES.values()),
+            classes=tuple(name for name, _ in self.wnids.values()),
             splits=splits,
-            imagenet_indices=tuple(index for _, index in CLASSES.values()),
+            imagenet_indices=tuple(index for _, index in self.wnids.values()),
         )

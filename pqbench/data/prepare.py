@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pqbench.artifact import write_json
-from pqbench.data.base import Dataset, Split
-from pqbench.data.preprocess import Preprocess, decode
+from pqbench.data.base import DataIndex, Dataset, Sample, Split
+from pqbench.data.preprocess import Preprocess, decode, to_pixels
 from pqbench.errors import ConfigError, DataError
 from pqbench.inputs import MANIFEST, PreparedSplit
 
@@ -56,34 +57,114 @@ def stratified_subset(
     return sorted(sorted(rank, key=lambda i: (*rank[i], i))[:count])
 
 
+def content_key(sample: Sample) -> str:
+    """SHA-256 of a sample in memory: a text without its outer spaces, or an image's values."""
+    if isinstance(sample, str):
+        return hashlib.sha256(sample.strip().encode()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(sample).tobytes()).hexdigest()
+
+
+def _identities(split: Split) -> list[object]:
+    """What makes a sample the same as another: its file, or in memory its content."""
+    return list(split.files if split.samples is None else map(content_key, split.samples))
+
+
 def without(split: Split, name: str, other: Split, other_name: str) -> Split:
-    """``split`` without the files that are also in ``other``, with a note that says how many."""
-    theirs = set(other.files)
-    kept = [i for i, file in enumerate(split.files) if file not in theirs]
+    """``split`` without the samples that are also in ``other``, with a note that says how many."""
+    theirs = set(_identities(other))
+    kept = [i for i, identity in enumerate(_identities(split)) if identity not in theirs]
     gone = len(split) - len(kept)
     if not gone:
         return split
     if not kept:
-        raise DataError(f"split '{name}' is empty without the images of split '{other_name}'")
-    note = f"{gone:,} images left out of '{name}': they are scored as '{other_name}'"
-    files = tuple(split.files[i] for i in kept)
-    return Split(files, tuple(split.labels[i] for i in kept), (*split.notes, note))
+        raise DataError(f"split '{name}' is empty without the samples of split '{other_name}'")
+    note = f"{gone:,} samples left out of '{name}': they are scored as '{other_name}'"
+    return split.take(kept, (*split.notes, note))
 
 
-def _choose(split: Split, limit: int | None, seed: int) -> tuple[Split, tuple[str, ...]]:
+def choose(
+    index: DataIndex, name: str, exclude: Sequence[str], limit: int | None, seed: int
+) -> tuple[Split, tuple[str, ...]]:
+    """The samples of a split that are wanted, and what a record must say about the choice.
+
+    Args:
+        index: The data set.
+        name: Name of the split.
+        exclude: Names of the splits that are scored: their samples are left out.
+        limit: At most so many, the same share of each class; None takes all.
+        seed: Seeds that choice.
+
+    Raises:
+        ConfigError: ``limit`` is below 1.
+        DataError: The split is missing or empty.
+    """
+    split = index.split(name)
+    for other in exclude:
+        split = without(split, name, index.split(other), other)
+    notes = (*index.notes, *split.notes)
     if limit is None or limit >= len(split):
-        return split, ()
+        return split, notes
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     names = [sample_name(file) for file in split.files]
     chosen = stratified_subset(names, split.labels, limit, seed)
-    note = f"limit: {limit:,} of {len(split):,} images, equal share of each class (seed {seed})"
-    files = tuple(split.files[i] for i in chosen)
-    return Split(files, tuple(split.labels[i] for i in chosen)), (note,)
+    note = f"limit: {limit:,} of {len(split):,} samples, equal share of each class (seed {seed})"
+    return split.take(chosen), (*notes, note)
 
 
-def _read(file: Path, preprocess: Preprocess) -> tuple[str, npt.NDArray[np.uint8]] | DataError:
+def save_manifest(
+    folder: Path,
+    name: str,
+    chosen: Split,
+    classes: Sequence[str],
+    arrays: Sequence[str],
+    normalization: Mapping[str, Preprocess],
+    sources: Sequence[str],
+    notes: Sequence[str],
+    identity: Mapping[str, Any],
+) -> PreparedSplit:
+    """Write ``manifest.json``, last of a prepared folder's files, and open the folder.
+
+    Args:
+        folder: Holds the arrays and ``labels.npy``.
+        name: The split's name.
+        chosen: Its samples, those that were prepared.
+        classes: The data set's classes.
+        arrays: Names of the model's inputs, in order.
+        normalization: Mean and standard deviation by input, for image inputs.
+        sources: SHA-256 of each sample.
+        notes: For the record.
+        identity: What the content depends on beside sources and classes.
+    """
+    value = {"sources": list(sources), "classes": list(classes), **identity}
+    write_json(
+        folder / MANIFEST,
+        {
+            "name": name,
+            "count": len(chosen),
+            "classes": list(classes),
+            "arrays": list(arrays),
+            "normalization": {
+                key: {"mean": list(p.mean), "std": list(p.std)} for key, p in normalization.items()
+            },
+            "sources": list(sources),
+            "notes": list(notes),
+            "content": hashlib.sha256(json.dumps(value).encode()).hexdigest(),
+            "files": [sample_name(file) for file in chosen.files],
+        },
+    )
+    return PreparedSplit.load(folder)
+
+
+def _read(
+    file: Path, sample: Sample | None, preprocess: Preprocess
+) -> tuple[str, npt.NDArray[np.uint8]] | DataError:
+    if isinstance(sample, str):
+        return DataError(f"{file} is a text, no image", hint="choose a model for texts")
     try:
+        if sample is not None:
+            image = Image.fromarray(np.asarray(sample, np.uint8)).convert("RGB")
+            return content_key(sample), to_pixels(image, preprocess)
         content = file.read_bytes()
         return hashlib.sha256(content).hexdigest(), decode(content, file, preprocess)
     except OSError as error:
@@ -92,7 +173,7 @@ def _read(file: Path, preprocess: Preprocess) -> tuple[str, npt.NDArray[np.uint8
         return error
 
 
-def _write_pixels(
+def write_pixels(
     split: Split, preprocess: Preprocess, path: Path, on_error: OnError, threads: int
 ) -> tuple[list[int], list[str], list[DataError]]:
     """Decode into ``path``; returns the indices kept, their SHA-256 and the errors skipped."""
@@ -107,8 +188,13 @@ def _write_pixels(
         with ThreadPoolExecutor(max(1, threads)) as pool:
             # By chunks, so that decoded images wait on disk and not in memory.
             for start in range(0, len(split), CHUNK):
-                files = split.files[start : start + CHUNK]
-                results = pool.map(lambda file: _read(file, preprocess), files)
+                end = min(start + CHUNK, len(split))
+                held = split.samples[start:end] if split.samples is not None else None
+                results = pool.map(
+                    lambda file, sample: _read(file, sample, preprocess),
+                    split.files[start:end],
+                    held if held is not None else [None] * (end - start),
+                )
                 for index, result in enumerate(results, start):
                     if isinstance(result, DataError):
                         if on_error == "fail":
@@ -168,47 +254,35 @@ def prepare(
     if on_error not in ("fail", "skip"):
         raise ConfigError(f"no on_error '{on_error}'", hint="choose from fail, skip")
     index = dataset.index()
-    whole = index.split(split)
-    for other in exclude:
-        whole = without(whole, split, index.split(other), other)
-    chosen, limited = _choose(whole, limit, seed)
+    chosen, notes = choose(index, split, exclude, limit, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    kept, sources, skipped = _write_pixels(
+    kept, sources, skipped = write_pixels(
         chosen, preprocess, folder / f"{input_name}.npy", on_error, threads
     )
     labels = np.asarray([chosen.labels[i] for i in kept], np.int64)
     np.save(folder / "labels.npy", labels)
-    notes = [*index.notes, *whole.notes, *limited]
-    if skipped:
-        notes.append(
-            f"{len(skipped):,} of {len(chosen):,} images skipped as unreadable; "
-            f"the first: {skipped[0].message}"
-        )
-    identity = {
-        "sources": sources,
-        "labels": labels.tolist(),
-        "classes": list(index.classes),
-        "preprocess": asdict(preprocess),
-        "input": input_name,
-    }
-    write_json(
-        folder / MANIFEST,
-        {
-            "name": split,
-            "count": len(kept),
-            "classes": list(index.classes),
-            "arrays": [input_name],
-            "normalization": {
-                input_name: {"mean": list(preprocess.mean), "std": list(preprocess.std)}
-            },
-            "sources": sources,
-            "notes": notes,
-            "content": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-            "files": [sample_name(chosen.files[i]) for i in kept],
-        },
+    return save_manifest(
+        folder,
+        split,
+        chosen.take(kept),
+        index.classes,
+        [input_name],
+        {input_name: preprocess},
+        sources,
+        [*notes, *skip_note(chosen, skipped)],
+        {"labels": labels.tolist(), "preprocess": asdict(preprocess), "input": input_name},
     )
-    return PreparedSplit.load(folder)
+
+
+def skip_note(chosen: Split, skipped: Sequence[DataError]) -> list[str]:
+    """What a record says about images that could not be read."""
+    if not skipped:
+        return []
+    return [
+        f"{len(skipped):,} of {len(chosen):,} images skipped as unreadable; "
+        f"the first: {skipped[0].message}"
+    ]
 
 
 def assert_disjoint(a: PreparedSplit, b: PreparedSplit) -> None:
@@ -224,7 +298,7 @@ def assert_disjoint(a: PreparedSplit, b: PreparedSplit) -> None:
     manifest = json.loads((a.folder / MANIFEST).read_text(encoding="utf-8"))
     first = manifest.get("files", a.sources)[shared[0]]
     raise DataError(
-        f"{len(shared):,} images are in both '{a.name}' and '{b.name}' (same SHA-256), "
+        f"{len(shared):,} samples are in both '{a.name}' and '{b.name}' (same SHA-256), "
         f"the first: {first}",
-        hint="scored images must not be used for training or calibration: remove the duplicates",
+        hint="scored samples must not be used for training or calibration: remove the duplicates",
     )

@@ -59,12 +59,20 @@ class Preprocess:
         return cls(mean=mean, std=std, mode=mode, **settings)
 
 
-def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
-    """Resize and crop an RGB image to uint8 (crop, crop, 3).
+def to_pixels(
+    image: Image.Image, preprocess: Preprocess, nearest: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Resize and crop an image to uint8 (crop, crop, 3), or (crop, crop) for one channel.
 
     Sizes and offsets are those of torchvision's ``Resize`` and ``CenterCrop``.
+
+    Args:
+        image: RGB, or a mask of class indices.
+        preprocess: Sizes and interpolation.
+        nearest: Keep values as they are (masks), instead of the interpolation asked.
     """
     side, resample = preprocess.crop, FILTERS[preprocess.interpolation]
+    resample = Image.Resampling.NEAREST if nearest else resample
     if preprocess.mode == "squash":
         return np.asarray(image.resize((side, side), resample))
     width, height = image.size

@@ -6,7 +6,7 @@ the runtime lets it be turned off. What is timed and scored is a backend's sessi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,12 @@ def onnx_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     session = ort.InferenceSession(
         str(artifact.path), sess_options=options, providers=["CPUExecutionProvider"]
     )
-    return [np.asarray(v) for v in session.run(list(artifact.outputs), _feeds(artifact, batch))]
+    names = list(artifact.outputs)
+    parts = [
+        [np.asarray(v)[:count] for v in session.run(names, feeds)]
+        for feeds, count in _feeds(artifact, batch)
+    ]
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
 def openvino_outputs(artifact: Artifact, batch: Batch) -> Outputs:
@@ -71,9 +76,24 @@ def openvino_outputs(artifact: Artifact, batch: Batch) -> Outputs:
             "so the conversion cannot be checked"
         )
     request = compiled.create_infer_request()
-    request.infer(_feeds(artifact, batch), share_inputs=False)
-    return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+    parts = []
+    for feeds, count in _feeds(artifact, batch):
+        request.infer(feeds, share_inputs=False)
+        tensors = (request.get_output_tensor(i) for i in range(len(compiled.outputs)))
+        parts.append([tensor.data[:count].copy() for tensor in tensors])
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
-def _feeds(artifact: Artifact, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-    return {spec.name: np.asarray(batch[spec.name]) for spec in artifact.inputs}
+def _feeds(artifact: Artifact, batch: Batch) -> Iterator[tuple[dict[str, npt.NDArray[Any]], int]]:
+    """The batch in one piece, or in pieces of the size that the model's batch is fixed to.
+
+    Yields:
+        Inputs by name, the last piece filled up, and how many of its samples count.
+    """
+    arrays = {spec.name: np.asarray(batch[spec.name]) for spec in artifact.inputs}
+    total = len(next(iter(arrays.values())))
+    size = artifact.inputs[0].shape[0] or total
+    for start in range(0, total, size):
+        piece = {name: array[start : start + size] for name, array in arrays.items()}
+        count = len(next(iter(piece.values())))
+        yield {n: np.resize(a, (size, *a.shape[1:])) for n, a in piece.items()}, count

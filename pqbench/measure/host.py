@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.artifact import Artifact
-from pqbench.errors import ConfigError, UnavailableError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.errors import ConfigError, PqbenchError, UnavailableError, UnsupportedError
+from pqbench.inputs import PreparedSplit, ahead
 from pqbench.measure import recompile
 from pqbench.measure.latency import time_calls
 from pqbench.measure.memory import MemoryWatch
@@ -98,18 +98,19 @@ class Host:
     def predict(self, out: str, batch_size: int, split: str | None = None) -> int:
         """Score a whole split; the last batch is filled up so that every call has one shape."""
         scored = self.split if split is None else PreparedSplit.load(split)
-        array: npt.NDArray[np.float32] | None = None
+        array: npt.NDArray[Any] | None = None
         count = 0
-        for batch in scored.batches(batch_size):
+        for batch in ahead(scored.batches(batch_size)):
             size = len(next(iter(batch.values())))
             if size < batch_size:
                 batch = {
                     name: np.resize(a, (batch_size, *a.shape[1:])) for name, a in batch.items()
                 }
-            logits = np.asarray(self.session.run(batch)[0])[:size]
+            logits = dense_classes(np.asarray(self.session.run(batch)[0])[:size])
             if array is None:
                 shape = (scored.count, *logits.shape[1:])
-                array = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=shape)
+                dtype = np.float32 if logits.ndim < 3 else np.int16
+                array = np.lib.format.open_memmap(out, mode="w+", dtype=dtype, shape=shape)
             array[count : count + size] = logits
             count += size
         if array is not None:
@@ -132,6 +133,25 @@ class Host:
     def close(self) -> None:
         """Free the model."""
         self.session.close()
+
+
+def dense_classes(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Scores of dense prediction (n, C, H, W) as classes (n, H, W); other outputs as they are.
+
+    The scores of every pixel would take gigabytes, and nothing but the highest is used.
+
+    Raises:
+        PqbenchError: Dense scores are not finite.
+    """
+    if outputs.ndim < 4:
+        return outputs
+    if not np.isfinite(outputs).all():
+        raise PqbenchError(
+            "the model gives infinities or not-a-number",
+            hint="a 16-bit or integer range was exceeded: try another precision or calibration",
+        )
+    classes: npt.NDArray[np.int16] = outputs.argmax(axis=1).astype(np.int16)
+    return classes
 
 
 def make_backend(node: Mapping[str, Any]) -> Any:
@@ -213,7 +233,9 @@ def open_host(
     compile_s: float | None = getattr(session, "compile_s", None)
     reasons = {}
     if compile_s is None:
-        reasons["cold.compile_s"] = "this backend does not compile apart from loading"
+        reasons["cold.compile_s"] = getattr(
+            session, "compile_reason", "this backend does not compile apart from loading"
+        )
     else:
         load_s -= compile_s
     gc.collect()

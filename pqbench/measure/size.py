@@ -141,6 +141,24 @@ def measure_files(deployed: Artifact) -> dict[str, int]:
     }
 
 
+def count_onnx(model: Artifact) -> dict[str, int | None]:
+    """Parameters of an ONNX model: the values of all floating-point initializers with a shape."""
+    import numpy as np
+    import onnx
+
+    arrays = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(model.path).graph.initializer
+        if tensor.dims
+    ]
+    weights = [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
+    return {
+        "parameters": sum(array.size for array in weights),
+        "nonzero_parameters": sum(int(np.count_nonzero(array)) for array in weights),
+        "macs": None,
+    }
+
+
 def count_work(network: Artifact) -> dict[str, int | None]:
     """Parameters and multiply-accumulates of a network.
 
@@ -149,8 +167,11 @@ def count_work(network: Artifact) -> dict[str, int | None]:
 
     Returns:
         ``parameters``, ``nonzero_parameters`` and ``macs`` (of one sample; null if an input has a
-        free size besides the batch), as in :class:`pqbench.record.Size`.
+        free size besides the batch, or the model was given as ONNX), as in
+        :class:`pqbench.record.Size`.
     """
+    if network.representation == "onnx":
+        return count_onnx(network)
     from pqbench.checkpoint import load_network
 
     module = load_network(network)

@@ -12,7 +12,7 @@ from pqbench.artifact import Artifact, LineageEntry, TensorSpec, file_sha256
 from pqbench.checkpoint import build_network, save_network
 from pqbench.errors import ConfigError, WeightsError
 from pqbench.models import bundled
-from pqbench.models.heads import head_size, new_head, slice_head
+from pqbench.models.heads import get_head, head_size, new_head, slice_head
 from pqbench.models.pretrained import WeightsFile
 from pqbench.models.weights import apply, load_file, match_names
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Source = Literal["bundled", "pretrained", "file", "scratch", "none"]
-NeedsFit = Literal["linear_probe", "scratch"]
+NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 Head = Literal["kept", "sliced", "new"]
 OUTPUT = "logits"
 
@@ -31,8 +31,10 @@ class PreparedWeights:
 
     Attributes:
         source: ``bundled``, ``pretrained``, ``file``, ``scratch`` or ``none`` (``auto`` resolved).
-        needs_fit: ``linear_probe``: good weights under a new, random head. ``scratch``: random
-            weights that must be trained. None: nothing to do, or nothing wanted (``none``).
+        needs_fit: ``linear_probe``: good weights under a new, random head; ``finetune``: the same
+            where the head is a convolution, whose scores are no linear function of one vector.
+            ``scratch``: random weights that must be trained. None: nothing to do, or nothing
+            wanted (``none``).
         head: ``kept`` as in the weights, ``sliced`` to the data set's classes, or ``new``.
         card: Figures and licence of the weights, as far as known.
         sha256: Of the weights' file; None without one.
@@ -144,7 +146,10 @@ def _fit_head(
     rows = int(weight.shape[0]) if weight is not None else head_size(network, head)
     if rows == len(classes) and rows != head_size(network, head):
         new_head(network, head, rows, seed)  # the weights' own head overwrites it
-    apply(network, state, source)
+    apply(network, state, source, without=head if weight is None else None)
+    if weight is None:  # an encoder alone
+        new_head(network, head, len(classes), seed)
+        return "new"
     if rows == len(classes):
         return "kept"
     if imagenet_indices is not None and rows == 1000:
@@ -152,6 +157,13 @@ def _fit_head(
         return "sliced"
     new_head(network, head, len(classes), seed)
     return "new"
+
+
+def _method(network: nn.Module, head: str) -> NeedsFit:
+    """How a new head under good weights is fitted."""
+    from torch import nn
+
+    return "linear_probe" if isinstance(get_head(network, head), nn.Linear) else "finetune"
 
 
 def prepare_model(
@@ -206,7 +218,7 @@ def prepare_model(
     head = _fit_head(network, model["head"], found, classes, imagenet_indices, seed)
     needs_fit: NeedsFit | None = None
     if head == "new" and found.source != "none":
-        needs_fit = "scratch" if found.source == "scratch" else "linear_probe"
+        needs_fit = "scratch" if found.source == "scratch" else _method(network, model["head"])
     weights = PreparedWeights(
         source=found.source,
         needs_fit=needs_fit,

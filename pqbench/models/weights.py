@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # What DataParallel, Lightning modules, torch.compile and training scripts put before every name.
 PREFIXES = ("module.", "model.", "network.", "_orig_mod.")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
+AUXILIARY = "aux_classifier."  # heads that segmentation networks have in training alone
 SHOWN = 3
 
 
@@ -106,13 +107,20 @@ def match_names(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
     return best
 
 
-def apply(network: nn.Module, state: Mapping[str, Tensor], source: str = "the weights") -> None:
+def apply(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str = "the weights",
+    without: str | None = None,
+) -> None:
     """Copy a state dict into a network, in the network's own precision.
 
     Args:
         network: Changed in place; left unchanged where the state does not fit.
         state: Tensors by name.
         source: What the weights are, for the message.
+        without: Dotted name of a layer that may be missing: the head, where the weights are an
+            encoder's alone. It stays as it is.
 
     Raises:
         WeightsError: Names are missing, left over, or have another shape; all in one message, the
@@ -122,7 +130,11 @@ def apply(network: nn.Module, state: Mapping[str, Tensor], source: str = "the we
     own = network.state_dict()
     counters = ("num_batches_tracked",)  # absent from old checkpoints, without effect in inference
     missing = [n for n in own if n not in state and not n.endswith(counters)]
-    unexpected = [n for n in state if n not in own and not n.endswith(counters)]
+    if without is not None:
+        missing = [n for n in missing if not n.startswith(f"{without}.")]
+    unexpected = [
+        n for n in state if n not in own and not n.endswith(counters) and AUXILIARY not in n
+    ]
     shapes = [
         f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
         for n in own

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pqbench.errors import DataError
 from pqbench.record import FILE, Record
+from pqbench.report.environments import record_key
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,8 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     if not root.is_dir():
         raise DataError(f"{root} is no folder", hint="give the folder of a run or sweep")
     found = []
-    for path in sorted(root.rglob(FILE)):
+    paths = [Path(folder, FILE) for folder, _, names in os.walk(root) if FILE in names]
+    for path in sorted(paths):
         if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
             continue  # MLflow's copy of a record
         if path.relative_to(root).parts[-4:-2] == ("cache", "records"):
@@ -38,17 +42,27 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
 
 
 def newest(records: list[Record]) -> list[Record]:
-    """One record per fingerprint, the one that ended last; order of first appearance."""
-    chosen: dict[str, Record] = {}
-    for record in records:
-        other = chosen.get(record.fingerprint)
-        if other is None or record.created > other.created:
-            chosen[record.fingerprint] = record
+    """One record per experiment and environment, the one that ended last.
+
+    Returns:
+        In order of first appearance. The same experiment on two machines gives two records.
+    """
+    return [record for record, _ in newest_found([(record, Path()) for record in records])]
+
+
+def newest_found(found: Sequence[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
+    """The same for records with their folders."""
+    chosen: dict[tuple[str, str], tuple[Record, Path]] = {}
+    for record, folder in found:
+        key = record_key(record)
+        other = chosen.get(key)
+        if other is None or record.created > other[0].created:
+            chosen[key] = (record, folder)
     return list(chosen.values())
 
 
 def load_records(root: Path) -> list[Record]:
-    """The newest record of every experiment below ``root``.
+    """The newest record of every experiment and environment below ``root``.
 
     Raises:
         DataError: ``root`` is no folder.

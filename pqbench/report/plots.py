@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pqbench.record import Record
-from pqbench.report.rows import (
-    BASELINE,
-    Row,
-    batch_range,
-    machine,
-    make_rows,
-    ordered,
-    recipe_labels,
+from pqbench.report.plots_raw import raw_figures
+from pqbench.report.rows import BASELINE, Estimate, Row, batch_range, make_rows, ordered
+from pqbench.report.style import (
+    FONTS,
+    STYLE,
+    Look,
+    enough,
+    legend,
+    legend_below,
+    panels,
+    reach,
+    scale,
 )
-from pqbench.report.style import STYLE, Look, legend, legend_below, panels, reach, scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HATCHES = ("", "////")
+MAX_PANELS = 6  # of one figure; what does not fit is counted in its note
+MAX_BARS = 40
+MAX_POINTS = 20  # of one panel
+MAX_REFERENCES = 6
 
 
-def save_plots(records: Sequence[Record], folder: Path) -> list[Path]:
+def save_plots(
+    records: Sequence[Record],
+    folder: Path,
+    folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
+    font: str = "serif",
+    rows: Sequence[Row] | None = None,
+) -> list[Path]:
     """Draw every figure for which there are values, as PNG and PDF.
 
     Args:
         records: Any records; those without a result are counted in a note, not drawn.
         folder: Where the files go; it must exist.
+        folders: Where each record lies, by :func:`pqbench.report.environments.record_key`: the
+            figures of raw samples need the files beside it.
+        font: ``serif`` as in a thesis, or ``sans``.
+        rows: Of these records, in reading order, where they were made already.
 
     Returns:
         The files written.
     """
     import matplotlib as mpl
 
-    rows = make_rows(records)
+    if rows is None:
+        records = ordered(records)
+        rows = make_rows(records)
     recipes = dict.fromkeys(sorted((r.recipe for r in rows), key=_recipe_order))
     look = Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
     written = []
-    with mpl.rc_context(STYLE):
-        for name, figure in _figures(records, rows, look):
+    with mpl.rc_context({**STYLE, **FONTS[font]}):
+        drawn = chain(
+            _figures(records, rows, look), raw_figures(records, rows, look, folders, MAX_PANELS)
+        )
+        for name, figure in drawn:
+            figure.draw_without_rendering()  # lay it out once, not once per file
+            figure.set_layout_engine("none")
+            frame = figure.get_tightbbox().padded(0.08)
             for suffix in (".png", ".pdf"):
                 path = folder / f"{name}{suffix}"
-                figure.savefig(path, bbox_inches="tight")
+                figure.savefig(path, bbox_inches=frame)
                 written.append(path)
     return written
 
@@ -77,37 +105,56 @@ def _figures(
     note = "Error bars: 95 % intervals."
     if missing:
         note += f" Not shown: {missing} of {len(rows)} experiments, without a result."
-    scored = [row for row in good if row.top1_pct and row.p50_ms]
-    if scored:
-        yield "accuracy_latency", _accuracy_latency(scored, look, batches[0], note)
+    scored = [row for row in good if row.top1_pct]
+    timed = [row for row in scored if row.p50_ms]
+    if timed:
+        label = f"median latency at batch {batches[0]} [ms]"
+        yield "accuracy_latency", _accuracy_against(timed, look, lambda r: r.p50_ms, label, note)
+    sized = [row for row in scored if row.size_mb]
+    if sized:
+        label = "size of the deployed files [MiB]"
+        yield "accuracy_size", _accuracy_against(sized, look, _size, label, note)
     faster = [row for row in good if row.speedup_first or row.speedup_last]
     if faster:
         yield "speedup", _speedup_bars(faster, batches, note)
     if batches[0] != batches[1]:
-        yield "latency_batch", _latency_batch([r for r in records if r.ok], look, note)
+        yield "latency_batch", _latency_batch([r for r in good if r.per_sample_ms], look, note)
+
+
+def _size(row: Row) -> Estimate | None:
+    return None if row.size_mb is None else Estimate(row.size_mb, row.size_mb, row.size_mb)
 
 
 def _places(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys((r.model, r.dataset, r.machine) for r in rows))
+    return list(dict.fromkeys(_place(r) for r in rows))
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row.model, row.dataset, row.machine
 
 
 def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) -> str:
-    """Model and data set, and the machine if there are several."""
+    """Model and data set, and the environment if there are several."""
     many = len({p[2] for p in places}) > 1
-    return " · ".join(place[:3] if many else place[:2])
+    return " · ".join(place[:2]) + (f"\n{place[2]}" if many else "")
 
 
-def _accuracy_latency(rows: Sequence[Row], look: Look, batch: int, note: str) -> Figure:
-    places = _places(rows)
+def _accuracy_against(
+    rows: Sequence[Row], look: Look, x_of: Callable[[Row], Estimate | None], label: str, note: str
+) -> Figure:
+    """Accuracy over a cost, a panel per model; other models' baselines in grey as reference."""
+    places, note = enough(_places(rows), MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.6, 3.2)
+    referenced = False
     for ax, place in zip(axes, places, strict=True):
-        here = [r for r in rows if (r.model, r.dataset, r.machine) == place]
-        points = []
-        for row in here:
-            x, y = row.p50_ms, row.top1_pct
+        points: list[tuple[float, float]] = []
+        reached: list[float] = []
+        for row in _chosen([r for r in rows if _place(r) == place], x_of):
+            x, y = x_of(row), row.top1_pct
             if x is None or y is None:
                 continue
             points.append((x.value, y.value))
+            reached += [x.value, min(x.high, 2 * x.value)]
             colour = look.colour(row.recipe)
             ax.errorbar(x.value, y.value, xerr=reach(x),
                         yerr=reach(y), color=colour,
@@ -118,13 +165,51 @@ def _accuracy_latency(rows: Sequence[Row], look: Look, batch: int, note: str) ->
         if len(front) > 1:
             xs, ys = zip(*front, strict=True)
             ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
-        scale(ax, "x", [x for x, _ in points])
+        others = _references(rows, place, x_of)
+        referenced = referenced or bool(others)
+        for name, (x_value, y_value) in others:
+            ax.plot(x_value, y_value, marker="+", color="#777777", markersize=7, zorder=1)
+            right = x_value > 0.7 * max(reached)
+            ax.annotate(name, (x_value, y_value), (-4 if right else 4, 4), fontsize=7,
+                        textcoords="offset points", color="#555555",
+                        ha="right" if right else "left")  # fmt: skip
+        scale(ax, "x", [*reached, *(x_value for _, (x_value, _) in others)])
         ax.margins(y=0.08)
         ax.set_title(_title(place, places))
-        ax.set_xlabel(f"median latency at batch {batch} [ms]")
-    axes[0].set_ylabel("top-1 accuracy [%]")
+        ax.set_xlabel(label)
+        spec = ax.get_subplotspec()
+        if spec is not None and spec.is_first_col():
+            ax.set_ylabel("top-1 accuracy [%]")
+    if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
+        note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
+    if referenced:
+        note += " Grey: other models, uncompressed, each on its fastest backend."
     legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
     return figure
+
+
+def _chosen(rows: Sequence[Row], x_of: Callable[[Row], Estimate | None]) -> Sequence[Row]:
+    """As many as one panel can show: the Pareto front, then the others in order."""
+    if len(rows) <= MAX_POINTS:
+        return rows
+    points = [(x.value, r.top1_pct.value) if (x := x_of(r)) and r.top1_pct else None for r in rows]
+    front = set(pareto_front([p for p in points if p is not None]))
+    order = sorted(range(len(rows)), key=lambda i: (points[i] not in front, i))[:MAX_POINTS]
+    return [rows[i] for i in sorted(order)]
+
+
+def _references(
+    rows: Sequence[Row], place: tuple[str, str, str], x_of: Callable[[Row], Estimate | None]
+) -> list[tuple[str, tuple[float, float]]]:
+    """Baselines of the other models of this data set and environment, each where it costs least."""
+    best: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        x, y = x_of(row), row.top1_pct
+        same = (row.dataset, row.machine) == place[1:] and row.model != place[0]
+        if not same or not row.recipe.startswith(BASELINE) or x is None or y is None:
+            continue
+        best[row.model] = min(best.get(row.model, (x.value, y.value)), (x.value, y.value))
+    return sorted(best.items())[:MAX_REFERENCES]
 
 
 def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> Figure:
@@ -134,6 +219,7 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     shown = [("speedup_first", batches[0], "#0072B2"), ("speedup_last", batches[1], "#B9D9EC")]
     shown = shown if batches[0] != batches[1] else shown[:1]
     many = len({(r.dataset, r.machine) for r in rows}) > 1
+    rows, note = enough(rows, MAX_BARS, "bars", note)
     figure = Figure(figsize=(6.4, 1.1 + 0.52 * len(rows)), layout="constrained")
     ax = figure.subplots()
     height = 0.8 / len(shown)
@@ -177,47 +263,44 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     return figure
 
 
-def _latency_batch(records: Sequence[Record], look: Look, note: str) -> Figure:
+def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-    records = ordered(records)
-    labels = recipe_labels(records)
-    keys = [
-        (r.experiment.model, r.experiment.dataset, r.experiment.backend, machine(r))
-        for r in records
-    ]
-    places = list(dict.fromkeys(keys))
+    every = list(dict.fromkeys((r.model, r.dataset, r.backend, r.machine) for r in rows))
+    several = [i for i in (1, 3) if len({p[i] for p in every}) > 1]
+    places, note = enough(every, MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.1, 2.7)
     for ax, place in zip(axes, places, strict=True):
         sizes: set[int] = set()
-        for record, label, key in zip(records, labels, keys, strict=True):
-            if key != place or not record.latency:
-                continue
-            points = sorted(record.latency, key=lambda x: x.batch_size)
-            b = [x.batch_size for x in points]
-            y = [x.p50_ms / x.batch_size for x in points]
-            low = [max(0.0, x.p50_ms - x.p50_low_ms) / x.batch_size for x in points]
-            high = [max(0.0, x.p50_high_ms - x.p50_ms) / x.batch_size for x in points]
-            ax.errorbar(b, y, yerr=[low, high], marker=look.marker(label), markersize=5,
-                        color=look.colour(label), linewidth=1, elinewidth=0.8,
-                        capsize=2)  # fmt: skip
+        here = [r for r in rows if (r.model, r.dataset, r.backend, r.machine) == place]
+        for row in here[:MAX_POINTS]:
+            b = sorted(row.per_sample_ms)
+            values = [row.per_sample_ms[size] for size in b]
+            bars = [reach(value) for value in values]
+            ax.errorbar(b, [v.value for v in values],
+                        yerr=[[bar[0][0] for bar in bars], [bar[1][0] for bar in bars]],
+                        marker=look.marker(row.recipe), markersize=5,
+                        color=look.colour(row.recipe), linewidth=1, elinewidth=0.8,
+                        linestyle=look.line(row.recipe), capsize=2)  # fmt: skip
             sizes |= set(b)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(sorted(sizes)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(ScalarFormatter())
         of_model = [
-            latency.p50_ms / latency.batch_size
-            for record, key in zip(records, keys, strict=True)
-            for latency in record.latency
-            if key[:2] == place[:2]  # one scale for a model, so that its backends compare
+            end
+            for row in rows
+            if (row.model, row.dataset) == place[:2]  # one scale, so that backends compare
+            for value in row.per_sample_ms.values()
+            for end in (value.value, min(value.high, 2 * value.value))
         ]
         scale(ax, "y", of_model)
-        shown = (0, 2, *(i for i in (1, 3) if len({p[i] for p in places}) > 1))
-        ax.set_title(" · ".join(place[i] for i in shown))
+        ax.set_title(" · ".join(place[i] for i in (0, 2, *several)))
         ax.set_xlabel("batch size")
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_first_col():
             ax.set_ylabel("latency per sample [ms]")
-    legend(figure, look, set(labels), set(), note)
+    if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
+        note += f" {MAX_POINTS} recipes per panel at most."
+    legend(figure, look, {r.recipe for r in rows}, set(), note)
     return figure

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pqbench.record import Accuracy, Latency, Record, Speedup
+from pqbench.report.environments import environment_key, environment_labels
 
 MIB = 2**20
 BASELINE = "baseline"
@@ -37,7 +38,7 @@ class Row:
         backend: Name of the backend.
         recipe: Steps joined by ``+``, or ``baseline``; with the settings that tell it from its
             namesakes in the same table.
-        machine: What it ran on; empty if unknown.
+        machine: Environment it ran in: figures of two never compete.
         status: ``ok`` or why not.
         count: Samples scored.
         top1_pct: Top-1 in percent.
@@ -50,6 +51,10 @@ class Row:
         size_ratio: Of the baseline's size.
         rss_peak_mb: Peak resident memory of the process, in MiB.
         int8_pct: Share of quantizable operators that ran as integer kernels, in percent.
+        vram_mb: GPU memory of the process by the driver, in MiB.
+        mcnemar_p: Of the accuracy against the baseline's.
+        per_sample_ms: Median latency per sample in ms by batch size.
+        speedups: Against the baseline, by batch size.
         marks: Footnotes by name of the field that they explain.
         untrusted: Fields that must not win: disturbed or unstable.
     """
@@ -71,6 +76,10 @@ class Row:
     size_ratio: float | None
     rss_peak_mb: float | None
     int8_pct: float | None
+    vram_mb: float | None = None
+    mcnemar_p: float | None = None
+    per_sample_ms: Mapping[int, Estimate] = field(default_factory=dict)
+    speedups: Mapping[int, Estimate] = field(default_factory=dict)
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     untrusted: frozenset[str] = frozenset()
 
@@ -81,15 +90,29 @@ def batch_range(records: Iterable[Record]) -> tuple[int, int] | None:
     return (min(sizes), max(sizes)) if sizes else None
 
 
+def batch_field(name: str, batch_size: int) -> str:
+    """Name of a row's figure at one batch size, as marks and columns use it."""
+    return f"{name}_b{batch_size}"
+
+
 def ordered(records: Iterable[Record]) -> list[Record]:
-    """By data set, model, backend; the baseline first, then short recipes before long ones."""
+    """By environment, data set, model, backend; the baseline first, then short recipes."""
+    records = list(records)
+    labels = environment_labels(records)
 
-    def key(record: Record) -> tuple[Any, ...]:
+    keys = []
+    for label, record in zip(labels, records, strict=True):
         e = record.experiment
-        settings = str(sorted(_settings(record).items()))
-        return (e.dataset, e.split, e.model, e.backend, len(e.recipe), e.recipe_name, settings)
+        place = (label, e.dataset, e.split, e.model, e.backend)
+        keys.append((*place, len(e.recipe), e.recipe_name))
+    namesakes = Counter(keys)
 
-    return sorted(records, key=key)
+    def key(index: int) -> tuple[Any, ...]:
+        several = namesakes[keys[index]] > 1
+        settings = str(sorted(_settings(records[index]).items())) if several else ""
+        return (*keys[index], settings)
+
+    return [records[index] for index in sorted(range(len(records)), key=key)]
 
 
 def make_rows(records: Sequence[Record]) -> list[Row]:
@@ -97,17 +120,24 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
     records = ordered(records)
     batches = batch_range(records) or (1, 1)
     labels = recipe_labels(records)
-    return [_row(record, label, *batches) for record, label in zip(records, labels, strict=True)]
+    places = environment_labels(records)
+    return [
+        _row(record, label, place, *batches)
+        for record, label, place in zip(records, labels, places, strict=True)
+    ]
 
 
 def recipe_labels(records: Sequence[Record]) -> list[str]:
     """Names of the recipes; namesakes are told apart by the settings in which they differ."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    places = [environment_key(record) for record in records]
     for index, record in enumerate(records):
         e = record.experiment
-        groups[(e.model, e.dataset, e.split, e.backend, e.recipe_name)].append(index)
+        groups[(places[index], e.model, e.dataset, e.split, e.backend, e.recipe_name)].append(index)
     labels = [BASELINE if r.is_baseline else r.experiment.recipe_name for r in records]
     for indices in groups.values():
+        if len(indices) == 1:
+            continue
         settings = [_settings(records[i]) for i in indices]
         keys = dict.fromkeys(k for s in settings for k in s)
         differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]
@@ -135,7 +165,7 @@ def _flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
         yield prefix, str(value)
 
 
-def _row(record: Record, label: str, first: int, last: int) -> Row:
+def _row(record: Record, label: str, place: str, first: int, last: int) -> Row:
     e, accuracy = record.experiment, record.accuracy
     against = accuracy.against_baseline if accuracy else None
     at_first, at_last = record.latency_at(first), record.latency_at(last)
@@ -148,7 +178,7 @@ def _row(record: Record, label: str, first: int, last: int) -> Row:
         dataset=f"{e.dataset} {e.split}",
         backend=e.backend,
         recipe=label,
-        machine=machine(record),
+        machine=place,
         status=record.status,
         count=accuracy.count if accuracy else None,
         top1_pct=_percent(accuracy.top1, accuracy.top1_low, accuracy.top1_high)
@@ -165,6 +195,16 @@ def _row(record: Record, label: str, first: int, last: int) -> Row:
         size_ratio=size.file_ratio,
         rss_peak_mb=record.memory.rss_peak_mb,
         int8_pct=None if share is None else 100 * share,
+        vram_mb=record.memory.vram_driver_mb,
+        mcnemar_p=against.mcnemar_p if against else None,
+        per_sample_ms={
+            x.batch_size: estimate.scaled(1 / x.batch_size)
+            for x in record.latency
+            if (estimate := _latency(x)) is not None
+        },
+        speedups={
+            x.batch_size: estimate for x in record.speedup if (estimate := _speedup(x)) is not None
+        },
         marks={k: tuple(v) for k, v in _marks(record, first, last).items()},
         untrusted=frozenset(
             name
@@ -173,17 +213,12 @@ def _row(record: Record, label: str, first: int, last: int) -> Row:
                 ("sample_ms", at_last and not at_last.stable),
                 ("speedup_first", gain_first and gain_first.disturbed),
                 ("speedup_last", gain_last and gain_last.disturbed),
+                *((batch_field("sample_ms", x.batch_size), not x.stable) for x in record.latency),
+                *((batch_field("speedup", x.batch_size), x.disturbed) for x in record.speedup),
             )
             if bad
         ),
     )
-
-
-def machine(record: Record) -> str:
-    """The machine in words: its CPU and GPUs; empty if the record does not tell."""
-    parts = [record.environment.get("cpu"), *(record.environment.get("gpus") or [])]
-    names = [p.get("model") or p.get("name") for p in parts if isinstance(p, Mapping)]
-    return " + ".join(str(name) for name in names if name)
 
 
 def _percent(value: float, low: float, high: float) -> Estimate:
@@ -226,7 +261,9 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
         reason = next((record.reasons[p] for p in paths if p in record.reasons), None)
         if reason and record.ok:
             marks[name].append(reason)
-    for name, size in (("p50_ms", first), ("sample_ms", last)):
+    ends = (("p50_ms", first), ("sample_ms", last))
+    every = ((batch_field("sample_ms", x.batch_size), x.batch_size) for x in record.latency)
+    for name, size in (*ends, *every):
         latency = record.latency_at(size)
         if latency and not latency.stable:
             marks[name].append(f"unstable at batch {size}: {latency.unstable_reason}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pqbench.report.rows import Estimate
 
@@ -21,6 +21,12 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*")
 _FILLS = ("full", "none", "left", "right", "top", "bottom")
 
+_LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MAX_NAMES = 24  # recipes in a legend
+FONTS: dict[str, Any] = {  # both come with matplotlib
+    "serif": {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 10},
+    "sans": {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"},
+}
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -55,12 +61,27 @@ class Look:
         """The recipe's marker, in matplotlib's code."""
         return _MARKERS[self.recipes.index(recipe) % len(_MARKERS)]
 
+    def line(self, recipe: str) -> Any:
+        """The recipe's dashes, in matplotlib's code."""
+        return _LINES[self.recipes.index(recipe) % len(_LINES)]
+
     def fill(self, backend: str) -> dict[str, Any]:
         """How markers of this backend are filled: keywords of a matplotlib line."""
         style = _FILLS[self.backends.index(backend) % len(_FILLS)]
         if style == "none":  # white, so that the error bars do not show through
             return {"markerfacecolor": "white"}
         return {"fillstyle": style, "markerfacecoloralt": "white"}
+
+
+_T = TypeVar("_T")
+
+
+def enough(items: Sequence[_T], limit: int, what: str, note: str) -> tuple[Sequence[_T], str]:
+    """As many as one figure can show, and the note, which tells what was left out."""
+    if len(items) <= limit:
+        return items, note
+    rest = f"First {limit} of {len(items)} {what}; choose others with --where."
+    return items[:limit], f"{note} {rest}"
 
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -109,8 +130,7 @@ def legend(
     handles = [
         Line2D([], [], linestyle="none", marker=look.marker(recipe), color=look.colour(recipe),
                markersize=6, label=recipe.replace("+", " + "))
-        for recipe in look.recipes
-        if recipe in recipes
+        for recipe in [r for r in look.recipes if r in recipes][:MAX_NAMES]
     ]  # fmt: skip
     if len(backends) > 1:
         handles += [

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+ROWS_SHOWN = 100
+FILES_SHOWN = 2  # the page and the table
+
+
 @dataclass(frozen=True)
 class Pointers:
     """Where to look further; what is empty is not printed.
@@ -27,6 +31,7 @@ class Pointers:
         mlflow_command: Command that serves MLflow's pages; None where a server does.
         runs_url: MLflow's run table.
         compare_url: MLflow's page that compares these runs.
+        report_url: MLflow's page of the report's figures.
         problem: Why results are not in MLflow, and what to do.
     """
 
@@ -35,6 +40,7 @@ class Pointers:
     mlflow_command: str | None = None
     runs_url: str | None = None
     compare_url: str | None = None
+    report_url: str | None = None
     problem: str = ""
 
 
@@ -47,19 +53,26 @@ def print_summary(records: Sequence[Record], console: Console, pointers: Pointer
         console.print(Text(f"{name:<10}{value}"), soft_wrap=True, highlight=False)
 
     records = newest(list(records))
-    if records:
+    if len(records) > ROWS_SHOWN:
+        console.print(f"{len(records)} experiments are too many lines for a terminal:")
+    elif records:
         console.print(to_rich(make_table(records), console.width))
         console.print()
     line("Results", counts(records))
     line("Folder", _shown(pointers.folder))
-    for path in pointers.files:
+    for path in pointers.files[:FILES_SHOWN]:
         line("", _shown(path))
+    if len(pointers.files) > FILES_SHOWN:
+        rest = len(pointers.files) - FILES_SHOWN
+        line("", f"and {rest} more tables and figures in {_shown(pointers.files[0].parent)}")
     if pointers.mlflow_command:
         line("MLflow", pointers.mlflow_command)
     if pointers.runs_url:
         line("  runs", pointers.runs_url)
     if pointers.compare_url:
         line("  compare", pointers.compare_url)
+    if pointers.report_url:
+        line("  report", pointers.report_url)
     if pointers.problem:
         console.print(Text(pointers.problem, style="bold red"), soft_wrap=True)
 

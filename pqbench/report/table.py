@@ -7,15 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pqbench.record import Record
-from pqbench.report.rows import Estimate, Row, batch_range, make_rows
+from pqbench.report.rows import Estimate, Row, batch_field, batch_range, make_rows
+from pqbench.report.significance import NOISE, beats_all, compare_with_baselines
 
 NONE = "\u2013"  # an en dash
 LEGEND = (
     "Low…high: 95 % interval. Drop: baseline minus candidate, the same samples paired. "
     "Speedup: against the same backend's baseline, from alternating blocks. "
+    "ns: no difference from the baseline shown (Holm's correction over all comparisons). "
     "Bold: best of its model beyond all intervals (speedup: of its backend). "
     "Size ratio: of the baseline. RSS: peak of the whole process. "
     "INT8: share of convolutions and matrix products that ran as integer kernels."
+)
+
+BATCH_LEGEND = (
+    "Low…high: 95 % interval of the median. Bold: best of its model and column beyond all "
+    "intervals. RSS: peak of the whole process. VRAM: of the process, by the driver."
 )
 
 
@@ -28,12 +35,14 @@ class Cell:
         detail: Its interval or ratio; may be empty.
         best: Beyond the intervals of all it competes with.
         notes: Numbers of its footnotes.
+        noise: No difference from the baseline is shown.
     """
 
     text: str
     detail: str = ""
     best: bool = False
     notes: tuple[int, ...] = ()
+    noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,21 +57,91 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Formatted cells, with the rows that they came from."""
+    """Formatted cells, with the rows that they came from.
+
+    Attributes:
+        columns: What is shown.
+        rows: One per line of ``cells``.
+        cells: The text of every line.
+        footnotes: In order of their numbers, from 1.
+        legend: How to read it.
+        name: ``summary`` or ``batches``.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     cells: tuple[tuple[Cell, ...], ...]
     footnotes: tuple[str, ...]
+    legend: str = LEGEND
+    name: str = "summary"
 
 
 def make_table(records: Sequence[Record]) -> Table:
-    """Sort, format and annotate; records that are no result stay as marked rows."""
-    rows = make_rows(records)
-    columns = _columns(rows, batch_range(records))
+    """The summary: accuracy, latency, speedup, size; no result stays as a marked row."""
+    return summary_table(make_rows(records), batch_range(records))
+
+
+def make_batch_table(records: Sequence[Record]) -> Table:
+    """Technique by batch size: latency per sample, memory and accuracy, as papers print them."""
+    return batch_table(make_rows(records))
+
+
+def summary_table(rows: Sequence[Row], batches: tuple[int, int] | None) -> Table:
+    """The summary of rows that were made already."""
+    first, last = batches or (1, 1)
+    noise = {
+        (c.row, name)
+        for c in compare_with_baselines(rows)
+        for name in _summary_names(c.name, first, last)
+        if c.verdict == NOISE
+    }
+    return _table(rows, _columns(rows, batches), noise, LEGEND, "summary")
+
+
+def batch_table(rows: Sequence[Row]) -> Table:
+    """Technique by batch size, of rows that were made already."""
+    sizes = sorted({size for row in rows for size in row.per_sample_ms})
+    many_datasets = len({row.dataset for row in rows}) > 1
+    many_machines = len({row.machine for row in rows}) > 1
+    columns = [
+        (True, Column("model", "model", numeric=False)),
+        (many_datasets, Column("dataset", "data set", numeric=False)),
+        (True, Column("backend", "backend", numeric=False)),
+        (many_machines, Column("machine", "machine", numeric=False)),
+        (True, Column("recipe", "recipe", numeric=False)),
+        *(
+            (True, Column(batch_field("sample_ms", b), f"per sample [ms], batch {b}", batch=b))
+            for b in sizes
+        ),
+        (True, Column("rss_peak_mb", "RSS [MiB]")),
+        (any(row.vram_mb is not None for row in rows), Column("vram_mb", "VRAM [MiB]")),
+        (True, Column("top1_pct", "top-1 [%]")),
+        (True, Column("status", "status", numeric=False)),
+    ]
+    shown = tuple(column for wanted, column in columns if wanted)
+    return _table(rows, shown, set(), BATCH_LEGEND, "batches")
+
+
+def _summary_names(name: str, first: int, last: int) -> tuple[str, ...]:
+    """The summary's columns for a comparison."""
+    ends = (("speedup_first", first), ("speedup_last", last))
+    return (
+        ("drop_pt",)
+        if name == "drop_pt"
+        else tuple(column for column, size in ends if name == batch_field("speedup", size))
+    )
+
+
+def _table(
+    rows: Sequence[Row],
+    columns: tuple[Column, ...],
+    noise: set[tuple[int, str]],
+    legend: str,
+    name: str,
+) -> Table:
     numbers: dict[str, int] = {}
-    best = {name: _best(rows, name, *rule) for name, rule in _COMPETITIONS.items()}
-    shown_1 = max((row.count or 0 for row in rows), default=0) < 2000
+    best = {c.name: _best(rows, c.name, *rule) for c in columns if (rule := _competition(c.name))}
+    decimals = 1 if max((row.count or 0 for row in rows), default=0) < 2000 else 2
     cells = []
     for index, row in enumerate(rows):
         line = []
@@ -73,11 +152,20 @@ def make_table(records: Sequence[Record]) -> Table:
                     for text in row.marks.get(column.name, ())
                 )
             )
-            text, detail = format_value(row, column.name, 1 if shown_1 else 2)
+            text, detail = format_value(row, column.name, decimals)
             won = index in best.get(column.name, ())
-            line.append(Cell(text, detail, won, notes))
+            line.append(Cell(text, detail, won, notes, (index, column.name) in noise))
         cells.append(tuple(line))
-    return Table(columns, tuple(rows), tuple(cells), tuple(numbers))
+    return Table(columns, tuple(rows), tuple(cells), tuple(numbers), legend, name)
+
+
+def value_of(row: Row, name: str) -> object:
+    """A row's figure by the name of its column; at a batch size too."""
+    field, _, size = name.rpartition("_b")
+    if size.isdigit():
+        by_size = row.per_sample_ms if field == "sample_ms" else row.speedups
+        return by_size.get(int(size))
+    return getattr(row, name)
 
 
 def _columns(rows: Sequence[Row], batches: tuple[int, int] | None) -> tuple[Column, ...]:
@@ -108,18 +196,18 @@ def _columns(rows: Sequence[Row], batches: tuple[int, int] | None) -> tuple[Colu
 
 def format_value(row: Row, name: str, accuracy_decimals: int) -> tuple[str, str]:
     """The text of a cell and its detail. The only place where numbers become text."""
-    value = getattr(row, name)
+    value = value_of(row, name)
     if value is None:
         return NONE, ""
     if isinstance(value, Estimate):
         decimals = accuracy_decimals
         if name.startswith("speedup"):
             decimals = 2
-        elif name.endswith("_ms"):
+        elif "_ms" in name:
             decimals = _three_digits(value.value)
         low, high = (f"{_zero(end, decimals):.{decimals}f}" for end in (value.low, value.high))
         return f"{_zero(value.value, decimals):.{decimals}f}", f"{low}…{high}"
-    if name == "size_mb":
+    if name == "size_mb" and isinstance(value, float):
         ratio = "" if row.size_ratio is None else f"{row.size_ratio:.2f}"
         return f"{value:.{_three_digits(value)}f}", ratio
     return (f"{value:.0f}" if isinstance(value, float) else str(value)), ""
@@ -146,6 +234,7 @@ def _of_backend(row: Row) -> tuple[str, ...]:
     return (row.model, row.dataset, row.machine, row.backend)
 
 
+_DIFFERENCES = ("drop_pt", "top1_pct")  # compared by difference, all else by ratio
 _COMPETITIONS: dict[str, tuple[_Key, bool]] = {  # field: who competes, whether more is better
     "top1_pct": (_of_model, True),
     "drop_pt": (_of_backend, False),
@@ -157,23 +246,34 @@ _COMPETITIONS: dict[str, tuple[_Key, bool]] = {  # field: who competes, whether 
 }
 
 
+def _competition(name: str) -> tuple[_Key, bool] | None:
+    return _COMPETITIONS.get("sample_ms" if name.startswith("sample_ms_b") else name)
+
+
 def _best(rows: Sequence[Row], name: str, group: _Key, more_is_better: bool) -> set[int]:
-    """Rows that beat every competitor beyond both intervals; a lone row wins nothing."""
+    """Rows that beat every competitor beyond both intervals and after Holm's correction.
+
+    A lone row wins nothing.
+    """
     sign = 1 if more_is_better else -1
-    groups: dict[tuple[str, ...], list[tuple[float, float, int]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[tuple[float, float, int, Estimate]]] = defaultdict(list)
     for index, row in enumerate(rows):
-        value = getattr(row, name) if row.status == "ok" else None
-        if isinstance(value, Estimate):
-            ends = sorted((sign * value.low, sign * value.high))
-        elif value is not None:
-            ends = [sign * value, sign * value]
-        else:
+        value = value_of(row, name) if row.status == "ok" else None
+        if isinstance(value, float | int):
+            value = Estimate(value, value, value)
+        if not isinstance(value, Estimate):
             continue
-        groups[group(row)].append((ends[0], ends[1], index))
+        low, high = sorted((sign * value.low, sign * value.high))
+        groups[group(row)].append((low, high, index, value))
     winners = set()
     for entries in groups.values():
-        low, _, index = max(entries)
-        others = [high for _, high, other in entries if other != index]
-        if others and low > max(others) and name not in rows[index].untrusted:
+        low, _, index, value = max(entries, key=lambda entry: (entry[0], entry[1], entry[2]))
+        others = [entry for entry in entries if entry[2] != index]
+        if (
+            others
+            and low > max(entry[1] for entry in others)
+            and name not in rows[index].untrusted
+            and beats_all(value, [entry[3] for entry in others], ratio=name not in _DIFFERENCES)
+        ):
             winners.add(index)
     return winners

@@ -1,38 +1,66 @@
-"""Write every table and figure of some records into a folder."""
+"""Write every table, figure and text of some records into a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from pqbench.record import Record
+from pqbench.report import latex
+from pqbench.report.html import to_html
 from pqbench.report.load import newest
+from pqbench.report.methods import methods_paragraphs
 from pqbench.report.plots import save_plots
-from pqbench.report.render import to_csv, to_latex, to_markdown
-from pqbench.report.table import make_table
+from pqbench.report.render import significance_csv, to_batches_csv, to_csv, to_markdown
+from pqbench.report.rows import batch_range, make_rows, ordered
+from pqbench.report.table import batch_table, summary_table
 
 
-def write_report(records: Sequence[Record], folder: Path, plots: bool = True) -> list[Path]:
-    """Write ``table.md``, ``table.csv``, ``table.tex`` and the figures.
+def write_report(
+    records: Sequence[Record],
+    folder: Path,
+    plots: bool = True,
+    folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
+    font: str = "serif",
+) -> list[Path]:
+    """Write the tables (Markdown, CSV, LaTeX), figures, methods and the page ``report.html``.
 
     Args:
-        records: Any records; of one experiment the newest counts.
+        records: Any records; of one experiment in one environment the newest counts.
         folder: Made if missing; files of the same names are replaced.
         plots: Also draw the figures.
+        folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
+        font: ``serif`` or ``sans``, in the figures.
 
     Returns:
-        The files written.
+        The files written, the page first.
     """
     records = newest(list(records))
     folder.mkdir(parents=True, exist_ok=True)
-    table = make_table(records)
+    records = ordered(records)
+    rows = make_rows(records)
+    summary, batches = summary_table(rows, batch_range(records)), batch_table(rows)
+    methods = methods_paragraphs(records)
+    drawn = save_plots(records, folder, folders, font, rows) if plots else []
+    figures = [path.stem for path in drawn if path.suffix == ".pdf"]
+    parts = ["methods", "table", "batches"]
+    texts = {
+        "report.html": to_html(records, rows, summary),
+        "table.md": to_markdown(summary),
+        "table.csv": to_csv(summary),
+        "table.tex": latex.to_latex(summary),
+        "batches.md": to_markdown(batches),
+        "batches.csv": to_batches_csv(records, rows),
+        "batches.tex": latex.to_latex(batches),
+        "significance.csv": significance_csv(rows),
+        "methods.md": "\n\n".join(methods) + "\n",
+        "methods.tex": "\n\n".join(latex.escape(text) for text in methods) + "\n",
+        "report.tex": latex.document(parts, figures),
+    }
     written = []
-    for suffix, text in (
-        ("md", to_markdown(table)),
-        ("csv", to_csv(table)),
-        ("tex", to_latex(table)),
-    ):
-        path = folder / f"table.{suffix}"
+    for name, text in texts.items():
+        path = folder / name
         path.write_text(text, encoding="utf-8")
         written.append(path)
-    return written + (save_plots(records, folder) if plots else [])
+    return written + drawn

@@ -26,7 +26,11 @@ def run_name(record: Record) -> str:
 
 
 def params(record: Record) -> dict[str, str]:
-    """What was chosen, short: the four choices first, then the settings of steps and backend."""
+    """What was chosen, short: the four choices first, then the settings of steps and backend.
+
+    MLflow's compare page opens with the first three differing params of the alphabet: ``backend``,
+    ``model`` and ``recipe``, which is why settings are named ``runtime.`` and ``step.``.
+    """
     experiment, config = record.experiment, record.config
     values: dict[str, Any] = {
         "model": experiment.model,
@@ -38,12 +42,13 @@ def params(record: Record) -> dict[str, str]:
         "batch_sizes": config.get("protocol", {}).get("batch_sizes")
         or [x.batch_size for x in record.latency],
         "threads": record.placement.threads if record.placement else config.get("threads"),
-        "precision": record.placement.precision if record.placement else None,
         "seed": config.get("seed"),
     }
     for step in experiment.recipe:
-        values |= dict(_leaves(config.get("compress", {}).get(step), step))
-    values |= dict(_leaves(config.get("backend"), "backend"))
+        values |= dict(_leaves(config.get("compress", {}).get(step), f"step.{step}"))
+    values |= dict(_leaves(config.get("backend"), "runtime"))
+    if record.placement:
+        values["runtime.precision"] = record.placement.precision  # as read back
     return {
         key[:250]: _short(value)[:_PARAM_LIMIT]
         for key, value in values.items()
@@ -75,7 +80,8 @@ def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:
         if against:
             yield "accuracy/drop_pt", against.drop_pt
             yield "accuracy/agreement", against.agreement
-            yield "accuracy/mcnemar_p", against.mcnemar_p
+            if against.mcnemar_p is not None:
+                yield "accuracy/mcnemar_p", against.mcnemar_p
     for speedup in record.speedup:
         yield f"speedup/b{speedup.batch_size}", speedup.ratio
     for name in ("p50_ms", "p95_ms", "p99_ms"):
@@ -100,6 +106,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:
     yield "stages/total_s", record.seconds
     for stage in record.stages:
         yield f"stages/{stage.name}_s", stage.seconds
+        yield f"stages/{stage.name}_rss_peak_mb", stage.rss_peak_mb
 
 
 def _intervals(record: Record) -> Iterator[tuple[str, float]]:
@@ -155,7 +162,9 @@ def tags(record: Record, sha256: str, sweep: str | None) -> dict[str, str]:
     values: dict[str, str | None] = {
         "status": record.status,
         "sweep": sweep,
+        "recipe": record.experiment.recipe_name,
         "fingerprint": record.fingerprint,
+        "identity": record.identity,
         "baseline": record.baseline,
         "machine": machine(record.environment),
         "record_sha256": sha256,

@@ -51,6 +51,12 @@ def runs_url(
     return url if wanted is None else f"{url}?searchFilter={quote(wanted, safe='')}"
 
 
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """The artifacts of one run."""
+    place = f"{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
+    return f"{base}/#/experiments/{place}/artifacts"
+
+
 def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """The page that compares runs of one experiment."""
 

@@ -25,6 +25,8 @@ class TrackingSettings:
         log_model: Also upload the files of the deployed model.
         timeout_s: Give up on one request to a server after this many seconds.
         outputs: Folder of the local store; relative to the current folder.
+        onnx_flavour: Also log a deployed ONNX model with the flavour ``mlflow.onnx``.
+        registered_model: Name under which MLflow's registry keeps it; needs ``onnx_flavour``.
     """
 
     enabled: bool = True
@@ -34,11 +36,18 @@ class TrackingSettings:
     log_model: bool = True
     timeout_s: float = 5.0
     outputs: str = "outputs"
+    onnx_flavour: bool = False
+    registered_model: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what MLflow would refuse only after the work is done."""
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty", hint="give the experiment a name")
+        if self.registered_model is not None and not self.onnx_flavour:
+            raise ConfigError(
+                f"tracking.registered_model={self.registered_model} without a model to register",
+                hint="set tracking.onnx_flavour=true as well",
+            )
         if self.timeout_s <= 0:
             raise ConfigError(f"tracking.timeout_s={self.timeout_s} is not possible", "above 0")
         if self.uri is not None and ("://" not in self.uri or self.uri.startswith("file:")):

@@ -29,23 +29,32 @@ from filelock import FileLock
 
 from pqbench.record import FILE, Record
 from pqbench.tracking import content, journal
+from pqbench.tracking.onnx_flavour import log_onnx
 from pqbench.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["TrackingSettings", "ensure_store", "push", "save_view", "unreachable"]
+__all__ = [
+    "StoreError",
+    "TrackingSettings",
+    "ensure_store",
+    "opened",
+    "push",
+    "save_view",
+    "unreachable",
+]
 
 log = logging.getLogger(__name__)
 
 HEALTH_TIMEOUT_S = 2.0
-ARTIFACT_TIMEOUT_S = 60.0  # a server may store an upload elsewhere before it answers
+ARTIFACT_TIMEOUT_S = 20.0  # a server may store an upload elsewhere before it answers
 _SYNC_HINT = "python -m pqbench.sync DIR pushes later"
 
 
 class StoreError(Exception):
-    """The store cannot be used now; never leaves this module."""
+    """The store cannot be used now; never leaves the tracking package."""
 
 
 def unreachable(settings: TrackingSettings) -> str | None:
@@ -74,7 +83,7 @@ def ensure_store(settings: TrackingSettings) -> str | None:
     if not settings.enabled:
         return None
     try:
-        with _opened(settings) as client:
+        with opened(settings) as client:
             return _experiment_id(client, settings)
     except StoreError as error:
         log.warning("%s; results stay on disk (%s)", error, _SYNC_HINT)
@@ -112,7 +121,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
         if not known:
             journal.mark(folder, entry)  # survives the death of this process
         try:
-            with _opened(settings) as client:
+            with opened(settings) as client:
                 experiment_id = _experiment_id(client, settings)
                 run_id = _push(client, experiment_id, record, folder, settings, entry)
         except StoreError as error:
@@ -137,7 +146,7 @@ def save_view(
     view = json.dumps(content.table_view(records, sweep))
     key = hashlib.sha256(view.encode()).hexdigest()[:16]
     try:
-        with _opened(settings) as client:
+        with opened(settings) as client:
             client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{key}", view)
     except StoreError as error:
         log.warning("no view of the run table: %s", error)
@@ -146,7 +155,7 @@ def save_view(
 
 
 @contextmanager
-def _opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
+def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
     """A client; everything that says "not now" becomes a :class:`StoreError`."""
     problem = unreachable(settings)
     if problem:
@@ -186,6 +195,7 @@ def _environment(timeout_s: float) -> Iterator[None]:
     wanted = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)),
     }
@@ -255,6 +265,8 @@ def _push(
     _log_values(client, run_id, record, end_ms)
     with _environment(max(settings.timeout_s, ARTIFACT_TIMEOUT_S)):
         _log_files(client, run_id, record, folder, settings)
+        if settings.onnx_flavour and record.ok and "model" in record.files:
+            log_onnx(run_id, folder / record.files["model"], settings)
     client.set_terminated(run_id, "FINISHED" if record.ok else "FAILED", end_time=end_ms)
     return run_id
 
@@ -281,7 +293,14 @@ def _log_values(client: MlflowClient, run_id: str, record: Record, timestamp: in
     e = record.experiment
     settings = json.dumps(record.config.get("dataset", {}), sort_keys=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-    data = Dataset(e.dataset, digest, source_type="local", source=json.dumps({"name": e.dataset}))
+    count = record.accuracy.count if record.accuracy else None
+    data = Dataset(
+        e.dataset,
+        digest,
+        source_type="local",
+        source=json.dumps({"name": e.dataset}),
+        profile=None if count is None else json.dumps({"num_rows": count}),
+    )
     tag = InputTag("mlflow.data.context", e.split)
     client.log_inputs(run_id, datasets=[DatasetInput(data, [tag])])
 

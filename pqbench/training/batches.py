@@ -54,7 +54,6 @@ class Batches:
         return len(self.sizes())
 
     def __iter__(self) -> Iterator[Batch]:
-        import torch
 
         rng = np.random.default_rng((self.seed, self.passes))
         self.passes += 1
@@ -66,7 +65,23 @@ class Batches:
             start += size
             turns = rng.integers(0, 8, size)
             inputs = tuple(self._input(name, picked, turns) for name in self.split.arrays)
-            yield inputs, torch.from_numpy(np.asarray(labels[picked], np.int64))
+            yield inputs, self._labels(labels, picked, turns)
+
+    def _labels(
+        self, labels: npt.NDArray[Any], picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
+    ) -> Tensor:
+        """One class per sample (n,), or per position (n, H, W): resized and turned as the image."""
+        import torch
+        from torch.nn import functional
+
+        y = torch.from_numpy(np.asarray(labels[picked], np.int64))
+        if y.ndim != 3:
+            return y
+        y = y.unsqueeze(1)
+        if self.train_size is not None and y.shape[-2:] != (self.train_size, self.train_size):
+            size = (self.train_size, self.train_size)
+            y = functional.interpolate(y.float(), size=size, mode="nearest-exact").long()
+        return augmented(y, turns, self.augment).squeeze(1)
 
     def _input(
         self, name: str, picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
@@ -133,20 +148,16 @@ def split_off(
 
 
 def check_classes(network: nn.Module, train: PreparedSplit) -> None:
-    """Raise ``UnsupportedError`` unless the network gives one logit per class and sample."""
+    """Raise ``UnsupportedError`` unless the network gives one logit per class and label."""
     import torch
 
-    if np.asarray(train.labels()).ndim != 1:
-        raise UnsupportedError(
-            f"training needs one class per sample; labels have shape {train.labels().shape}",
-            hint="training supports classification; use a recipe without training",
-        )
+    where = train.labels().shape[1:]  # (): one label per sample; (H, W): one per pixel
     with torch.no_grad():
         output = first_output(network.eval()(*feed_tensors(train, train.arrays, slice(0, 1))))
-    if output.shape != (1, len(train.classes)):
+    if output.shape != (1, len(train.classes), *where):
         raise UnsupportedError(
             f"the network's output has shape {tuple(output.shape)}, the data set has "
-            f"{len(train.classes)} classes",
+            f"{len(train.classes)} classes{f' at {where} positions' if where else ''}",
             hint="give the network a head for these classes first",
         )
 

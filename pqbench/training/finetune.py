@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -53,6 +54,7 @@ class Finetune:
 
     kind: ClassVar[Literal["train"]] = "train"
     takes: ClassVar[tuple[Representation, ...]] = ("torch",)
+    limits: ClassVar[Sequence[str]] = ("tasks other than classification: training needs classes",)
 
     epochs: int = 2
     batch_size: int = 32
@@ -66,6 +68,7 @@ class Finetune:
     validation_share: float = 0.0
     teacher_weight: float = 0.0
     temperature: float = 2.0
+    keep_zeros: bool = True
     recalibrate_bn: int = 256
 
     def __post_init__(self) -> None:

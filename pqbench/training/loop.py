@@ -19,6 +19,7 @@ from pqbench.training.batches import Batch
 from pqbench.training.settings import FitSettings
 
 WARM_UP_SHARE = 0.1
+MIN_ZERO_SHARE = 0.1
 
 
 def schedule(step: int, total: int) -> float:
@@ -40,10 +41,13 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     https://arxiv.org/abs/1503.02531.
 
     Args:
-        student: Logits (n, classes).
-        teacher: Logits (n, classes).
+        student: Logits (n, classes, ...).
+        teacher: Logits (n, classes, ...).
         temperature: T, above 0.
     """
+    if student.ndim > 2:  # dense prediction: every position is a sample
+        student = student.movedim(1, -1).flatten(0, -2)
+        teacher = teacher.movedim(1, -1).flatten(0, -2)
     return temperature**2 * functional.kl_div(
         functional.log_softmax(student / temperature, dim=1),
         functional.log_softmax(teacher / temperature, dim=1),
@@ -65,6 +69,7 @@ class Learner(pl.LightningModule):
         self.settings = settings
         self.total = total
         self.images = 0
+        self.masks: list[tuple[Tensor, Tensor]] = []
 
     def loss(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Mean loss of one batch."""
@@ -85,6 +90,16 @@ class Learner(pl.LightningModule):
         loss = self.loss(*batch)
         self.log("loss", loss, on_epoch=True, on_step=False, batch_size=len(batch[1]))
         return loss
+
+    def on_fit_start(self) -> None:
+        """Lightning's hook; the network is on its device by now."""
+        self.masks = zero_masks(self.network) if self.settings.keep_zeros else []
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Lightning's hook, after the optimizer's step."""
+        with torch.no_grad():
+            for parameter, mask in self.masks:
+                parameter.mul_(mask)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook: one validation batch."""
@@ -108,6 +123,21 @@ class Learner(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": rate, "interval": "step"},
         }
+
+
+def zero_masks(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Trained weights that are pruned in part, and where they are not zero.
+
+    Of tensors of two or more dimensions, those with at least a tenth of zeros, but not all.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for parameter in network.parameters():
+        if parameter.ndim < 2 or not parameter.requires_grad:
+            continue
+        mask = parameter.detach() != 0
+        if MIN_ZERO_SHARE <= 1 - float(mask.float().mean()) < 1:
+            found.append((parameter, mask))
+    return found
 
 
 class Diary(pl.Callback):

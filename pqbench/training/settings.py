@@ -28,6 +28,8 @@ class FitSettings:
         validation_share: Share of the train split kept out of the training for ``patience``.
         teacher_weight: Share of the loss that follows the teacher, in [0, 1].
         temperature: Divides both sides' logits in the teacher's part of the loss.
+        keep_zeros: Weights that are zero stay zero, in tensors of two or more dimensions with at
+            least a tenth of zeros: what ``prune_unstructured`` removed does not grow again.
         seed: Seeds order, augmentation and dropout.
         threads: Threads that torch may use.
     """
@@ -44,6 +46,7 @@ class FitSettings:
     validation_share: float = 0.0
     teacher_weight: float = 0.0
     temperature: float = 2.0
+    keep_zeros: bool = True
     seed: int = 0
     threads: int = 1
 

@@ -5,23 +5,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 
 from pqbench.backends.base import Backend
 from pqbench.backends.support import library
-from pqbench.errors import UnavailableError
-from pqbench.schema import make
+from pqbench.errors import ConfigError, UnavailableError
+from pqbench.schema import make, register, to_plain
 
-CONF = Path(__file__).parents[2] / "conf" / "backend"
-NAMES = ("torch", "ort", "openvino")
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino")
+GPU_NAMES = (
+    "torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt", "tensorrt_rtx",
+)  # fmt: skip
 
 
 def node(name: str, threads: int | None) -> dict[str, object]:
-    config = OmegaConf.create({"backend": OmegaConf.load(CONF / f"{name}.yaml")})
-    config.threads = threads
-    resolved = OmegaConf.to_container(config.backend, resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(k): v for k, v in resolved.items()}
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[f"backend={name}"])
+    return {**to_plain(config.backend), "threads": threads}
 
 
 @pytest.mark.parametrize("threads", [None, 2])
@@ -33,6 +35,8 @@ def test_backend_yaml_makes_a_backend_that_is_available(name: str, threads: int 
     assert isinstance(backend, Backend)
     assert backend.threads >= 1 if threads is None else backend.threads == 2
     found = backend.availability()
+    if name == "torch_compile" and not found.available:
+        pytest.skip(found.reason)
     assert found.available and found.device == "cpu" and found.versions
     assert found.reason == found.hint == ""
 
@@ -51,6 +55,51 @@ def test_availability_says_what_is_missing(name: str, monkeypatch: pytest.Monkey
     assert "pip install" in found.hint
 
 
+@pytest.mark.parametrize("name", GPU_NAMES)
+def test_gpu_backend_says_exactly_why_it_cannot_run_here(name: str) -> None:
+    from pqbench.backends.cuda import gpu
+
+    backend = make(node(name, None), name)
+    assert isinstance(backend, Backend)
+    found = backend.availability()
+    assert found.device == "cuda:0"
+    try:
+        gpu()
+    except UnavailableError as error:
+        assert not found.available
+        missing_library = "is not installed" in found.reason or "was built without" in found.reason
+        assert missing_library or error.message in found.reason
+        assert found.hint
+    else:
+        pytest.skip("there is a GPU")
+
+
+def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    from pqbench.backends.cuda import gpu
+
+    try:
+        gpu()
+    except UnavailableError as error:
+        script = CONF.parent / "scripts" / "gpu_check.py"
+        done = subprocess.run(
+            [sys.executable, str(script), "--out", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert error.message in done.stderr
+        assert not list(tmp_path.iterdir())
+    else:
+        pytest.skip("there is a GPU")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cpu:0"])
+def test_a_device_that_cannot_be_meant_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="not possible"):
+        make({**node("torch", 1), "device": device}, "torch")
+
+
 def test_library_tells_a_broken_installation_from_a_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,9 +113,11 @@ def test_library_tells_a_broken_installation_from_a_missing_one(
 
 def test_backends_import_no_runtime_until_used() -> None:
     code = (
-        "import sys; from pqbench.backends import ort, openvino, torch_backend; "
+        "import sys; from pqbench.backends import openvino, ort, ort_gpu, tensorrt_backend, "
+        "torch_backend; tensorrt_backend.TensorrtBackend(1); ort_gpu.OrtCudaBackend(threads=1); "
         "ort.OrtBackend(1); openvino.OpenvinoBackend(1); torch_backend.TorchBackend(1); "
-        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino', "
+        "'tensorrt', 'tensorrt_rtx_bindings') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]
     out = subprocess.run(

@@ -130,6 +130,31 @@ def test_openvino_names_the_reason_for_a_model_it_refuses(
         OpenvinoBackend(1).load(replace(openvino_artifact, folder=tmp_path), [1])
 
 
+def test_openvino_tells_its_hints_apart(openvino_artifact: Artifact) -> None:
+    details = {}
+    for hint in ("latency", "throughput"):
+        session = OpenvinoBackend(2, hint=hint).load(openvino_artifact, [1])
+        details[hint] = session.placement().details
+        assert details[hint]["hint"] == hint
+    # Latency: one call has all threads. Throughput: room for at least as many calls side by side.
+    assert details["latency"]["streams"] == 1
+    assert details["throughput"]["streams"] >= details["latency"]["streams"]
+    assert details["throughput"]["requests_for_throughput"] >= 1
+
+
+def test_openvino_model_cache_makes_the_compile_time_null(
+    openvino_artifact: Artifact, take: Callable[[int], Feed], tmp_path: Path
+) -> None:
+    backend = OpenvinoBackend(1, model_cache=str(tmp_path))
+    first = backend.load(openvino_artifact, [1, 4])
+    assert first.compile_s is not None and first.compile_s > 0
+    again = backend.load(openvino_artifact, [1, 4])
+    assert again.compile_s is None
+    assert "backend.model_cache" in again.compile_reason
+    np.testing.assert_array_equal(first.run(take(4))[0], again.run(take(4))[0])
+    assert again.placement().quantizable == 4
+
+
 def test_openvino_is_silent(
     openvino_artifact: Artifact, take: Callable[[int], Feed], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pqbench.artifact import Artifact
 from pqbench.checkpoint import build_network, load_network, save_network
@@ -29,8 +30,6 @@ def make_torch(name: str, folder: Path, split: PreparedSplit) -> Artifact:
 
     Random weights get measured BatchNorm statistics, or activations die out on the way.
     """
-    import torch
-
     torch.manual_seed(0)
     network = build_network(BUILDERS[name])
     if name == "efficientnet_lite0":
@@ -43,10 +42,39 @@ def make_torch(name: str, folder: Path, split: PreparedSplit) -> Artifact:
     return save_network(network, BUILDERS[name], folder, split.specs(), ("logits",), ())
 
 
+class Tiny(torch.nn.Module):
+    """Two convolutions, an LSTM over the rows if asked, two Linear layers."""
+
+    def __init__(self, recurrent: bool = False) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)
+        )
+        self.lstm = nn.LSTM(128, 64, batch_first=True) if recurrent else None
+        self.hidden = nn.Linear(64 if recurrent else 1024, 64)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).relu()
+        if self.lstm is None:
+            x = x.flatten(1)
+        else:
+            x = self.lstm(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1]
+        return self.head(self.hidden(x).relu())
+
+
+def make_tiny(folder: Path, split: PreparedSplit, recurrent: bool = False) -> Artifact:
+    """A ``Tiny`` with measured BatchNorm statistics."""
+    torch.manual_seed(0)
+    network = Tiny(recurrent).eval()
+    recalibrate_batch_norm(network, split, ["input"], np.arange(len(split)))
+    builder = {"_target_": f"{__name__}.Tiny", "recurrent": recurrent}
+    return save_network(network, builder, folder, split.specs(), ("logits",), ())
+
+
 def make_onnx(source: Artifact, folder: Path) -> Artifact:
     """Export with a free batch, without pqbench's own export room."""
-    import torch
-
     folder.mkdir(parents=True, exist_ok=True)
     shape = [2, *(size for size in source.inputs[0].shape[1:] if size)]
     torch.onnx.export(

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pqbench.compress.base import Step
 from pqbench.errors import ConfigError
-from pqbench.schema import make
+from pqbench.schema import make, register
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "compress").glob("*.yaml"))
@@ -28,6 +28,7 @@ def conf(tmp_path: Path) -> Path:
 
 
 def _compose(conf: Path, *overrides: str) -> dict[str, Any]:
+    register()
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("main", overrides=list(overrides))
     value = OmegaConf.to_container(config, resolve=True)
@@ -98,6 +99,19 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
         ("ort_int8", "calibration_size", 0),
         ("ort_int8", "method", "guess"),
         ("nncf_int8", "preset", "fast"),
+        ("nncf_accuracy_int8", "max_drop", 0),
+        ("nncf_accuracy_int8", "ranking_size", 0),
+        ("nncf_weights", "mode", "int2"),
+        ("nncf_weights", "ratio", 0),
+        ("nncf_weights", "group_size", 0),
+        ("nncf_qat", "calibration_size", 0),
+        ("nncf_qat", "recalibrate_bn", 1),
+        ("ort_dynamic", "weight", "int4"),
+        ("ort_dynamic", "op_types", "[Conv]"),
+        ("prune", "target", "speed"),
+        ("prune", "gradient_images", 0),
+        ("prune_unstructured", "sparsity", 1),
+        ("prune_unstructured", "scope", "all"),
     ],
 )
 def test_choice_refuses_impossible_settings(
@@ -106,3 +120,48 @@ def test_choice_refuses_impossible_settings(
     recipe = _compose(conf, f"compress={choice}", f"compress.{choice}.{key}={value}")
     with pytest.raises(ConfigError, match=key):
         make(recipe[choice], f"compress.{choice}")
+
+
+def test_reduce_range_is_what_the_cpu_needs(conf: Path) -> None:
+    from pqbench.environment import cpu_saturates_int8
+
+    for choice in ("ort_int8", "nncf_int8", "nncf_qat", "ort_dynamic"):
+        recipe = _compose(conf, f"compress={choice}")
+        assert recipe[choice]["reduce_range"] is cpu_saturates_int8()
+    assert _compose(conf, "compress=ort_int8_trt")["ort_int8_trt"]["reduce_range"] is False
+
+
+def test_layer_ratios_are_set_by_name(conf: Path) -> None:
+    recipe = _compose(conf, "compress=prune", "+compress.prune.layer_ratios={features.12: 0.5}")
+    assert recipe["prune"]["layer_ratios"] == {"features.12": 0.5}
+
+
+def test_the_same_step_twice_has_settings_of_its_own(conf: Path) -> None:
+    from pqbench.arguments import register_repeats
+
+    arguments = ["compress=[finetune,prune,finetune_2]", "compress.finetune_2.epochs=5"]
+    assert register_repeats(arguments) == ["finetune_2"]
+    recipe = _compose(conf, *arguments)
+    assert list(recipe) == ["finetune", "prune", "finetune_2"]
+    assert recipe["finetune_2"]["epochs"] == 5
+    assert {**recipe["finetune_2"], "epochs": 2} == recipe["finetune"]
+    assert make(recipe["finetune_2"], "compress.finetune_2").epochs == 5
+
+
+def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> None:
+    from pqbench.arguments import register_repeats
+
+    own = tmp_path / "compress"
+    own.mkdir()
+    (own / "round.yaml").write_text("# @package compress\nround:\n  _target_: user_steps.Round\n")
+    (own / "prune_9.yaml").write_text("# @package compress\nprune_9: {}\n")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "defaults: [{override /compress: [round, prune, round_2, prune_9]}]"
+    )
+    named = ["--config-dir", str(tmp_path), "experiment=mine"]
+    assert register_repeats(named) == ["round_2"]  # prune_9 is a file of the user's
+    assert register_repeats(["--config-dir=" + str(tmp_path), "compress=[round,round_3]"]) == [
+        "round_3"
+    ]
+    assert register_repeats(["compress=round_2", "model=mobilenet_3", "compress=prune_1"]) == []

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from pqbench.compress.base import Step
 from pqbench.compress.nncf_int8 import NncfInt8
+from pqbench.compress.ort_dynamic import OrtDynamic
 from pqbench.compress.ort_int8 import OrtInt8
 from pqbench.compress.prune import Prune
 from pqbench.compress.recipe import FORWARD, Action, plan
 from pqbench.errors import UnsupportedError
 from pqbench.training.finetune import Finetune
+from pqbench.training.nncf_qat import NncfQat
 
 ALL = {"prune": Prune, "finetune": Finetune, "ort_int8": OrtInt8, "nncf_int8": NncfInt8}
 
@@ -140,6 +142,39 @@ def test_plan_gives_up_the_preference_when_a_later_step_needs_it() -> None:
 
     actions = plan({"both": Both, "rewrite": _OnnxOnly}, "torch", "openvino", "openvino")
     assert _words(actions) == ["export:onnx", "both:onnx", "rewrite:onnx", "convert:openvino"]
+
+
+def test_plan_follows_a_step_that_changes_the_representation() -> None:
+    actions = plan({"prune": Prune, "nncf_qat": NncfQat}, "torch", "openvino", "openvino")
+    assert _words(actions) == ["prune:torch", "nncf_qat:openvino"]
+    with pytest.raises(UnsupportedError, match="nncf_qat gives an OpenVINO model") as caught:
+        plan({"nncf_qat": NncfQat}, "torch", "onnx", "ort")
+    assert "neither torch.onnx exporter" in str(caught.value)
+    assert caught.value.hint == "use backend=openvino"
+
+
+def test_plan_converts_nothing_after_a_final_step() -> None:
+    assert _words(plan({"ort_dynamic": OrtDynamic}, "torch", "onnx", "ort")) == [
+        "export:onnx",
+        "ort_dynamic:onnx",
+    ]
+    with pytest.raises(UnsupportedError, match="no other runtime runs") as caught:
+        plan({"ort_dynamic": OrtDynamic}, "torch", "openvino", "openvino")
+    assert caught.value.hint == "use backend=ort"
+
+    @dataclass(frozen=True)
+    class Final:
+        kind: ClassVar[str] = "prune"
+        takes: ClassVar[tuple[str, ...]] = ("onnx",)
+        final: ClassVar[str] = "it is sealed"
+
+    @dataclass(frozen=True)
+    class Native:
+        kind: ClassVar[str] = "prune"
+        takes: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    with pytest.raises(UnsupportedError, match="native after seal: it is sealed"):
+        plan({"seal": Final, "native": Native}, "torch", "openvino", "openvino")
 
 
 REPRESENTATIONS = tuple(FORWARD)

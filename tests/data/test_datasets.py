@@ -182,5 +182,5 @@ def test_index_split_unknown_or_empty_is_refused() -> None:
     index = DataIndex(("a",), {"train": Split((), ())})
     with pytest.raises(DataError, match="there are: train"):
         index.split("clean")
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="holds no samples"):
         index.split("train")

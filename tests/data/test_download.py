@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from pqbench.data import imagenette
-from pqbench.data.imagenette import CLASSES, Imagenette, unpack
+from pqbench.data.archive import unpack
+from pqbench.data.imagenette import CLASSES, Imagenette
 from pqbench.download import Remote, fetch
 from pqbench.errors import ConfigError, DataError, WeightsError
 

@@ -189,7 +189,7 @@ def test_prepare_limit_is_stratified_seeded_and_noted(files: list[Path], tmp_pat
     assert all(sorted(p.labels().tolist()) == [0, 1] for p in chosen)
     assert chosen[0].content == chosen[1].content
     assert len({p.content for p in chosen}) > 1
-    assert "limit: 2 of 6 images" in chosen[0].notes[0]
+    assert "limit: 2 of 6 samples" in chosen[0].notes[0]
     assert not prepare(data, "val", SMALL, tmp_path / "all", limit=6).notes
     with pytest.raises(ConfigError, match="at least 1"):
         prepare(data, "val", SMALL, tmp_path / "none", limit=0)
@@ -211,7 +211,7 @@ def test_prepare_exclude_leaves_the_scored_images_out(files: list[Path], tmp_pat
     clean = prepare(data, "clean", SMALL, tmp_path / "clean")
     train = prepare(data, "train", SMALL, tmp_path / "train", exclude=["clean"])
     assert (train.count, train.labels().tolist()) == (4, [0, 1, 0, 1])
-    assert "2 images left out of 'train'" in train.notes[0]
+    assert "2 samples left out of 'train'" in train.notes[0]
     assert_disjoint(train, clean)
     with pytest.raises(DataError, match="is empty without"):
         prepare(data, "clean", SMALL, tmp_path / "x", exclude=["train"])
@@ -224,7 +224,7 @@ def test_assert_disjoint_finds_a_copy_under_another_name(files: list[Path], tmp_
     data = Listed(train=split_of(files[:3]), val=split_of([files[5], copy]))
     train = prepare(data, "train", SMALL, tmp_path / "train")
     val = prepare(data, "val", SMALL, tmp_path / "val")
-    with pytest.raises(DataError, match=r"1 images are in both .*cats/copy\.png"):
+    with pytest.raises(DataError, match=r"1 samples are in both .*cats/copy\.png"):
         assert_disjoint(val, train)
 
 
@@ -236,4 +236,4 @@ def test_prepare_real_images_of_the_clean_split(test_data: Path, tmp_path: Path)
     assert_disjoint(train, clean)
     assert sorted(np.bincount(clean.labels(), minlength=10).tolist()) == [2] * 10
     assert clean.feed(slice(0, 4))["input"].shape == (4, 3, 224, 224)
-    assert "366 images left out" in " ".join(train.notes)
+    assert "366 samples left out" in " ".join(train.notes)

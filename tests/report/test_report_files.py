@@ -10,7 +10,11 @@ from pqbench.report import __main__ as report
 from pqbench.report.plots import save_plots
 from pqbench.report.summary import Pointers, print_summary
 
-FIGURES = {"accuracy_latency", "speedup", "latency_batch"}
+FIGURES = {"accuracy_latency", "accuracy_size", "speedup", "latency_batch"}
+TEXTS = {
+    "report.html", "table.md", "table.csv", "table.tex", "batches.md", "batches.csv",
+    "batches.tex", "significance.csv", "methods.md", "methods.tex", "report.tex",
+}  # fmt: skip
 
 
 def save_all(records, folder: Path) -> None:
@@ -24,7 +28,7 @@ def test_report_command_writes_every_file(tmp_path, capsys):
     assert report.main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert names == figures | {"table.md", "table.csv", "table.tex"}
+    assert names == figures | TEXTS
     for name in FIGURES:
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5  # something is drawn
@@ -43,7 +47,7 @@ def test_report_command_without_records_says_so(tmp_path, capsys):
     [
         ([], set()),
         ([make_failed()], set()),
-        ([make_record(batches=(1,))], {"accuracy_latency"}),
+        ([make_record(batches=(1,))], {"accuracy_latency", "accuracy_size"}),
         ([make_record(recipe=("nncf_int8",))], FIGURES),
     ],
     ids=["none", "failed", "one batch", "candidate"],

@@ -1,6 +1,7 @@
 import csv
 import io
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from record_factory import make_failed, make_record, make_sweep
 from rich.console import Console
 
+from pqbench.report.latex import to_latex
 from pqbench.report.plots import pareto_front
-from pqbench.report.render import to_csv, to_latex, to_markdown, to_rich
+from pqbench.report.render import to_csv, to_markdown, to_rich
 from pqbench.report.table import make_table
 
 
@@ -200,8 +202,14 @@ def test_latex_escapes_and_balances():
     text = to_latex(make_table(make_sweep()))
     assert r"nncf\_int8" in text
     assert text.count("{") == text.count("}")
-    body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+    table = make_table(make_sweep())
+    columns = 1 + sum(c.numeric for c in table.columns)
+    body = [line for line in text.splitlines() if re.search(r"\\\\(\[-2.5pt\])?$", line)]
+    assert len(body) > len(table.rows)
+    for line in body:
+        spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+        cells = len(re.findall(r"(?<!\\)&", line)) + 1 - len(spans) + sum(spans)
+        assert cells == columns, line
 
 
 numbers = st.floats(0.001, 1000, allow_nan=False)

@@ -44,11 +44,11 @@ def test_metrics_hold_the_record_and_leave_nulls_out():
 def test_params_hold_the_settings_of_the_steps_that_ran():
     params = content.params(make_record(recipe=("prune", "finetune")))
     assert params["recipe"] == "prune+finetune"
-    assert params["prune.pruning_ratio"] == "0.3"
-    assert params["finetune.epochs"] == "4"
+    assert params["step.prune.pruning_ratio"] == "0.3"
+    assert params["step.finetune.epochs"] == "4"
     assert params["batch_sizes"] == "1 16 64"
     assert not any("_target_" in key for key in params)
-    assert "nncf_int8.preset" not in params
+    assert "step.nncf_int8.preset" not in params
 
 
 def test_tags_and_description_of_a_failure_say_why():

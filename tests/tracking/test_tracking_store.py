@@ -92,7 +92,7 @@ def test_push_logs_the_whole_record(settings, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == round(1000 * record.seconds)
     assert run.data.metrics["speedup/b1"] == 1.9
-    assert run.data.params["nncf_int8.preset"] == "mixed"
+    assert run.data.params["step.nncf_int8.preset"] == "mixed"
     assert run.data.tags["sweep"] == SWEEP
     assert run.data.tags["fingerprint"] == record.fingerprint
     assert run.inputs.dataset_inputs[0].dataset.name == "elpv"

@@ -180,8 +180,19 @@ def test_fit_refuses_what_it_cannot_train(split: PreparedSplit, tmp_path: Path) 
         os.link(file, tmp_path / file.name)
     (tmp_path / "labels.npy").unlink()
     np.save(tmp_path / "labels.npy", np.zeros((120, 48, 48), np.int64))
-    with pytest.raises(UnsupportedError, match="one class per sample"):
+    with pytest.raises(UnsupportedError, match=r"at \(.*\) positions"):
         fit(Tiny(), PreparedSplit.load(tmp_path), FAST)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_fit_keeps_pruned_weights_at_zero(tiny: Tiny, split: PreparedSplit, keep: bool) -> None:
+    weight = next(p for p in tiny.parameters() if p.ndim > 1)
+    with torch.no_grad():
+        weight[weight.abs() < weight.abs().median()] = 0
+    zeros, before = weight == 0, weight.detach().clone()
+    fit(tiny, split, FitSettings(epochs=1, batch_size=16, max_steps=3, keep_zeros=keep))
+    assert bool((weight[zeros] == 0).all()) is keep
+    assert not torch.equal(weight[~zeros], before[~zeros])
 
 
 def test_fit_that_diverges_says_so(tiny: Tiny, split: PreparedSplit) -> None:

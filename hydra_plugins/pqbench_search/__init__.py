@@ -1,0 +1,73 @@
+"""Hydra's door to pqbench's search: Hydra takes sweepers only from below ``hydra_plugins``."""
+
+# No `from __future__ import annotations`: Hydra's scan runs this file outside sys.modules, where a
+# dataclass cannot look up annotations that are text.
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+
+@dataclass
+class SearchConf:
+    """The node ``hydra.sweeper``; see ``conf/search/``.
+
+    Attributes:
+        sampler: ``nsga2``, ``tpe``, ``random`` or ``grid``.
+        n_trials: Experiments to run, without their baselines.
+        n_jobs: Experiments that are asked for at once, for launchers that run several.
+        seed: Seeds the choice.
+        objectives: Names of metrics, as in MLflow, each ``minimize`` or ``maximize``.
+        constraints: Names of metrics, each with the highest value that is accepted.
+        params: Search space: overrides by key, in Hydra's words ``choice(a,b)``, ``range(1,9)``
+            and ``interval(0.1,0.5)``.
+    """
+
+    _target_: str = "hydra_plugins.pqbench_search.SearchSweeper"
+    sampler: str = "nsga2"
+    n_trials: int = 20
+    n_jobs: int = 1
+    seed: int = 0
+    objectives: dict[str, str] = field(default_factory=dict)
+    constraints: dict[str, float] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+
+
+class SearchSweeper(Sweeper):
+    """Asks Optuna what to run next; see :mod:`pqbench.search`."""
+
+    config: "DictConfig | None" = None
+    launcher: "Launcher | None" = None
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(
+        self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig"
+    ) -> None:
+        """Take what Hydra gives."""
+        from hydra.core.plugins import Plugins
+
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Search until all trials are done; arguments of the command line add to the space."""
+        from pqbench.search import Search
+
+        if self.config is None or self.launcher is None:
+            raise RuntimeError("setup() comes before sweep()")
+        return Search(self.config, self.launcher, arguments, **self.options).run()
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="pqbench_search", node=SearchConf, provider="pqbench"
+)

@@ -1,0 +1,93 @@
+"""Find the channel ratio that removes the wanted share of parameters, MACs or latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pqbench.errors import UnsupportedError
+from pqbench.networks import parameter_count
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TARGETS = ("channels", "parameters", "macs", "latency")
+TRIALS = 7
+HIGHEST_RATIO = 0.95
+LATENCY_RUNS = 20
+
+
+def product_macs(network: nn.Module, example: tuple[Tensor, ...]) -> float:
+    """Multiply-accumulates of convolutions and matrix products for one batch.
+
+    Counted by torch's ``FlopCounterMode``, which sees operators: subclasses of Conv2d count (they
+    do not in Torch-Pruning's own counter), recurrent layers do not.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*example)
+    return float(counter.get_total_flops()) / 2
+
+
+def latency_s(network: nn.Module, example: tuple[Tensor, ...]) -> float:
+    """Least of 20 forward passes of one sample in PyTorch itself, in seconds."""
+    import torch
+
+    one = tuple(tensor[:1] for tensor in example)
+    times = []
+    with torch.inference_mode():
+        for _ in range(LATENCY_RUNS + 3):
+            start = time.perf_counter()
+            network(*one)
+            times.append(time.perf_counter() - start)
+    return min(times[3:])
+
+
+def measures(example: tuple[Tensor, ...]) -> Mapping[str, Callable[[nn.Module], float]]:
+    """How much of each target a network has."""
+    return {
+        "parameters": lambda network: float(parameter_count(network)),
+        "macs": lambda network: product_macs(network, example),
+        "latency": lambda network: latency_s(network, example),
+    }
+
+
+def find_ratio(
+    before: float,
+    share: float,
+    target: str,
+    attempt: Callable[[float], tuple[nn.Module, float]],
+) -> tuple[float, nn.Module]:
+    """The smallest channel ratio found by bisection that removes at least ``share``.
+
+    Args:
+        before: Parameters, MACs or seconds of the whole network.
+        share: Share of that to remove, in (0, 1).
+        target: Its name, for the message.
+        attempt: Prunes a copy of the network at a ratio; gives it and what it has left.
+
+    Returns:
+        The ratio and the network pruned by it.
+
+    Raises:
+        UnsupportedError: Even the highest ratio leaves more.
+    """
+    best, left = attempt(HIGHEST_RATIO)
+    if left > before * (1 - share):
+        raise UnsupportedError(
+            f"no channel ratio up to {HIGHEST_RATIO} removes {share:.0%} of the {target}: the most "
+            f"is {1 - left / before:.0%}",
+            hint="lower pruning_ratio, or raise max_layer_ratio",
+        )
+    low, high = 0.0, HIGHEST_RATIO
+    for _ in range(TRIALS):
+        middle = (low + high) / 2
+        network, left = attempt(middle)
+        if left <= before * (1 - share):
+            best, high = network, middle
+        else:
+            low = middle
+    return high, best

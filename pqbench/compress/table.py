@@ -1,0 +1,94 @@
+"""What goes with what, in words: made from the steps' own declarations, as the errors are.
+
+``scripts/compress_table.py`` writes docs/compress.md with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pqbench.artifact import Representation
+from pqbench.compress.base import Step, limits
+from pqbench.compress.recipe import ILLEGAL, LOADED_BY, plan
+from pqbench.errors import UnsupportedError
+
+START: Representation = "torch"
+HEAD = """\
+# Compression steps: what each does, where it runs, what may follow
+
+Written by `python scripts/compress_table.py` from the steps' own declarations, \
+which also make the error messages; a test holds this page to them.
+
+A recipe is a list of steps in the order in which they run: \
+`compress='[prune,finetune,ort_int8]'`. Conversions between PyTorch, ONNX and OpenVINO are put in \
+where they are needed. The settings of a step are in `conf/compress/STEP.yaml` and are set by \
+`compress.STEP.KEY=VALUE`.
+
+The same step twice takes a number from the second time on, and each has settings of its own: \
+`compress='[finetune,prune,finetune_2]' compress.finetune_2.epochs=5`.
+"""
+
+
+def shipped(conf: Path) -> dict[str, type[Step]]:
+    """The classes of the steps in ``conf/compress``, by name."""
+    from hydra.utils import get_class
+    from omegaconf import DictConfig, OmegaConf
+
+    found: dict[str, type[Step]] = {}
+    for file in sorted((conf / "compress").glob("*.yaml")):
+        steps = OmegaConf.load(file)
+        assert isinstance(steps, DictConfig)
+        for name in map(str, steps):
+            found.setdefault(name, get_class(steps[name]["_target_"]))
+    return found
+
+
+def way(steps: Mapping[str, type[Step]], loads: Representation) -> str:
+    """How a recipe reaches a backend, ``torch > onnx > [ort_int8]``; or why it does not."""
+    try:
+        actions = plan(steps, START, loads, LOADED_BY[loads])
+    except UnsupportedError as error:
+        return f"no: {error}"
+    words: list[str] = [START]
+    words += [f"[{a.name}]" if a.kind == "step" else a.after for a in actions]
+    return "`" + " > ".join(words) + "`"
+
+
+def order_problem(first: str, second: str, steps: Mapping[str, type[Step]]) -> str:
+    """Why ``second`` cannot follow ``first`` for any backend; empty if it can."""
+    problem = ""
+    for loads in LOADED_BY:
+        try:
+            plan({first: steps[first], f"{second} ": steps[second]}, START, loads, LOADED_BY[loads])
+        except UnsupportedError as error:
+            problem = problem or str(error)
+        else:
+            return ""
+    return problem
+
+
+def markdown(steps: Mapping[str, type[Step]]) -> str:
+    """The whole page."""
+    lines = [HEAD, "## Step and backend", ""]
+    lines += ["| step | kind | " + " | ".join(f"backend {b}" for b in LOADED_BY.values()) + " |"]
+    lines += ["| --- " * (2 + len(LOADED_BY)) + "|"]
+    for name, step in steps.items():
+        cells = [_cell(way({name: step}, loads)) for loads in LOADED_BY]
+        lines.append(f"| `{name}` | {step.kind} | " + " | ".join(cells) + " |")
+    lines += ["", "## Order", "", "Any step may follow any other, except:", ""]
+    lines += [f"- *{later}* after *{earlier}*: {why}." for (earlier, later), why in ILLEGAL.items()]
+    lines += ["", "Pair by pair (`ok`, or `-` for a pair that is refused with such a message):", ""]
+    lines += ["| first, then | " + " | ".join(f"`{n}`" for n in steps) + " |"]
+    lines += ["| --- " * (1 + len(steps)) + "|"]
+    for first in steps:
+        row = ["-" if order_problem(first, second, steps) else "ok" for second in steps]
+        lines.append(f"| `{first}` | " + " | ".join(row) + " |")
+    lines += ["", "## Models and data that a step refuses", ""]
+    for name, step in steps.items():
+        lines += [f"- `{name}`: {sentence}." for sentence in limits(step)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,70 @@
+"""Made-up inputs for any model: for timing where no data are at hand; nothing to score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pqbench.data.base import DataIndex, Split
+from pqbench.errors import ConfigError
+
+WORDS = 2000
+NOTE = "synthetic inputs: latency, memory and size mean something, accuracy does not"
+
+
+class Synthetic:
+    """Seeded noise: images of any size (resized to the model's), masks, or texts of random words.
+
+    Args:
+        task: ``classification``, ``segmentation`` or ``text_classification``.
+        count: Samples of each split.
+        classes: Number of classes; 1000 keep an ImageNet head as it is.
+        size: Side of the images, px.
+        seed: Seeds the noise.
+    """
+
+    def __init__(
+        self,
+        task: str = "classification",
+        count: int = 64,
+        classes: int = 1000,
+        size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        if count < 1 or classes < 2 or size < 1:
+            raise ConfigError(
+                f"synthetic data cannot have count={count}, classes={classes}, size={size}",
+                hint="count and size must be at least 1, classes at least 2",
+            )
+        self.task = task
+        self.count = count
+        self.classes = classes
+        self.size = size
+        self.seed = seed
+
+    def index(self) -> DataIndex:
+        """Draw both splits."""
+        indices = tuple(range(1000)) if self.classes == 1000 else None
+        names = tuple(f"class {number}" for number in range(self.classes))
+        splits = {name: self._split(name, k) for k, name in enumerate(("train", "val"))}
+        return DataIndex(names, splits, imagenet_indices=indices, notes=(NOTE,))
+
+    def _split(self, name: str, k: int) -> Split:
+        rng = np.random.default_rng((self.seed, k))
+        files = tuple(Path("synthetic") / name / f"{i:06d}" for i in range(self.count))
+        labels = tuple(i % self.classes for i in range(self.count))
+        if self.task == "text_classification":
+            drawn = rng.integers(0, WORDS, (self.count, 64))
+            lengths = rng.integers(4, 65, self.count)
+            texts = [
+                " ".join(f"word{w}" for w in row[:n])
+                for row, n in zip(drawn, lengths, strict=True)
+            ]
+            return Split(files, labels, samples=texts)
+        shape = (self.count, self.size, self.size)
+        images = list(rng.integers(0, 256, (*shape, 3), np.uint8))
+        if self.task != "segmentation":
+            return Split(files, labels, samples=images)
+        masks = list(rng.integers(0, min(self.classes, 255), shape, np.uint8))
+        return Split(files, (0,) * self.count, samples=images, masks=masks)

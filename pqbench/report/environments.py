@@ -1,0 +1,73 @@
+"""Which records may be compared: those of one machine with the same runtimes.
+
+Latency, size of a process and even accuracy depend on the machine and on the versions of the
+libraries that decide a result. Records are grouped by both; no group competes with another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pqbench.record import Record
+
+_TOOLS = ("pqbench", "hydra-core", "omegaconf", "mlflow", "pandas", "pyarrow")  # no result's cause
+
+
+def environment_key(record: Record) -> str:
+    """A text that is equal for two records exactly if their figures may be compared."""
+    return json.dumps(_facts(record), sort_keys=True)
+
+
+def record_key(record: Record) -> tuple[str, str]:
+    """What names a record among those of several machines: its experiment and its environment."""
+    return record.fingerprint, environment_key(record)
+
+
+def machine(record: Record) -> str:
+    """The machine in words: its CPU and GPUs; empty if the record does not tell."""
+    parts = [record.environment.get("cpu"), *(record.environment.get("gpus") or [])]
+    names = [p.get("model") or p.get("name") for p in parts if isinstance(p, Mapping)]
+    return " + ".join(str(name) for name in names if name)
+
+
+def environment_labels(records: Sequence[Record]) -> list[str]:
+    """One short name per record: the machine, and whatever else tells these environments apart.
+
+    Returns:
+        For example ``Xeon 8481C`` or, where two versions of OpenVINO meet, ``Xeon 8481C, openvino
+        2026.1.0``. Equal for equal environments, different for different ones.
+    """
+    keys = [environment_key(record) for record in records]
+    examples = dict(zip(keys, records, strict=True))
+    facts = {key: _facts(record) for key, record in examples.items()}
+    names = {key: machine(record) or "unknown machine" for key, record in examples.items()}
+    labels = {}
+    for key, values in facts.items():
+        namesakes = [facts[other] for other, name in names.items() if name == names[key]]
+        differing = [
+            k
+            for k in dict.fromkeys(k for other in namesakes for k in other)
+            if len({str(other.get(k)) for other in namesakes}) > 1
+        ]
+        told = [_word(k, values.get(k)) for k in differing]
+        labels[key] = ", ".join([names[key], *told])
+    return [labels[key] for key in keys]
+
+
+def _word(name: str, value: Any) -> str:
+    return f"{name} {value}" if value is not None else f"no {name}"
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    environment = record.environment
+    cpu = environment.get("cpu") if isinstance(environment.get("cpu"), Mapping) else {}
+    libraries = environment.get("libraries") or {}
+    gpus = environment.get("gpus") or []
+    return {
+        "machine": machine(record),
+        "cores": cpu.get("usable_cores", cpu.get("cores")) if cpu else None,
+        "driver": ", ".join(str(g.get("driver")) for g in gpus) or None,
+        **{k: v for k, v in sorted(libraries.items()) if k not in _TOOLS},
+    }

@@ -1,0 +1,168 @@
+"""One page that needs nothing else: plot, tables, failures, methods, environment.
+
+The figures are embedded as JSON in ``page.html`` and drawn by the script inside it, which makes
+text only by ``textContent``: nothing from a record is ever parsed as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pqbench.record import Record
+from pqbench.report.environments import environment_labels
+from pqbench.report.methods import methods_paragraphs
+from pqbench.report.rows import Estimate, Row
+from pqbench.report.significance import NOISE, compare_with_baselines
+from pqbench.report.table import LEGEND, Table
+
+TEMPLATE = Path(__file__).with_name("page.html")
+_ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries", "git")
+_LOG_LINES = 4000  # characters of a failure's log
+
+
+def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str:
+    """The page.
+
+    Args:
+        records: What is reported, in reading order.
+        rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
+        table: Their summary.
+    """
+    data = page_data(records, rows, table)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # inside a script element only these could end it or start a comment
+    for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        text = text.replace(character, code)
+    return TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
+
+
+def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> dict[str, Any]:
+    """Everything that the page shows, JSON-ready. ``records`` in the order of ``rows``."""
+    labels = environment_labels(records)
+    places = {label: index for index, label in enumerate(dict.fromkeys(labels))}
+    first = dict(zip(reversed(labels), reversed(records), strict=True))
+    sizes = sorted({size for row in rows for size in row.per_sample_ms})
+    comparisons = compare_with_baselines(rows)
+    shown = []
+    for index, (row, cells) in enumerate(zip(rows, table.cells, strict=True)):
+        flags = list(zip(table.columns, cells, strict=True))
+        shown.append(
+            {
+                "i": index,
+                **{k: getattr(row, k) for k in ("model", "dataset", "backend", "recipe", "status")},
+                "env": places[row.machine],
+                "top1": _ends(row.top1_pct),
+                "drop": _ends(row.drop_pt),
+                "p50": _ends(row.p50_ms),
+                "sample": {size: _ends(value) for size, value in row.per_sample_ms.items()},
+                "speedup": {size: _ends(value) for size, value in row.speedups.items()},
+                "size": _round(row.size_mb),
+                "ratio": _round(row.size_ratio),
+                "rss": _round(row.rss_peak_mb),
+                "int8": _round(row.int8_pct),
+                "best": [column.name for column, cell in flags if cell.best],
+                "ns": [column.name for column, cell in flags if cell.noise],
+                "marks": {name: list(notes) for name, notes in row.marks.items()},
+            }
+        )
+    return {
+        "title": _title(records),
+        "lead": _lead(records, len(places)),
+        "legend": LEGEND,
+        "decimals": 1 if max((row.count or 0 for row in rows), default=0) < 2000 else 2,
+        "batches": sizes,
+        "rows": shown,
+        "tests": [
+            {
+                "row": c.row,
+                "name": "drop [pt]" if c.name == "drop_pt" else "speedup",
+                "batch": c.batch_size,
+                "value": _ends(c.estimate),
+                "p": _round(c.p),
+                "holm": _round(c.adjusted_p),
+                "verdict": c.verdict,
+            }
+            for c in comparisons
+        ],
+        "shown": sum(c.verdict != NOISE for c in comparisons),
+        "failures": [
+            {
+                "row": index,
+                "status": str(record.status),
+                "stage": record.error.stage,
+                "type": record.error.type,
+                "message": record.error.message,
+                "hint": record.error.hint,
+                "log": record.error.log_tail[-_LOG_LINES:],
+            }
+            for index, record in enumerate(records)
+            if record.error
+        ],
+        "methods": methods_paragraphs(records),
+        "environments": [
+            {"label": label, "facts": _facts(first[label].environment)} for label in places
+        ],
+        "protocols": _protocols(records),
+    }
+
+
+def _title(records: Sequence[Record]) -> str:
+    models = list(dict.fromkeys(r.experiment.model for r in records))
+    named = ", ".join(models[:3]) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
+    return f"pqbench: {named}" if models else "pqbench report"
+
+
+def _lead(records: Sequence[Record], environments: int) -> str:
+    tally = Counter(str(record.status) for record in records)
+    counts = ", ".join(f"{n} {status}" for status, n in tally.most_common())
+    days = sorted(record.created[:10] for record in records)
+    when = (
+        ""
+        if not days
+        else f" Measured {days[0]}" + (f" to {days[-1]}." if days[0] != days[-1] else ".")
+    )
+    where = (
+        ""
+        if environments < 2
+        else (f" They come from {environments} environments, never compared with each other.")
+    )
+    return f"{len(records)} experiments: {counts}.{when}{where}"
+
+
+def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters of an environment, one level deep."""
+    facts: dict[str, Any] = {}
+    for name in _ENVIRONMENT:
+        value = environment.get(name)
+        if isinstance(value, Mapping) and name not in ("libraries",):
+            facts |= {f"{name} {key}": item for key, item in value.items() if item is not None}
+        elif isinstance(value, Mapping):
+            facts[name] = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif value not in (None, []):
+            facts[name] = value
+    return facts
+
+
+def _protocols(records: Sequence[Record]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        protocol = record.config.get("protocol") or {}
+        found.setdefault(json.dumps(protocol, sort_keys=True), protocol)
+    return list(found.values())[:20]
+
+
+def _ends(value: Estimate | None) -> list[float] | None:
+    """Value and ends, or None where one is not finite."""
+    if value is None:
+        return None
+    numbers = [value.value, value.low, value.high]
+    return [float(f"{x:.6g}") for x in numbers] if all(map(math.isfinite, numbers)) else None
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")

@@ -1,0 +1,153 @@
+"""The methods paragraph: what was measured, how, on what; every number from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pqbench.record import Record
+from pqbench.report.environments import environment_labels
+
+_SHOWN = (
+    "torch",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "nncf",
+    "torch-pruning",
+)
+
+
+def methods_paragraphs(records: Sequence[Record]) -> list[str]:
+    """Plain text, one paragraph for each of: subject, machine, latency, accuracy, statistics."""
+    good = [record for record in records if record.ok]
+    if not good:
+        return ["No experiment has a result, so there is no method to describe."]
+    return [
+        _subject(records, good),
+        *_machines(good),
+        _latency(good),
+        _accuracy(good),
+        "Speedup and drop are given with 95 % intervals. A difference is called shown only where "
+        "its interval excludes no difference and its p value stays below 0.05 after Holm's "
+        "correction over all comparisons of the same kind in one environment.",
+    ]
+
+
+def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
+    def names(values: Iterable[str]) -> str:
+        return _list(sorted(set(values)))
+
+    recipes = {"+".join(r.experiment.recipe).replace("+", " then ") for r in good} - {""}
+    text = (
+        f"We measured {names(r.experiment.model for r in good)} on "
+        f"{names(f'{r.experiment.dataset} ({r.experiment.split})' for r in good)}, uncompressed"
+        + (f" and after {_list(sorted(recipes))}" if recipes else "")
+        + f", executed by {names(r.experiment.backend for r in good)}."
+    )
+    calibration = {
+        str(step["calibration_size"])
+        for r in good
+        for step in (r.config.get("compress") or {}).values()
+        if isinstance(step, Mapping) and step.get("calibration_size") is not None
+    }
+    if calibration:
+        text += (
+            f" Quantizers were calibrated with {_list(sorted(calibration, key=int))} images of the "
+            "training split, none of which is scored."
+        )
+    missing = len(records) - len(good)
+    if missing:
+        text += f" {missing} of {len(records)} experiments have no result; the tables say why."
+    return text
+
+
+def _machines(good: Sequence[Record]) -> list[str]:
+    labels = environment_labels(good)
+    seen: dict[str, Record] = {}
+    for label, record in zip(labels, good, strict=True):
+        seen.setdefault(label, record)
+    return [_machine(label, record) for label, record in list(seen.items())[:8]]
+
+
+def _machine(label: str, record: Record) -> str:
+    environment = record.environment
+    cpu = environment.get("cpu") or {}
+    libraries = environment.get("libraries") or {}
+    shown = [f"{name} {libraries[name]}" for name in _SHOWN if name in libraries]
+    threads = sorted({str(record.config.get("threads"))})
+    flags = [f for f in cpu.get("flags", []) if f.startswith(("avx512_vnni", "avx_vnni", "amx"))]
+    parts = [f"Machine: {label}, {', '.join(threads)} threads for every runtime"]
+    if flags:
+        parts.append(f"integer instructions {_list(flags)}")
+    if environment.get("os"):
+        parts.append(str(environment["os"].get("platform")))
+    text = "; ".join(parts) + "."
+    versions = [f"Python {environment['python']}"] if environment.get("python") else []
+    versions += shown
+    text += f" Software: {', '.join(versions)}." if versions else ""
+    git = environment.get("git") or {}
+    if git.get("commit"):
+        dirty = " with uncommitted changes" if git.get("dirty") else ""
+        text += f" pqbench at commit {git['commit'][:10]}{dirty}."
+    return text
+
+
+def _latency(good: Sequence[Record]) -> str:
+    protocols = _different(record.config.get("protocol") or {} for record in good)
+    text = (
+        "Latency is the wall time of one call of the deployed session on real inputs, after "
+        "warm-up, and is given as the median with a 95 % interval. Baseline and candidate ran in "
+        "two processes that took turns in short blocks, in random order; the speedup is the median "
+        "of the pairs' ratios, so that drift of the machine cancels. Blocks during which other "
+        "processes took the CPU were set aside and repeated."
+    )
+    for protocol in protocols[:4]:
+        sizes = _list([str(b) for b in protocol.get("batch_sizes") or []])
+        text += (
+            f" Protocol {protocol.get('name', 'unnamed')}: batch sizes {sizes or 'not recorded'}"
+        )
+        for key, words in (
+            ("warmup_s", "at least {} s of warm-up"),
+            ("block_s", "blocks of {} s"),
+            ("min_pairs", "at least {} pairs"),
+            ("max_seconds", "at most {} s per batch size"),
+        ):
+            if key in protocol:
+                text += ", " + words.format(protocol[key])
+        text += "."
+    aside = sum(x.disturbed_blocks for record in good for x in record.latency)
+    blocks = sum(x.blocks for record in good for x in record.latency)
+    unstable = sum(not x.stable for record in good for x in record.latency)
+    text += f" {blocks} blocks counted, {aside} were set aside"
+    text += f"; {unstable} medians are marked unstable." if unstable else "."
+    return text
+
+
+def _accuracy(good: Sequence[Record]) -> str:
+    scored = [record.accuracy for record in good if record.accuracy]
+    if not scored:
+        return "Accuracy was not measured."
+    counts = _list(sorted({f"{a.count} samples ({a.split})" for a in scored}))
+    text = (
+        f"Accuracy is that of the very session that was timed, on {counts}, with Wilson's interval."
+        " The drop compares predictions on the same samples (exact McNemar test)."
+    )
+    weights = sorted({str(r.experiment.weights) for r in good if r.experiment.weights})
+    return text + (f" Weights: {_list(weights)}." if weights else "")
+
+
+def _different(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for item in items:
+        if item not in found:
+            found.append(item)
+    return found
+
+
+def _list(items: Sequence[str]) -> str:
+    items = [i for i in items if i]
+    if len(items) > 12:
+        items = [*items[:11], f"{len(items) - 11} more"]
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

@@ -1,0 +1,190 @@
+"""``python -m pqbench.reproduce RECORD``: measure a record's experiment again; do figures agree?
+
+The configuration inside the record is run, not today's YAML files, with its own folder and cache,
+so that every stage is done again. First it is said whether the record was altered after it was
+written, and in what this environment differs from the record's.
+
+Exit codes: 0 every figure agrees; 1 some do not, or the record was altered; 2 it cannot be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pqbench.environment import describe, versions
+from pqbench.errors import DataError, PqbenchError
+from pqbench.record import Record
+from pqbench.report.environments import machine
+from pqbench.report.judged import print_figures
+from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
+from pqbench.schema import fingerprint, validate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, run again, compare.
+
+    Returns:
+        0, 1 or 2, see above.
+    """
+    args = _arguments().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        record = Record.load(args.record)
+        folder = args.record if args.record.is_dir() else args.record.parent
+        if args.lock:
+            print("\n".join(lock(record, folder)))
+            return 0
+        print(f"Command   {record.command}")
+        problems = list(alterations(record))
+        for problem in problems:
+            print(f"ALTERED   {problem}")
+        for difference in differences(record):
+            print(f"Differs   {difference}")
+        if args.check:
+            print("Record    " + ("was altered" if problems else "is as it was written"))
+            return 1 if problems else 0
+        again = run_again(record, args.outputs)
+    except PqbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    allowances = Allowances(latency=args.latency)
+    return verdict(record, again, allowances, altered=bool(problems))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pqbench.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("record", type=Path, metavar="RECORD", help="record.json or its folder")
+    parser.add_argument(
+        "--outputs", type=Path, metavar="DIR",
+        help="where it is run; default: reproduce/<time> in the record's outputs. The folder of an "
+        "earlier run lends its finished stages",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="do not run: only look at the record")
+    parser.add_argument(
+        "--lock", action="store_true", help="print the versions for pip install -r, and stop"
+    )
+    parser.add_argument(
+        "--latency", type=float, default=Allowances().latency,
+        help="share by which a median may differ between two runs; default %(default)g",
+    )  # fmt: skip
+    return parser
+
+
+def alterations(record: Record) -> Iterator[str]:
+    """What shows that a record is not as it was written."""
+    if record.digest is None:
+        print("Record    has no digest (an earlier version wrote it): an edit may go unnoticed")
+    elif record.altered:
+        yield "a field was changed after the record was saved (its digest does not fit)"
+    if record.config.get("compress") is None or fingerprint(record.config) != record.fingerprint:
+        yield "its configuration is not the one that its fingerprint names"
+    for x in record.latency:
+        if abs(x.ms_per_sample * x.batch_size - x.p50_ms) > 1e-6 * abs(x.p50_ms):
+            yield f"latency at batch {x.batch_size}: p50_ms and ms_per_sample contradict each other"
+
+
+def differences(record: Record) -> Iterator[str]:
+    """In what this environment differs from the record's."""
+    now = describe(record.config.get("threads"))
+    here = Record(**{**vars(record), "environment": now})
+    if machine(record) != machine(here):
+        yield f"machine: then {machine(record) or 'unknown'}, now {machine(here)}"
+    then: Mapping[str, Any] = record.environment.get("libraries") or {}
+    for name in sorted({*then, *versions()}):
+        if then.get(name) != versions().get(name):
+            yield f"{name}: then {then.get(name, 'absent')}, now {versions().get(name, 'absent')}"
+    old, new = ((e.get("git") or {}) for e in (record.environment, now))
+    if old.get("commit") != new.get("commit"):
+        yield f"pqbench's commit: then {old.get('commit')}, now {new.get('commit')}"
+    if old.get("dirty"):
+        yield "pqbench's source had uncommitted changes then"
+
+
+def lock(record: Record, folder: Path) -> list[str]:
+    """Lines for ``pip install -r``: everything that was installed, or what the record names."""
+    path = folder / record.files.get("lock", "")
+    if path.is_file():
+        return path.read_text(encoding="utf-8").splitlines()
+    libraries: Mapping[str, str] = record.environment.get("libraries") or {}
+    return [f"{name}=={version}" for name, version in sorted(libraries.items())]
+
+
+def run_again(record: Record, outputs: Path | None) -> Record:
+    """Run the record's configuration from its beginning.
+
+    Raises:
+        DataError: The configuration does not fit this version of pqbench.
+        ConfigError: A value of it cannot be meant here.
+    """
+    from pqbench.experiment import ExperimentRun
+
+    config = record.config
+    missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(config)
+    if missing:
+        raise DataError(f"the record's configuration lacks {', '.join(sorted(missing))}")
+    when = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+    where = outputs or Path(config.get("outputs", "outputs")) / "reproduce" / when
+    config = {
+        **config,
+        "outputs": str(where),
+        "cache": True,
+        "force": True,
+        "tracking": {**config["tracking"], "enabled": False},
+    }
+    try:
+        validate(config)
+    except KeyError as error:
+        raise DataError(f"the record's configuration lacks {error.args[0]}") from error
+    print(f"Running   in {where}")
+    return ExperimentRun(config, where / "run").run()
+
+
+def verdict(record: Record, again: Record, allowances: Allowances, altered: bool) -> int:
+    """Print both measurements and say whether they agree.
+
+    Returns:
+        0 if they do, 1 if not or if the record was altered, 2 if there is no result to compare.
+    """
+    from rich.console import Console
+
+    if not record.ok or not again.ok:
+        why = again.error.message if again.error else ""
+        print(f"Status    then {record.status}, now {again.status}" + (f": {why}" if why else ""))
+        if record.ok:
+            return 2
+        return 1 if altered or record.status != again.status else 0
+    found = compare_records(record, again, allowances)
+    print_figures(found, Console(), ("record", "now"))
+    off = [f for f in found if f.verdict not in (SAME, UNTRUSTED)]
+    print(_sentence(found, off))
+    if altered:
+        print("The record was altered after it was written.")
+    if off or altered:
+        return 1
+    return 0 if any(f.verdict == SAME for f in found) else 2
+
+
+def _sentence(found: Sequence[Figure], off: Sequence[Figure]) -> str:
+    unsure = sum(f.verdict == UNTRUSTED for f in found)
+    tail = f"; {unsure} could not be judged: disturbed or unstable" if unsure else ""
+    judged = len(found) - unsure
+    if not judged:
+        return f"No figure could be judged{tail}."
+    if off:
+        names = "; ".join(f.name for f in off)
+        return f"{len(off)} of {judged} figures do not agree: {names}{tail}."
+    return f"All {judged} figures agree within their intervals{tail}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

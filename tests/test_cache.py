@@ -1,0 +1,131 @@
+"""The cache gives back what was put in, or nothing; it keeps its size and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from pqbench.cache import GIB, RESULT, Cache, main
+
+KIB = 1024
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def put(cache: Cache, name: str, used: float, size: int = KIB) -> Path:
+    folder = cache.stages / name
+    aside = cache.aside(folder)
+    (aside / "part").mkdir()
+    (aside / "part" / "file").write_bytes(b"x" * size)
+    cache.keep(aside, folder, {"name": name, "value": used})
+    os.utime(folder / RESULT, (used, used))
+    return folder
+
+
+def test_entry_comes_back_with_its_payload(cache: Cache) -> None:
+    folder = put(cache, "one", 5.0)
+    found = cache.find(folder)
+    assert found is not None
+    assert found["value"] == 5.0
+    assert list(found["files"]) == ["part/file"]
+    assert cache.find(cache.stages / "two") is None
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "result", "value"])
+def test_damaged_entry_is_noticed_and_removed(
+    cache: Cache, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = put(cache, "one", 5.0)
+    file, result = folder / "part" / "file", folder / RESULT
+    if damage == "flipped":
+        stat = file.stat()
+        file.write_bytes(b"x" * (KIB - 1) + b"y")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif damage == "cut":
+        file.write_bytes(b"x")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "result":
+        result.write_bytes(result.read_bytes()[:40])
+    else:
+        result.write_text(result.read_text().replace("5.0", "6.0"))
+    assert cache.find(folder) is None
+    assert not folder.exists()
+    assert "damaged cache entry removed" in caplog.text
+
+
+def test_eviction_takes_what_was_used_longest_ago_and_nothing_in_use(cache: Cache) -> None:
+    for number, name in enumerate(("old", "held", "middle", "new")):
+        put(cache, name, 1000.0 + number, 100 * KIB)
+    cache.close()
+    other = Cache(cache.root)
+    assert other.find(cache.stages / "held") is not None
+    os.utime(cache.stages / "held" / RESULT, (1001.0, 1001.0))
+    removed = cache.evict(150 * KIB / GIB)
+    assert [e.name for e in removed] == ["old", "middle", "new"]
+    assert cache.evict(1 / GIB) == []
+    other.close()
+    assert [e.name for e in cache.evict(1 / GIB)] == ["held"]
+
+
+def test_keeping_an_entry_evicts_down_to_the_limit(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", limit_gb=250 * KIB / GIB)
+    for number in range(4):
+        put(cache, str(number), 1000.0 + number, 100 * KIB)
+        cache.close()
+    assert [e.name for e in cache.entries()] == ["2", "3"]
+
+
+def test_records_count_but_are_never_evicted(cache: Cache) -> None:
+    folder = cache.records / "abc"
+    aside = cache.aside(folder)
+    (aside / "record.json").write_text("{}")
+    cache.keep(aside, folder, {"name": "a record"})
+    cache.close()
+    assert cache.evict(0.0) == []
+    assert [e.kind for e in cache.entries()] == ["records"]
+
+
+def test_clean_removes_what_the_dead_left_and_nothing_that_is_being_made(cache: Cache) -> None:
+    for name in ("dead", "alive"):
+        (cache.stages / f"{name}.1.tmp").mkdir(parents=True)
+    with cache.lock("alive"):
+        assert cache.clean() == [cache.stages / "dead.1.tmp"]
+        assert [p.name for p in cache.locks.iterdir()] == ["alive.lock"]
+    assert cache.clean() == [cache.stages / "alive.1.tmp"]
+    assert not list(cache.locks.iterdir())
+
+
+def test_lock_still_excludes_after_its_file_was_removed(cache: Cache) -> None:
+    with cache.lock("one"):
+        cache.clean()
+        with pytest.raises(TimeoutError):
+            FileLock(cache.locks / "one.lock", timeout=0).acquire()
+
+
+def test_command_lists_verifies_and_prunes(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = ["--outputs", str(tmp_path)]
+    assert main(["list", "--outputs", str(tmp_path / "nowhere")]) == 2
+    folders = [put(cache, name, 1000.0 + i) for i, name in enumerate(("one", "two"))]
+    cache.close()
+    assert main(["list", *outputs]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("two") < shown.index("one")
+    assert "2 entries" in shown
+    assert main(["verify", *outputs]) == 0
+    (folders[0] / "part" / "file").write_bytes(b"y")
+    assert main(["verify", *outputs]) == 1
+    assert str(folders[0]) in capsys.readouterr().out
+    assert main(["verify", "--remove", *outputs]) == 0
+    assert not folders[0].exists()
+    assert main(["prune", "--max-gb", "0", *outputs]) == 0
+    assert "1 of 1 entries removed" in capsys.readouterr().out
+    assert not folders[1].exists()

@@ -1,0 +1,135 @@
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "report"))
+from record_factory import make_failed, make_record
+
+from pqbench import compare, reproduce
+from pqbench.record import Record
+from pqbench.report.regression import Allowances
+from pqbench.schema import fingerprint
+
+
+def save(record, folder):
+    folder.mkdir(parents=True)
+    return record.save(folder)
+
+
+def candidate(**values):
+    return make_record(recipe=("nncf_int8",), **{"speedup": 1.9, "ms": 3.0, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "named"),
+    [
+        ({}, 0, None),
+        ({"ms": 3.08, "speedup": 1.88}, 0, None),
+        ({"speedup": 1.4}, 1, "speedup at batch 1"),
+        ({"ms": 3.6}, 1, "median latency at batch 1"),
+        ({"top1": 0.7}, 1, "top-1"),
+        ({"size_mb": 30.0}, 1, "size of the files"),
+        ({"ms": 2.0, "speedup": 2.9, "size_mb": 9.0}, 0, "better"),
+    ],
+)
+def test_compare_exit_code_tells_what_got_worse(values, code, named, tmp_path, capsys):
+    a = save(candidate(), tmp_path / "a")
+    b = save(candidate(**values), tmp_path / "b")
+    assert compare.main([str(a), str(b)]) == code
+    out = " ".join(capsys.readouterr().out.split())
+    assert named is None or named.split()[0] in out
+    assert ("0 worse" in out) == (code == 0)
+
+
+def test_compare_does_not_judge_what_is_disturbed(tmp_path, capsys):
+    worse = candidate(speedup=1.0)
+    for speedup in worse.speedup:
+        speedup.disturbed = True
+    a, b = save(candidate(), tmp_path / "a"), save(worse, tmp_path / "b")
+    assert compare.main([str(a), str(b)]) == 0
+    assert "3 not to be trusted" in capsys.readouterr().out
+
+
+def test_compare_lost_result_is_a_regression(tmp_path, capsys):
+    save(make_record(), tmp_path / "a" / "0")
+    save(candidate(), tmp_path / "a" / "1")
+    save(make_record(), tmp_path / "b" / "0")
+    save(make_failed("mobilenetv3", "openvino", ("nncf_int8",)), tmp_path / "b" / "1")
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "in B unavailable" in capsys.readouterr().out
+
+
+def test_compare_refuses_other_machines_and_nothing_in_common(tmp_path, capsys):
+    other = candidate()
+    other.environment = {"cpu": {"model": "Another CPU"}}
+    a, b = save(candidate(), tmp_path / "a"), save(other, tmp_path / "b")
+    assert compare.main([str(a), str(b)]) == 2
+    assert "Another CPU" in capsys.readouterr().err
+    assert compare.main([str(a), str(b), "--across"]) == 0
+    c = save(make_record("resnet18"), tmp_path / "c")
+    assert compare.main([str(a), str(c)]) == 2
+    assert compare.main([str(a), str(tmp_path / "nowhere")]) == 2
+
+
+def test_record_knows_that_it_was_altered(tmp_path):
+    path = save(candidate(), tmp_path / "a")
+    assert not Record.load(path).altered
+    value = json.loads(path.read_text())
+    value["latency"][0]["p50_ms"] *= 0.5
+    path.write_text(json.dumps(value))
+    assert Record.load(path).altered
+    del value["digest"]
+    path.write_text(json.dumps(value))
+    assert not Record.load(path).altered  # an earlier version's record cannot tell
+
+
+def real(record):
+    """With a fingerprint that its configuration has."""
+    return dataclasses.replace(record, fingerprint=fingerprint(record.config))
+
+
+def test_reproduce_check_tells_an_altered_record(tmp_path, capsys):
+    path = save(real(candidate()), tmp_path / "a")
+    assert reproduce.main([str(path), "--check"]) == 0
+    assert "is as it was written" in capsys.readouterr().out
+    value = json.loads(path.read_text())
+    value["config"]["seed"] = 7
+    value["latency"][0]["p50_ms"] *= 0.5
+    path.write_text(json.dumps(value))
+    assert reproduce.main([str(path), "--check"]) == 1
+    out = capsys.readouterr().out
+    assert "digest does not fit" in out
+    assert "fingerprint" in out
+    assert "contradict" in out
+
+
+def test_reproduce_lock_prefers_everything_that_was_installed(tmp_path, capsys):
+    record = real(candidate())
+    path = save(record, tmp_path / "a")
+    assert reproduce.main([str(path), "--lock"]) == 0
+    assert "openvino==2026.1.0" in capsys.readouterr().out
+    record.files["lock"] = "requirements.txt"
+    (tmp_path / "a" / "requirements.txt").write_text("some-package==1.2\n")
+    record.save(tmp_path / "a")
+    assert reproduce.main([str(path), "--lock"]) == 0
+    assert capsys.readouterr().out == "some-package==1.2\n"
+
+
+def test_reproduce_verdict_follows_the_figures(capsys):
+    allowances = Allowances()
+    assert reproduce.verdict(candidate(), candidate(ms=3.05), allowances, altered=False) == 0
+    assert "agree within their intervals" in capsys.readouterr().out
+    assert reproduce.verdict(candidate(), candidate(), allowances, altered=True) == 1
+    assert reproduce.verdict(candidate(), candidate(speedup=1.2), allowances, altered=False) == 1
+    assert "do not agree: speedup at batch 1" in capsys.readouterr().out
+    assert reproduce.verdict(candidate(), make_failed(), allowances, altered=False) == 2
+
+
+def test_reproduce_without_a_usable_record(tmp_path, capsys):
+    assert reproduce.main([str(tmp_path / "record.json")]) == 2
+    path = save(candidate(), tmp_path / "a")  # a test's configuration is not a whole one
+    assert reproduce.main([str(path), "--outputs", str(tmp_path / "out")]) == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""A sweep that is killed, interrupted or cut off from its store ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import tiny_sweep as tiny
+
+from pqbench.record import Record
+from pqbench.report.load import find_records
+from pqbench.sweep import LOCK
+
+SWEEP = ["compress=none,round,crash", "backend=torch", "-m"]
+WAIT_S = 120
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while process.poll() is None and not ready():
+        if time.monotonic() > end:
+            process.kill()
+            pytest.fail(process.communicate()[0])
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[0]
+
+
+def records(folder: Path) -> dict[str, Record]:
+    return {r.experiment.recipe_name: r for r, _ in find_records(folder / "outputs" / "sweeps")}
+
+
+@pytest.mark.slow
+def test_sweep_that_was_killed_twice_and_interrupted_loses_nothing_and_does_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    tiny.prepare(tmp_path)
+    sweeps = tmp_path / "outputs" / "sweeps"
+    process = tiny.start(tmp_path, *SWEEP)
+    wait_for(process, lambda: any(sweeps.glob("*/0_*/logs/prepare_model.log")))
+    process.kill()
+    process.communicate()
+
+    process = tiny.start(tmp_path, *SWEEP)
+    wait_for(process, lambda: any(sweeps.glob("*/0_*/tracking.json")))
+    process.kill()
+    process.communicate()
+    first = records(tmp_path)["none"]
+
+    process = tiny.start(tmp_path, *SWEEP)
+    wait_for(process, lambda: any(sweeps.glob("*/1_*/logs/round.log")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, output
+    assert "stopping when this stage is done" in output
+    assert "Traceback" not in output
+
+    code, output = tiny.run(tmp_path, *SWEEP)
+    assert code == 3, output  # the crash is a row
+    assert "going on with" in output
+    assert "found, measured" in output
+    found = records(tmp_path)
+    assert {name: r.status for name, r in found.items()} == {
+        "none": "ok",
+        "round": "ok",
+        "crash": "crashed",
+    }
+    assert found["none"].created == first.created
+    assert len(list(sweeps.iterdir())) == 1
+    assert not list(sweeps.rglob(LOCK))
+    assert not list((tmp_path / "outputs" / "cache").rglob("*.tmp"))
+    with closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as database:
+        # One run of the sweep holds its report; the others are experiments.
+        statuses = [
+            status
+            for (status,) in database.execute(
+                "select status from runs where run_uuid not in "
+                "(select run_uuid from tags where key = 'report_of')"
+            )
+        ]
+    assert sorted(statuses) == ["FAILED", "FINISHED", "FINISHED"]
+
+    (tmp_path / "conf" / "compress" / "crash.yaml").write_text(
+        "# @package compress\ncrash: {_target_: user_steps.Round, digits: 1}\n"
+    )
+    code, output = tiny.run(tmp_path, *SWEEP, "retry=failed")
+    assert code == 0, output
+    again = records(tmp_path)
+    assert again["crash"].ok
+    assert again["round"].created == found["round"].created
+
+
+@pytest.mark.slow
+def test_limits_end_an_experiment_and_not_the_sweep(tmp_path: Path) -> None:
+    tiny.prepare(tmp_path)
+    arguments = ["compress=none", "backend=torch", "tracking=none", "cache=false"]
+    code, output = tiny.run(tmp_path, *arguments, "limits.cell_s=0.5", "-m")
+    assert code == 3, output
+    assert records(tmp_path)["none"].status == "timeout"
+    code, output = tiny.run(tmp_path, *arguments, "limits.memory_mb=100", "-m")
+    assert code == 3, output
+    assert {r.status for r, _ in find_records(tmp_path / "outputs" / "sweeps")} == {
+        "timeout",
+        "oom",
+    }

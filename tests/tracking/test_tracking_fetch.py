@@ -1,0 +1,60 @@
+"""A finished experiment comes back from MLflow with its files, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from record_factory import make_failed, make_record
+
+from pqbench.record import Record
+from pqbench.tracking.fetch import fetch
+from pqbench.tracking.settings import TrackingSettings
+from pqbench.tracking.store import ensure_store, push
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TrackingSettings:
+    found = TrackingSettings(outputs=str(tmp_path / "outputs"), log_model=False)
+    ensure_store(found)
+    return found
+
+
+def save(record: Record, folder: Path) -> Record:
+    record = dataclasses.replace(
+        record, identity="0123", files={"logits": "logits.npy", "model": "model"}
+    )
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "model.onnx").write_bytes(b"weights")
+    (folder / "logits.npy").write_bytes(b"figures")
+    record.save(folder)
+    return record
+
+
+def test_pushed_record_is_found_by_fingerprint_and_identity(
+    tmp_path: Path, settings: TrackingSettings
+) -> None:
+    record = save(make_record(), tmp_path / "one")
+    assert fetch(settings, record.fingerprint, "0123", tmp_path / "two") is None
+    push(record, tmp_path / "one", settings, "sweep")
+    found = fetch(settings, record.fingerprint, "0123", tmp_path / "two")
+    assert found is not None
+    assert found.created == record.created
+    assert found.files == {"logits": "logits.npy"}  # the model was not logged
+    assert (tmp_path / "two" / "logits.npy").read_bytes() == b"figures"
+    assert Record.load(tmp_path / "two") == found
+    assert fetch(settings, record.fingerprint, "4567", tmp_path / "three") is None
+    assert fetch(settings, "unknown", "0123", tmp_path / "three") is None
+
+
+def test_failure_and_a_store_that_is_away_are_not_found(
+    tmp_path: Path, settings: TrackingSettings
+) -> None:
+    record = save(make_failed(), tmp_path / "one")
+    push(record, tmp_path / "one", settings, "sweep")
+    assert fetch(settings, record.fingerprint, "0123", tmp_path / "two") is None
+    away = dataclasses.replace(settings, uri="http://127.0.0.1:9")
+    assert fetch(away, record.fingerprint, "0123", tmp_path / "two") is None
+    off = dataclasses.replace(settings, enabled=False)
+    assert fetch(off, record.fingerprint, "0123", tmp_path / "two") is None

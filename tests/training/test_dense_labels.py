@@ -1,0 +1,68 @@
+"""Labels with a class for every pixel: turned and resized with their image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pqbench.artifact import write_json
+from pqbench.inputs import IGNORED, PreparedSplit
+from pqbench.training.batches import Batches
+from pqbench.training.loop import distillation
+
+SIDE = 8
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> PreparedSplit:
+    """Images whose grey value is their mask's class times 50."""
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 3, (6, SIDE, SIDE)).astype(np.int16)
+    np.save(tmp_path / "input.npy", np.repeat(masks[..., None] * 50, 3, 3).astype(np.uint8))
+    masks[:, 0, 0] = IGNORED
+    np.save(tmp_path / "labels.npy", masks)
+    value = {
+        "name": "train",
+        "count": 6,
+        "classes": ["a", "b", "c"],
+        "arrays": ["input"],
+        "normalization": {"input": {"mean": [0.0] * 3, "std": [1.0] * 3}},
+        "sources": [f"{i:064x}" for i in range(6)],
+        "notes": [],
+        "content": "by-hand",
+    }
+    write_json(tmp_path / "manifest.json", value)
+    return PreparedSplit.load(tmp_path)
+
+
+def batches(split: PreparedSplit, train_size: int | None, augment: str) -> Batches:
+    return Batches(split, np.arange(6), 6, train_size, augment, seed=3)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "dihedral"])
+def test_batches_turn_masks_with_their_images(split: PreparedSplit, augment: str) -> None:
+    for _ in range(2):
+        ((image,), labels) = next(iter(batches(split, None, augment)))
+        shown = (image[:, 0] * 255 / 50).round().long()
+        counted = labels != IGNORED
+        assert int((~counted).sum()) == 6
+        assert torch.equal(shown[counted], labels[counted])
+
+
+def test_batches_resize_masks_to_values_that_exist(split: PreparedSplit) -> None:
+    ((image,), labels) = next(iter(batches(split, 5, "none")))
+    assert image.shape[-2:] == labels.shape[-2:] == (5, 5)
+    assert set(labels.unique().tolist()) <= {IGNORED, 0, 1, 2}
+    assert labels.dtype == torch.int64
+
+
+def test_distillation_of_dense_scores_is_the_mean_over_positions() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 4, 4).unbind(0)
+    flat = distillation(
+        student.permute(0, 2, 3, 1).reshape(-1, 3), teacher.permute(0, 2, 3, 1).reshape(-1, 3), 2.0
+    )
+    torch.testing.assert_close(distillation(student, teacher, 2.0), flat)
