@@ -39,6 +39,7 @@ from pqbench.errors import (
     StageTimeout,
     WorkerCrash,
 )
+from pqbench.forked import Forked, server
 from pqbench.worker import describe_error, die_with_parent, limit_memory, speaks_of_memory
 
 LOG_TAIL_LINES = 15
@@ -188,25 +189,37 @@ def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
 
 @contextlib.contextmanager
 def _process(
-    command: list[str], log: Path, threads: int, memory_mb: float | None
-) -> Iterator[subprocess.Popen[bytes]]:
+    request: Path, response: Path, log: Path, threads: int, memory_mb: float | None
+) -> Iterator[Forked | subprocess.Popen[bytes]]:
     """A child in its own process group, killed with all its children when the block is left."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=child_environment(threads),
-            start_new_session=True,
-        )
+    process = _start(request, response, log, threads)
     limit_memory(process.pid, memory_mb)
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+
+
+def _start(
+    request: Path, response: Path, log: Path, threads: int
+) -> Forked | subprocess.Popen[bytes]:
+    """A fork of the server that has imported torch; a fresh interpreter where there is none."""
+    context = server(threads)
+    if context is not None:
+        return Forked(context, _forked_child, (request, response), log, threads)
+    command = [sys.executable, "-m", "pqbench.stage", str(request), str(response)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=child_environment(threads),
+            start_new_session=True,
+        )
 
 
 def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, Any], float, float]:
@@ -216,9 +229,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
         {"function": spec.function, "workdir": str(workdir), "arguments": dict(spec.arguments)},
     )
     began = time.perf_counter()
-    command = [sys.executable, "-m", "pqbench.stage", str(request), str(response)]
-    command.append(str(os.getpid()))
-    with _process(command, log, spec.threads, spec.memory_mb) as process:
+    with _process(request, response, log, spec.threads, spec.memory_mb) as process:
         try:
             process.wait(spec.timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -231,7 +242,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
     try:
         answer = json.loads(response.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        raise _death(spec.name, process.returncode, log) from None
+        raise _death(spec.name, process.returncode or 0, log) from None
     request.unlink()
     response.unlink()
     if "error" in answer:
@@ -259,6 +270,11 @@ def _death(name: str, code: int, log: Path) -> PqbenchError:
     if speaks_of_memory(last):
         return OutOfMemoryFailure(f"stage {name} {how}: out of memory", hint=_MEMORY_HINT)
     return WorkerCrash(f"stage {name} {how} and gave no result", hint=f"its log: {log}")
+
+
+def _forked_child(request: Path, response: Path) -> None:
+    """In a fork of the server, which dies with our parent."""
+    _child(request, response, os.getppid())
 
 
 def _child(request: Path, response: Path, parent: int) -> None:
