@@ -9,6 +9,7 @@ better ImageNet models transfer better?").
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,9 @@ class ProbeSettings:
     Attributes:
         batch_size: Images per pass through the network.
         folds: Parts of the cross-validation.
-        penalties: Candidate strengths of the L2 penalty on the standardised weights, relative to
-            the mean loss per image. Tried from the strongest down, until two in a row are worse
-            than the best: the weak ones take longest.
+        penalties: Candidate strengths of the L2 penalty on the weights, for features of mean
+            variance 1, relative to the mean loss per image. Tried from the strongest down, until
+            two in a row are worse than the best: the weak ones take longest.
         max_iterations: Of L-BFGS, for each fit.
         seed: Seeds the folds.
         threads: Threads that torch may use.
@@ -93,8 +94,11 @@ def linear_probe(
 ) -> ProbeReport:
     """Fit the last Linear layer in place, everything before it frozen.
 
-    The features are standardised for the fit and the standardisation is folded into the layer's
-    weights, so the network computes the same function without it.
+    The features are centred and divided by one number, so that their mean variance is 1; both are
+    folded into the layer. Standardising each feature instead would let the head lean on features
+    that hardly vary, and those are what a quantizer's rounding, the same for all features, drowns:
+    EfficientNet-Lite0 on ELPV then lost 11 to 16 points in INT8, and noise of a tenth of the mean
+    standard deviation took its probe from 83.8 to 66.2 % (with one scale: from 82.4 to 82.9 %).
 
     Args:
         network: On the CPU; its head must have one output per class. Left in eval mode.
@@ -104,7 +108,8 @@ def linear_probe(
 
     Raises:
         ConfigError: There is no such layer.
-        UnsupportedError: The head is no Linear layer that makes the logits from a vector.
+        UnsupportedError: The head is no Linear layer that makes the logits from a vector, or
+            what reaches it never varies.
         DataError: A class has fewer images than there are folds.
     """
     import torch
@@ -132,9 +137,14 @@ def linear_probe(
     start = time.perf_counter()
     with torch_threads(settings.threads):
         features = head_inputs(network, head, train, settings.batch_size).astype(np.float64)
-    mean, std = features.mean(axis=0), features.std(axis=0)
-    # A feature that never changes carries nothing; its weight must not blow up when folded back.
-    scale = np.where(std > 1e-6 * max(1.0, float(std.max())), 1 / np.maximum(std, 1e-12), 0.0)
+    mean = features.mean(axis=0)
+    variance = float(features.var(axis=0).mean())
+    if variance == 0:
+        raise UnsupportedError(
+            f"the inputs of {head_name} are the same for all training images",
+            hint="the network must be pretrained for a linear probe; use fit.method=finetune",
+        )
+    scale = 1 / math.sqrt(variance)
     features_s = time.perf_counter() - start
     x = (features - mean) * scale
     folds = stratified_folds(labels, settings.folds, settings.seed)
@@ -179,6 +189,8 @@ def head_inputs(
         rows.append(inputs[0].detach().cpu().numpy())
 
     hook = head.register_forward_pre_hook(keep)
+    # Depthwise convolutions on the CPU are up to twice as fast in this order.
+    network.to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
             for start in range(0, len(train), batch_size):
@@ -186,6 +198,7 @@ def head_inputs(
                 network(*feed_tensors(train, train.arrays, slice(start, end)))
     finally:
         hook.remove()
+        network.to(memory_format=torch.contiguous_format)
     if any(row.ndim != 2 for row in rows) or sum(map(len, rows)) != len(train):
         raise UnsupportedError(
             "a linear probe needs a head that sees one vector per sample",
@@ -218,7 +231,7 @@ def fit_logistic(
     not penalised.
 
     Args:
-        x: Features (n, d), standardised.
+        x: Features (n, d), of about unit variance.
         labels: Class of each row, in [0, classes).
         classes: Number of classes.
         penalty: Above 0.

@@ -59,7 +59,7 @@ def test_linear_probe_fits_only_the_head_and_folds_exactly(
         assert torch.equal(new, old) != name.startswith("fc.")
     with torch.no_grad():
         logits = network(torch.from_numpy(split.feed(slice(0, 120))["input"]))
-    # The accuracy of the folded network is that of the fit on standardised features.
+    # The accuracy of the folded network is that of the fit on scaled features.
     labels = torch.from_numpy(np.array(split.labels()))
     assert float((logits.argmax(1) == labels).float().mean()) == pytest.approx(report.train_top1)
     loss = float(nn.functional.cross_entropy(logits, labels))
