@@ -25,6 +25,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,9 @@ def _process(
     request: Path, response: Path, log: Path, threads: int, memory_mb: float | None
 ) -> Iterator[Forked | subprocess.Popen[bytes]]:
     """A child in its own process group, killed with all its children when the block is left."""
-    process = _start(request, response, log, threads)
+    # A limit counts what the process itself allocates, so it must not begin with the server's.
+    context = server(threads) if memory_mb is None else None
+    process = _start(context, request, response, log, threads)
     limit_memory(process.pid, memory_mb)
     try:
         yield process
@@ -204,10 +207,9 @@ def _process(
 
 
 def _start(
-    request: Path, response: Path, log: Path, threads: int
+    context: ForkServerContext | None, request: Path, response: Path, log: Path, threads: int
 ) -> Forked | subprocess.Popen[bytes]:
-    """A fork of the server that has imported torch; a fresh interpreter where there is none."""
-    context = server(threads)
+    """A fork of the server that has imported torch; a fresh interpreter without one."""
     if context is not None:
         return Forked(context, _forked_child, (request, response), log, threads)
     command = [sys.executable, "-m", "pqbench.stage", str(request), str(response)]
