@@ -19,11 +19,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pqbench.environment import child_environment
+
+if TYPE_CHECKING:  # there is none on Windows
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 PRELOAD = ("torch", "torchvision")
 

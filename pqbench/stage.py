@@ -25,9 +25,8 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pqbench.artifact import write_json
 from pqbench.cache import Cache
@@ -42,6 +41,9 @@ from pqbench.errors import (
 )
 from pqbench.forked import Forked, server
 from pqbench.worker import describe_error, die_with_parent, limit_memory, speaks_of_memory
+
+if TYPE_CHECKING:  # there is none on Windows
+    from multiprocessing.context import ForkServerContext
 
 LOG_TAIL_LINES = 15
 _MEMORY_HINT = (
