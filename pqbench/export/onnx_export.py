@@ -9,6 +9,7 @@ exported, are removed: equal models give equal files.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import time
@@ -108,7 +109,13 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress, warnings and log lines from the terminal while it works."""
+    """Keep the exporter's progress, warnings and log lines from the terminal while it works.
+
+    The garbage collector rests meanwhile: it walks the exporter's millions of objects again and
+    again, a fifth of the time of exporting MobileNetV3-Large.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript")]
     before = [logger.level for logger in loggers]
     try:
@@ -118,6 +125,8 @@ def quiet_exporter() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        if collecting:
+            gc.enable()
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
 
