@@ -17,7 +17,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pqbench.cache import Cache
 from pqbench.errors import ConfigError, OutputError, PqbenchError, Status
 from pqbench.schema import to_plain, validate
-from pqbench.sweep import Sweep, command_of, find_earlier, note_end, note_start, view
+from pqbench.sweep import (
+    Sweep,
+    command_of,
+    find_earlier,
+    note_end,
+    note_start,
+    unwritable_folder,
+    view,
+)
 
 if TYPE_CHECKING:
     from pqbench.record import Record
@@ -114,8 +122,13 @@ class Results(Callback):
     """Prepares the tracking store before a run or sweep and prints the summary after it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the store before any experiment starts."""
+        """Make the folder and the store before the experiment starts."""
         del kwargs
+        folder = Path(config.hydra.run.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refuse(unwritable_folder(folder, error), UNWRITABLE)
         self._prepare(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

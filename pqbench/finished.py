@@ -7,12 +7,13 @@ keeps, then in the tracking store. What is kept is sealed, so half a copy or a d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pqbench.errors import DataError
 
 log = logging.getLogger("pqbench")
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
-MEASURING = ("deploy.py", "experiment.py", "tasks.py", "worker.py")
+MEASURING = ("deploy.py", "experiment.py", "making.py", "tasks.py", "worker.py")
 
 
 def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> str:
@@ -114,6 +115,23 @@ class FinishedRecords:
                 self.cache.keep(aside, store, {"name": name})
         except OSError as error:
             log.warning("  the record could not be kept in the cache: %s", error)
+
+    @contextlib.contextmanager
+    def making(self, identity: str) -> Iterator[None]:
+        """Held by the one process that makes this record; others wait here, then find it.
+
+        A cache that cannot be written has no locks: then nobody waits.
+        """
+        lock = None
+        if self.cache is not None:
+            with contextlib.suppress(OSError):
+                lock = self.cache.lock(f"{self._store(self.cache, identity).name}.making")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _store(self, cache: Cache, identity: str) -> Path:
         return cache.records / f"{self.fingerprint}-{identity}"

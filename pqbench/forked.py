@@ -49,15 +49,30 @@ def server(threads: int) -> ForkServerContext | None:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
-    if _SERVER.context is None:
-        from multiprocessing import forkserver
+    from multiprocessing import forkserver
 
+    if _SERVER.context is None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
-        with _environment(child_environment(threads)):
-            forkserver.ensure_running()
         _SERVER.context, _SERVER.threads = context, threads
-    return _SERVER.context if threads == _SERVER.threads else None
+    if threads != _SERVER.threads:
+        return None
+    with _environment(child_environment(threads)), _deaf_to_interrupts():
+        forkserver.ensure_running()  # also anew, should it have been killed
+    return _SERVER.context
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """For a child that is started meanwhile: a terminal's Ctrl-C is for this process alone.
+
+    Python's server ignores it too, but only after it has imported what it preloads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -131,6 +146,7 @@ def _enter(
 ) -> None:
     """In the child: a process group and output of its own, then the call."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -108,16 +108,21 @@ class Sweep:
                 hint="wait for it, or set another hydra.sweep.dir",
             ) from None
         except OSError as error:
-            raise OutputError(
-                f"cannot write to {folder}: {error.strerror or error}",
-                hint="set outputs= to a folder that can be written",
-            ) from error
+            raise unwritable_folder(folder, error) from error
 
     def finish(self) -> None:
         """Mark the sweep as come to its end and let go of it."""
         write_json(self.folder / STATE, asdict(replace(self.state, finished=True)))
         (self.folder / LOCK).unlink(missing_ok=True)  # filelock sees an unlinked file
         self._lock.release()
+
+
+def unwritable_folder(folder: Path, error: OSError) -> OutputError:
+    """Why results cannot be written to a folder."""
+    return OutputError(
+        f"cannot write to {folder}: {error.strerror or error}",
+        hint="set outputs= to a folder that can be written",
+    )
 
 
 def note_start(folder: Path, job: str) -> None:

@@ -15,7 +15,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from pqbench.errors import ConfigError
-from pqbench.search import FILE, Found, Search, mark_front, search_space, value_of
+from pqbench.search import FILE, Found, Search, mark_front, value_of
+from pqbench.space import search_space
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 from record_factory import make_failed, make_record

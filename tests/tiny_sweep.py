@@ -21,6 +21,7 @@ STEPS = {
     "round": "{_target_: user_steps.Round, digits: 2}",
     "coarse": "{_target_: user_steps.Round, digits: 1}",
     "crash": "{_target_: user_steps.Crash}",
+    "sleep": "{_target_: user_steps.Sleep}",
 }
 FAST = [
     "model=tiny",

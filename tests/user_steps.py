@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,14 +40,25 @@ class Crash:
         raise AssertionError("not reached")
 
 
-def tiny_network(num_classes: int = 10) -> Any:
+class Sleep:
+    """Takes longer than anybody waits."""
+
+    kind: ClassVar[Kind] = "prune"
+    takes: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        time.sleep(600)
+        raise AssertionError("not reached")
+
+
+def tiny_network(num_classes: int = 10, width: int = 8) -> Any:
     """A network that builds, exports and runs in next to no time."""
     from torch import nn
 
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=4),
+        nn.Conv2d(3, width, 3, stride=4),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(8, num_classes),
+        nn.Linear(width, num_classes),
     )

@@ -6,7 +6,7 @@ counts: finished results that are lost, results that were measured twice or are 
 runs that MLflow still calls RUNNING, and what is left behind (processes, locks, half-made entries).
 All but the last column must be 0.
 
-    python scripts/bench/faults.py [--only WORD] [--out DIR]
+    python scripts/bench/faults.py [--only PATTERN] [--jobs 2] [--out DIR]
 
 Disk full and read-only need the right to mount a tmpfs; without it their rows say so.
 """
@@ -18,6 +18,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,8 +28,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +43,7 @@ import tiny_sweep as tiny  # noqa: E402
 SWEEP = ["compress=none,round", "backend=ort", "-m"]
 EXPECTED = 2
 LIMIT_S = 240
+FORK_SERVER = "multiprocessing.forkserver"
 STAGES = ("prepare_val", "prepare_model", "to_onnx", "prepare_train", "round", "count_work")
 SITE = """
 import os, sys, time
@@ -116,9 +119,17 @@ class Fault:
 
 
 def children(pid: int, module: str) -> list[psutil.Process]:
+    """Processes of a sweep: its sessions (a module's name), or its stages, forked or not."""
+    found = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(pid).children() if module in " ".join(p.cmdline())]
-    return []
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = " ".join(child.cmdline())
+                if module in line:
+                    found.append(child)
+                elif module == "pqbench.stage" and FORK_SERVER in line:
+                    found += child.children()
+    return found
 
 
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
@@ -345,6 +356,7 @@ def faults() -> list[Fault]:
             at_log("prepare_model", stage, abort, "it"),
             ("prepare_model",),
         ),
+        Fault("SIGKILL of the fork server", at_log("round", FORK_SERVER, kill, "it"), ("round",)),
         Fault(
             "SIGKILL of the parent in measuring",
             at_log("candidate", worker, kill, "parent"),
@@ -355,14 +367,14 @@ def faults() -> list[Fault]:
         Fault("SIGSEGV of both sessions while measuring", at_log("baseline", worker, segv, "it")),
         Fault(
             "a stage hangs (SIGSTOP)",
-            at_log("count_work", stage, signal.SIGSTOP, "it", "protocol.stage_timeout_s=20"),
+            at_log("count_work", stage, signal.SIGSTOP, "it", "protocol.stage_timeout_s=12"),
             ("count_work",),
-            again=("protocol.stage_timeout_s=20", "retry=failed"),
+            again=("protocol.stage_timeout_s=12", "retry=failed"),
         ),
         Fault(
             "a session hangs (SIGSTOP)",
-            at_log("candidate", worker, signal.SIGSTOP, "it", "protocol.stage_timeout_s=20"),
-            again=("protocol.stage_timeout_s=20", "retry=failed"),
+            at_log("candidate", worker, signal.SIGSTOP, "it", "protocol.stage_timeout_s=12"),
+            again=("protocol.stage_timeout_s=12", "retry=failed"),
         ),
         Fault("out of memory in a stage", plain("limits.memory_mb=250"), ("prepare_model",)),
         Fault("out of memory in a session", plain("limits.memory_mb=30")),
@@ -424,9 +436,10 @@ def left_behind(bench: Bench) -> int:
     me = psutil.Process().pid
     alive = 0
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        line = " ".join(process.info["cmdline"] or ())
-        ours = str(bench.folder) in line or process.info["cwd"] == str(bench.folder)
-        alive += ours and "pqbench" in line and process.info["pid"] != me and "faults" not in line
+        words = " ".join(process.info["cmdline"] or ())
+        ours = str(bench.folder) in words or process.info["cwd"] == str(bench.folder)
+        named = "pqbench" in words or FORK_SERVER in words
+        alive += ours and named and process.info["pid"] != me and "faults" not in words
     halves = list(bench.outputs.glob("cache/*/*.tmp"))
     locks = list(bench.outputs.glob("sweeps/*/.sweep.lock"))
     return alive + len(halves) + len(locks)
@@ -476,10 +489,8 @@ def run_row(bench: Bench, fault: Fault) -> Row:
 
 
 def prepare(folder: Path) -> Bench:
+    """A folder with the stages of an undisturbed sweep and an empty MLflow store."""
     tiny.prepare(folder)
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(SITE)
-    os.environ["PYTHONPATH"] = str(folder / "site")
     bench = Bench(folder, folder / "outputs", folder / "template")
     code, output = ended(tiny.start(folder, *SWEEP))
     if code:
@@ -493,31 +504,48 @@ def prepare(folder: Path) -> Bench:
     return bench
 
 
+def line(row: Row) -> str:
+    """A row of the table, in Markdown."""
+    how = ", ".join(f"{n} {s}" for s, n in sorted(row.statuses.items())) or "no record"
+    cells = [row.name, how, row.code, f"{row.seconds:.0f}", row.lost, row.twice, row.running]
+    cells += [row.left, "as it should" if row.good else f"WRONG: {row.words}"]
+    return "| " + " | ".join(str(c).replace("\n", " ") for c in cells) + " |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="only faults whose name holds this word")
-    parser.add_argument("--out", type=Path, help="also write faults.json here")
+    parser.add_argument("--only", default="", help="only faults whose name matches this pattern")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at once, each in its own folder")
+    parser.add_argument("--out", type=Path, help="also write faults.md and faults.json here")
     args = parser.parse_args()
-    rows = []
-    print(f"{'fault':45} {'exit':>5} {'s':>5} {'lost':>5} {'twice':>6} {'RUNNING':>8} {'left':>5}")
+    todo = [fault for fault in faults() if re.search(args.only, fault.name)]
+    rows: dict[str, Row] = {}
+    heads = ["fault", "records then", "exit", "s", "lost", "twice", "RUNNING", "left", "outcome"]
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", flush=True)
+
+    def work(folder: Path) -> None:
+        bench = prepare(folder)
+        while waiting:
+            fault = waiting.popleft()
+            rows[fault.name] = row = run_row(bench, fault)
+            print(line(row), flush=True)
+
     with tempfile.TemporaryDirectory() as name:
-        bench = prepare(Path(name).resolve())
-        for fault in faults():
-            if args.only not in fault.name:
-                continue
-            row = run_row(bench, fault)
-            rows.append(row)
-            how = ", ".join(f"{n} {s}" for s, n in row.statuses.items())
-            print(
-                f"{row.name:45} {row.code:5} {row.seconds:5.0f} {row.lost:5} {row.twice:6} "
-                f"{row.running:8} {row.left:5}  {how}  {row.words}",
-                flush=True,
-            )
-    print(f"{sum(r.good for r in rows)} of {len(rows)} good")
+        top = Path(name).resolve()
+        (top / "site").mkdir()
+        (top / "site" / "sitecustomize.py").write_text(SITE)
+        os.environ["PYTHONPATH"] = str(top / "site")
+        waiting = deque(todo)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(work, [top / str(n) for n in range(args.jobs)]))
+    good = sum(row.good for row in rows.values())
+    print(f"\n{good} of {len(rows)} as they should")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "faults.json").write_text(json.dumps([r.__dict__ for r in rows], indent=1))
-    return 0 if all(r.good for r in rows) else 1
+        ordered = [rows[fault.name] for fault in todo]
+        (args.out / "faults.json").write_text(json.dumps([r.__dict__ for r in ordered], indent=1))
+        (args.out / "faults.md").write_text("\n".join(line(row) for row in ordered) + "\n")
+    return 0 if good == len(rows) else 1
 
 
 if __name__ == "__main__":

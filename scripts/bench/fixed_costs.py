@@ -34,7 +34,13 @@ app()
 def seconds(command: list[str], folder: Path) -> float:
     """Wall time of a command that must succeed."""
     began = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=tiny.environment(), check=True, capture_output=True)
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=tiny.environment(XDG_RUNTIME_DIR=str(folder)),
+        check=True,
+        capture_output=True,
+    )
     return time.perf_counter() - began
 
 

@@ -247,25 +247,38 @@ def test_server_that_hangs_is_given_up(tmp_path):
         assert "no MLflow server" in (store.unreachable(settings) or "")
 
 
-def test_server_that_fails_after_its_health_check_is_no_error(tmp_path, caplog):
+@pytest.mark.parametrize("way", ["400", "500", "closes", "hangs"])
+def test_server_that_fails_after_its_health_check_is_no_error(tmp_path, caplog, way):
+    end = threading.Event()
+
     class Broken(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if self.path == "/health" else 400)
-            self.end_headers()
+            if self.path == "/health":
+                self.send_response(200)
+                self.end_headers()
+            elif way == "hangs":
+                end.wait()
+            elif way == "closes":
+                self.connection.close()
+            else:
+                self.send_response(int(way))
+                self.end_headers()
 
         def log_message(self, *_):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Broken)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         uri = f"http://127.0.0.1:{server.server_port}"
-        settings = TrackingSettings(uri=uri, timeout_s=2, outputs=str(tmp_path))
+        settings = TrackingSettings(uri=uri, timeout_s=1, outputs=str(tmp_path))
         record = make_record()
         folder = save(record, tmp_path / "job")
         with caplog.at_level(logging.WARNING):
             assert store.push(record, folder, settings, None) is None
     finally:
+        end.set()
         server.shutdown()
         server.server_close()
     assert "not tracked" in caplog.text

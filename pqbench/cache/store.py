@@ -1,33 +1,26 @@
-"""The content-addressed cache: entries checked when read, a size limit, and nothing left behind.
+"""The entries of a cache: found and checked, made aside under a lock, evicted above a size.
 
-An entry is a folder of files under the hash of what made it, with a seal: ``result.json`` holds the
-SHA-256 of every file and of itself. Entries are made aside, under a lock, and renamed into place.
 Whoever uses an entry holds it open, so that another process never evicts it meanwhile; locks and
 holds belong to open files and the kernel takes them back when their process dies, however it dies.
-
-``python -m pqbench.cache list|verify|prune`` shows what is there, checks every file, and removes
-what was used longest ago.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pqbench.artifact import file_sha256, write_json
+from pqbench.cache.seal import RESULT, seal, unseal
 from pqbench.errors import DataError
 
 if sys.platform != "win32":
@@ -35,7 +28,6 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
-RESULT = "result.json"
 GIB = 2**30
 KINDS = ("stages", "records")
 _LOCK_WAIT_S = 0.0
@@ -58,55 +50,6 @@ class Entry:
     name: str
     size: int
     used: float
-
-
-def seal(folder: Path, payload: Mapping[str, Any]) -> None:
-    """Close a folder: write ``result.json`` with the payload and the hash of every file.
-
-    Args:
-        folder: The folder, complete.
-        payload: JSON-ready values to keep with it.
-    """
-    files = {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / RESULT
-    }
-    content = {**payload, "files": files}
-    write_json(folder / RESULT, {**content, "seal": _hash(content)})
-
-
-def unseal(folder: Path) -> dict[str, Any]:
-    """The payload of a sealed folder, after a check of every file.
-
-    Raises:
-        FileNotFoundError: There is no such entry.
-        DataError: The entry is damaged; the message says which file and how.
-    """
-    path = folder / RESULT
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        content = {k: v for k, v in stored.items() if k != "seal"}
-        whole = stored["seal"] == _hash(content)
-        files = dict(content["files"])
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is unreadable: {error}") from error
-    if not whole:
-        raise DataError(f"{path} is not what was written")
-    for name, expected in files.items():
-        try:
-            found = file_sha256(folder / name)
-        except OSError as error:
-            raise DataError(f"{folder / name}: {error.strerror}") from error
-        if found != expected:
-            raise DataError(f"{folder / name} is not what was written")
-    return content
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Cache:
@@ -302,88 +245,3 @@ def _name(path: Path) -> str:
 def _size_and_use(folder: Path) -> tuple[int, float]:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return size, (folder / RESULT).stat().st_mtime
-
-
-# -- the command -----------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """List, verify or prune.
-
-    Returns:
-        0; 1 if ``verify`` found a damaged entry; 2 if there is no cache.
-    """
-    parser = argparse.ArgumentParser(prog="python -m pqbench.cache", description=__doc__)
-    parser.add_argument("what", choices=("list", "verify", "prune"))
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--max-gb", type=float, help="prune: keep at most this many GiB of stages")
-    parser.add_argument("--remove", action="store_true", help="verify: remove what is damaged")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cache = Cache(args.outputs / "cache")
-    if not cache.root.is_dir():
-        print(f"no cache in {args.outputs}: set --outputs", file=sys.stderr)
-        return 2
-    if args.what == "prune":
-        return _prune(cache, args.max_gb)
-    return _verify(cache, args.remove) if args.what == "verify" else _list(cache)
-
-
-def _list(cache: Cache) -> int:
-    entries = cache.entries()
-    for entry in reversed(entries):
-        print(_line(entry))
-    print(_total(entries))
-    return 0
-
-
-def _verify(cache: Cache, remove: bool) -> int:
-    damaged = 0
-    entries = cache.entries()
-    for entry in entries:
-        try:
-            unseal(entry.folder)
-        except (FileNotFoundError, DataError) as error:
-            damaged += 1
-            print(f"damaged: {error}")
-            if remove:
-                cache.remove(entry.folder)
-    print(f"{len(entries)} entries checked, {damaged} damaged" + (", removed" * bool(remove)))
-    return 1 if damaged and not remove else 0
-
-
-def _prune(cache: Cache, max_gb: float | None) -> int:
-    left = cache.clean()
-    before = cache.entries()
-    removed = cache.evict(max_gb) if max_gb is not None else []
-    freed = sum(e.size for e in removed)
-    print(
-        f"{len(left)} half-made and {len(removed)} of {len(before)} entries removed, "
-        f"{freed / GIB:.2f} GiB"
-    )
-    print(_total(cache.entries()))
-    return 0
-
-
-def _line(entry: Entry) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-    return f"{when}  {entry.size / 2**20:9.1f} MiB  {entry.kind:<7}  {entry.name}  {entry.folder}"
-
-
-def _total(entries: Sequence[Entry]) -> str:
-    return " ".join(
-        [
-            f"{len(entries)} entries, {sum(e.size for e in entries) / GIB:.2f} GiB",
-            *_by_kind(entries),
-        ]
-    )
-
-
-def _by_kind(entries: Sequence[Entry]) -> Iterator[str]:
-    for kind in KINDS:
-        size = sum(e.size for e in entries if e.kind == kind)
-        yield f"({kind} {size / GIB:.2f})"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
