@@ -13,7 +13,14 @@ from pqbench import schema
 from pqbench.backends.base import Availability
 from pqbench.errors import PqbenchError
 
-BY_NAME_ONLY = ("torchscript", "torch_compile")
+BY_NAME_ONLY = (
+    "torchscript",
+    "torch_compile",
+    "torchscript_cuda",
+    "torch_cuda_fp16",
+    "torchscript_cuda_fp16",
+    "tensorrt_fp16",
+)
 
 
 def backends(conf: Path) -> dict[str, Availability]:
@@ -38,8 +45,8 @@ def backends(conf: Path) -> dict[str, Availability]:
 def available_backends(conf: Path) -> list[str]:
     """Names of the backends that a sweep takes by default: those that can run here.
 
-    Without the variants of PyTorch, which are asked for by name: TorchScript is deprecated, and
-    ``torch.compile`` needs minutes for each model.
+    Without the variants that are asked for by name: TorchScript is deprecated, ``torch.compile``
+    needs minutes for each model, and half precision is a choice.
     """
     found = backends(conf).items()
     return [name for name, here in found if here.available and name not in BY_NAME_ONLY]

@@ -28,7 +28,9 @@ GROUPS = {
 
 def on_config(config: Any) -> Any:
     """Drop entries of the navigation whose page does not exist (yet)."""
-    there = {path.name for path in (ROOT / "docs").glob("*.md")} | {"options.md", "record.md"}
+    docs = ROOT / "docs"
+    there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    there |= {"options.md", "record.md"}
 
     def kept(items: list[Any]) -> list[Any]:
         result = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
@@ -24,6 +25,7 @@ MUST_BE_GIVEN = {
     "dataset=imagefolder": ["dataset.root=somewhere"],
     "model=custom": ["model.network._target_=torchvision.models.resnet18", "model.head=fc"],
     "model=onnx": ["model.file=somewhere.onnx"],
+    "experiment=predecessor_onnx_file": ["model.file=somewhere.onnx"],
 }
 OTHER_TASK = {
     "lstm": ["dataset=sst2"],
@@ -56,7 +58,22 @@ def test_option_composes_and_validates(group: str, option: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_composes_and_validates(name: str) -> None:
     register_repeats([f"experiment={name}"])
-    schema.validate(composed(f"experiment={name}"))
+    schema.validate(composed(f"experiment={name}", *MUST_BE_GIVEN.get(f"experiment={name}", [])))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_sweeps_over_choices_that_exist(name: str) -> None:
+    """Each choice of each swept key composes and validates."""
+    register_repeats([f"experiment={name}"])
+    given = [f"experiment={name}", *MUST_BE_GIVEN.get(f"experiment={name}", [])]
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        params = compose("config", given, return_hydra_config=True).hydra.sweeper.params or {}
+    overrides = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    choices = {o.key_or_group: list(o.sweep_string_iterator()) for o in overrides}
+    for index in range(max(map(len, choices.values()), default=0)):
+        chosen = [f"{key}={values[index % len(values)]}" for key, values in choices.items()]
+        schema.validate(composed(*given, *chosen))
 
 
 @pytest.mark.parametrize("name", SEARCHES)

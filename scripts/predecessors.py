@@ -1,0 +1,254 @@
+"""Write the measured part of a page in docs/predecessors, and its figure, from records alone.
+
+The prose of a page is written by hand. What stands between its two marks is replaced: machine,
+table, cells without a result and why. The figure is one of the report's own.
+
+    python scripts/predecessors.py densenet outputs/sweeps/2026-11-24_10-00-00
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqbench.record import Latency, Record
+from pqbench.report.environments import record_key
+from pqbench.report.load import find_records, newest_found
+from pqbench.report.methods import methods_paragraphs
+from pqbench.report.plots import save_plots
+from pqbench.report.rows import ordered, recipe_labels
+
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "predecessors"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+NONE = "\u2013"  # an en dash
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
+
+    Attributes:
+        figures: Names of the report's figures; the first that could be drawn is taken.
+        caption: What stands under it.
+        facts: More lines, computed when the page is made.
+    """
+
+    figures: tuple[str, ...]
+    caption: str
+    facts: Callable[[], list[str]] = list
+
+
+def densenet_masks() -> list[str]:
+    """The sizes of a DenseNet-121 with and without the masks of ``torch.nn.utils.prune``."""
+    import importlib
+
+    import torch
+    from torch.nn.utils import prune
+
+    network = importlib.import_module("torchvision.models").densenet121()
+
+    def size() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "state.pth"
+            torch.save(network.state_dict(), path)
+            return path.stat().st_size / MIB
+
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    steps = [("as built, FP32", size())]
+    for module in convolutions:
+        prune.l1_unstructured(module, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    steps.append(("half of all convolution weights pruned, masks kept", size()))
+    for module in convolutions:
+        prune.remove(module, "weight")  # type: ignore[no-untyped-call]
+    steps.append(("the same after `prune.remove`", size()))
+    network.half()
+    steps.append(("the same in half precision", size()))
+    lines = ["### Where the larger file comes from", ""]
+    lines += ["| state dict of DenseNet-121, random weights | MiB |", "| --- | ---: |"]
+    return [*lines, *(f"| {name} | {value:.2f} |" for name, value in steps), ""]
+
+
+SHOWN = {
+    "onnx_file": Page(("speedup",), "Speedup against the file as it is."),
+    "densenet": Page(("latency_batch",), "Time per sample by batch size.", densenet_masks),
+    "techniques": Page(("latency_batch",), "Time per sample by batch size."),
+    "runtimes": Page(("accuracy_latency", "latency_batch"), "Accuracy against latency."),
+    "thesis": Page(("accuracy_latency",), "Accuracy against latency, with the Pareto front."),
+}
+
+
+def measured(records: Sequence[Record]) -> list[str]:
+    """Methods, table, and what has no result, as lines of Markdown.
+
+    Raises:
+        ValueError: No record has a result.
+    """
+    records = ordered(records)
+    if not any(record.ok for record in records):
+        raise ValueError("none of these records has a result")
+    labels = recipe_labels(records)
+    methods = methods_paragraphs(records)
+    return [
+        *(line for text in methods for line in (text, "")),
+        *_table(records, labels),
+        "",
+        *_missing(records, labels),
+    ]
+
+
+def _table(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    good = [(r, name) for r, name in zip(records, labels, strict=True) if r.ok]
+    sizes = sorted({x.batch_size for r, _ in good for x in r.latency})
+    gains = sorted({min(sizes), max(sizes)})
+    scored = any(_scored(r) for r, _ in good)
+    vram = any(r.memory.vram_driver_mb is not None for r, _ in good)
+    header = ["model", "backend", "recipe"]
+    header += [f"ms per sample, batch {b}" for b in sizes]
+    header += [f"speedup, batch {b}" for b in gains]
+    header += ["file MiB", "zipped MiB", "RSS MiB", *(["VRAM MiB"] if vram else [])]
+    header += ["top-1 %", "macro F1", "drop pt"] if scored else []
+    lines = [
+        f"| {' | '.join(header)} |",
+        "| --- | --- | --- " + "| ---: " * (len(header) - 3) + "|",
+    ]
+    for record, name in good:
+        cells = [record.experiment.model, record.experiment.backend, name.replace("|", "\\|")]
+        cells += [_ms(record.latency_at(b)) for b in sizes]
+        cells += [_gain(record, b) for b in gains]
+        cells += [_mib(record.size.file_bytes), _mib(record.size.zipped_bytes)]
+        cells += [_number(record.memory.rss_peak_mb, 0)]
+        cells += [_number(record.memory.vram_driver_mb, 0)] if vram else []
+        cells += _accuracy(record) if scored else []
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Brackets: 95 % interval. Speedup: against the same backend's baseline, in alternating "
+        "blocks. `*`: unstable or disturbed by other load. RSS: peak of the whole process. "
+        + ("Drop: on the same samples, paired." if scored else _why_unscored(good[0][0])),
+    ]
+    return lines
+
+
+def _missing(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    """Cells without a result, those of one reason together."""
+    causes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record, name in zip(records, labels, strict=True):
+        if record.error is None:
+            continue
+        e = record.experiment
+        cause = (record.status, record.error.message.splitlines()[0])
+        causes[cause].append(f"{e.model} · {name} · {e.backend}")
+    if not causes:
+        return []
+    lines = ["### Cells without a result", "", "| status | why | cells |", "| --- | --- | --- |"]
+    for (status, why), cells in causes.items():
+        shown = ", ".join(cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
+        text = why.replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| `{status}` | {text} | {shown} |")
+    return [*lines, ""]
+
+
+def _scored(record: Record) -> bool:
+    return record.accuracy is not None and record.experiment.weights != "none"
+
+
+def _why_unscored(record: Record) -> str:
+    reason = record.reasons.get("accuracy", "random weights (weights=none)")
+    return f"Accuracy is null: {reason}."
+
+
+def _ms(latency: Latency | None) -> str:
+    if latency is None:
+        return NONE
+    values = [x / latency.batch_size for x in (latency.p50_low_ms, latency.p50_high_ms)]
+    mark = "" if latency.stable else "\\*"
+    return f"{latency.ms_per_sample:.3g}{mark} [{values[0]:.3g}, {values[1]:.3g}]"
+
+
+def _gain(record: Record, batch_size: int) -> str:
+    speedup = record.speedup_at(batch_size)
+    if speedup is None:
+        return "1" if record.is_baseline and record.latency_at(batch_size) else NONE
+    mark = "\\*" if speedup.disturbed else ""
+    return f"{speedup.ratio:.2f}{mark} [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def _accuracy(record: Record) -> list[str]:
+    if record.accuracy is None or not _scored(record):
+        return [NONE, NONE, NONE]
+    against = record.accuracy.against_baseline
+    drop = (
+        f"{against.drop_pt:.1f} [{against.drop_low_pt:.1f}, {against.drop_high_pt:.1f}]"
+        if against
+        else NONE
+    )
+    return [f"{100 * record.accuracy.top1:.1f}", f"{record.accuracy.macro_f1:.3f}", drop]
+
+
+def _mib(value: int | None) -> str:
+    return NONE if value is None else f"{value / MIB:.2f}"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return NONE if value is None else f"{value:.{decimals}f}"
+
+
+def put(page: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between the marks of a page.
+
+    Raises:
+        ValueError: The page has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no {BEGIN} and {END}")
+    body = "\n".join(["", "", *lines]).rstrip("\n")
+    page.write_text(f"{head}{BEGIN}{body}\n\n{END}{tail}", encoding="utf-8")
+
+
+def make(name: str, folders: Sequence[Path], pages: Path = PAGES) -> Path:
+    """Write one page's measured part and its figure.
+
+    Args:
+        name: Of :data:`SHOWN`; the page ``NAME.md`` exists.
+        folders: Runs or sweeps; of one experiment in one environment the newest record counts.
+        pages: Folder of the pages.
+
+    Raises:
+        ValueError: There is nothing to show, or the page has no marks.
+        DataError: A folder does not exist.
+    """
+    found = newest_found([pair for folder in folders for pair in find_records(folder)])
+    records = [record for record, _ in found]
+    lines = measured(records)
+    shown = SHOWN[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        where = {record_key(record): folder for record, folder in found}
+        drawn = {p.stem: p for p in save_plots(records, Path(scratch), where) if p.suffix == ".png"}
+        figure = next((drawn[f] for f in shown.figures if f in drawn), None)
+        if figure is not None:
+            shutil.copyfile(figure, pages / f"{name}.png")
+            lines = [f"![{shown.caption}]({name}.png)", "", shown.caption, "", *lines]
+    page = pages / f"{name}.md"
+    put(page, [*lines, *shown.facts()])
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=sorted(SHOWN))
+    parser.add_argument("folders", nargs="+", type=Path)
+    given = parser.parse_args()
+    print(make(given.name, given.folders))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Each shipped experiment in a small form, from its command to its rows; pages from records."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_sweep import prepare as draw_images
+
+from pqbench.report.load import load_records
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "report")]
+import predecessors  # noqa: E402
+from record_factory import make_failed, make_record  # noqa: E402
+
+TINY = [
+    "protocol.batch_sizes=[1]",
+    "protocol.max_seconds=0.1",
+    "protocol.block_s=0.02",
+    "protocol.min_pairs=2",
+    "protocol.max_disturbed=0",
+    "protocol.quiet_wait_s=0",
+    "protocol.warmup_s=0.02",
+    "threads=1",
+    "tracking=none",
+]
+FOLDER = ["dataset=imagefolder", "dataset.root=images"]
+NOISE = ["dataset=synthetic", "dataset.limit=8", "dataset.train_limit=8", "model.weights=none"]
+SMALL = {
+    "predecessor_onnx_file": [
+        *FOLDER,
+        "model.file=net.onnx",
+        "model.preprocess.crop=32",
+        "compress=prune_onnx",
+        "backend=ort",
+    ],
+    "predecessor_densenet": [*NOISE, "compress=none", "backend=torch"],
+    "predecessor_techniques": [
+        *NOISE[1:],
+        "model=cnn",
+        "compress=none",
+        "backend=torch,torch_cuda_fp16,tensorrt_fp16",
+    ],
+    "predecessor_runtimes": [*FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
+    "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
+}
+GPU = ("torch_cuda_fp16", "tensorrt_fp16")
+
+
+def write_onnx(path: Path) -> None:
+    """Convolution, ReLU, mean, product: two classes."""
+    rng = np.random.default_rng(0)
+    weights = {"w": (8, 3, 3, 3), "m": (8, 2)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+            helper.make_node("Flatten", ["g"], ["f"]),
+            helper.make_node("MatMul", ["f", "m"], ["scores"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
+    draw_images(tmp_path)
+    write_onnx(tmp_path / "net.onnx")
+    command = [sys.executable, "-m", "pqbench", f"experiment={name}", *SMALL[name], *TINY]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    records = load_records(tmp_path / "outputs" / "sweeps")
+    assert records, done.stdout + done.stderr
+    for record in records:
+        gpu = record.experiment.backend in GPU
+        assert record.status in (("ok", "unavailable") if gpu else ("ok",)), record.error
+    if name == "predecessor_onnx_file":
+        [pruned] = [r for r in records if not r.is_baseline]
+        assert pruned.size.file_ratio == pytest.approx(1, abs=0.05)
+        assert pruned.lineage[-1]["details"]["zero_share"] == pytest.approx(0.5, abs=0.01)
+    if name == "predecessor_runtimes":
+        assert len([r for r in records if r.accuracy]) == 2
+        assert len({r.accuracy.top1 for r in records if r.accuracy}) == 1
+
+
+def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    for index, record in enumerate(
+        (
+            make_record("net", "ort", ms=8.0),
+            make_record("net", "ort", ("ort_int8",), ms=4.0, speedup=2.04, drop_pt=0.37),
+            make_failed(),
+        )
+    ):
+        (sweep / str(index)).mkdir(parents=True)
+        record.save(sweep / str(index))
+    page = tmp_path / "runtimes.md"
+    page.write_text(f"before\n{predecessors.BEGIN}\nold 99.9\n{predecessors.END}\nafter\n")
+    assert predecessors.make("runtimes", [sweep], tmp_path) == page
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "99.9" not in text
+    assert "| net | ort | ort_int8 |" in text
+    assert "2.04 [" in text
+    assert "0.4 [" in text
+    assert "### Cells without a result" in text
+    assert (tmp_path / "runtimes.png").is_file()
+    again = page.read_text()
+    predecessors.make("runtimes", [sweep], tmp_path)
+    assert page.read_text() == again
+
+
+def test_page_without_results_or_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    with pytest.raises(ValueError, match="none of these records"):
+        predecessors.make("runtimes", [tmp_path / "sweep"], tmp_path)
+    (tmp_path / "page.md").write_text("no marks")
+    with pytest.raises(ValueError, match="has no"):
+        predecessors.put(tmp_path / "page.md", ["x"])
+
+
+def test_masks_are_what_makes_a_pruned_densenet_larger() -> None:
+    sizes = [
+        float(line.split("|")[2]) for line in predecessors.densenet_masks() if line[-3:-2].isdigit()
+    ]
+    plain, masked, removed, half = sizes
+    assert masked > 1.8 * plain
+    assert removed == pytest.approx(plain, rel=0.01)
+    assert half == pytest.approx(plain / 2, rel=0.02)
