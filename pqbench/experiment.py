@@ -20,7 +20,7 @@ from typing import Any
 
 from pqbench import record as rec
 from pqbench import stop
-from pqbench.artifact import Artifact
+from pqbench.artifact import Artifact, write_json
 from pqbench.cache import RESULT, Cache
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
@@ -48,6 +48,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN = "clean"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
+SENSITIVITY = "sensitivity.json"
 
 
 @dataclass
@@ -289,7 +290,9 @@ class ExperimentRun:
                 },
                 function="apply_step",
             )
-            if action.after == "torch":
+            # An integer layer's work and parameters are counted as those it stands for.
+            step = make(config["compress"][action.name], f"compress.{action.name}")
+            if action.after == "torch" and step.kind != "quantize":
                 network = current
         notes = list(scored.value["notes"])
         if weights == "none":
@@ -470,6 +473,9 @@ class ExperimentRun:
                 self.folder / CLEAN_PREDICTIONS,
                 _file_of(base, baseline, "clean_logits"),
             )
+        scans = [e["details"]["sensitivity"] for e in lineage if "sensitivity" in e["details"]]
+        if scans:
+            write_json(self.folder / SENSITIVITY, scans[-1])
         (self.folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
         return rec.Record(
             status=Status.OK,
@@ -500,6 +506,7 @@ class ExperimentRun:
                 **result.files,
                 **({"predictions": PREDICTIONS} if accuracy else {}),
                 **({"clean_predictions": CLEAN_PREDICTIONS} if accuracy_clean else {}),
+                **({"sensitivity": SENSITIVITY} if scans else {}),
                 "model": "model",
                 "logs": "logs",
                 "lock": LOCK,
