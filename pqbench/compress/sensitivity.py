@@ -154,7 +154,8 @@ def smallest(weight: Tensor, ratio: float) -> Tensor:
         ratio: The share, in (0, 1).
     """
     count = min(max(1, int(ratio * len(weight))), len(weight) - 1)
-    return weight.flatten(1).norm(dim=1).argsort()[:count]
+    gone: Tensor = weight.flatten(1).norm(dim=1).argsort()[:count]
+    return gone
 
 
 def _batches(
