@@ -17,7 +17,7 @@ from typing import Any
 
 from pqbench import record as rec
 from pqbench import stop
-from pqbench.artifact import Artifact, Representation
+from pqbench.artifact import Artifact, Representation, write_json
 from pqbench.cache import RESULT, Cache
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
@@ -44,6 +44,7 @@ log = logging.getLogger("pqbench")
 PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
+SENSITIVITY = "sensitivity.json"
 
 
 class ExperimentRun:
@@ -250,6 +251,9 @@ class ExperimentRun:
                 self.folder / CLEAN_PREDICTIONS,
                 _file_of(base, baseline, "clean_logits"),
             )
+        scans = [e["details"]["sensitivity"] for e in lineage if "sensitivity" in e["details"]]
+        if scans:
+            write_json(self.folder / SENSITIVITY, scans[-1])
         (self.folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
         return rec.Record(
             status=Status.OK,
@@ -280,6 +284,7 @@ class ExperimentRun:
                 **result.files,
                 **({"predictions": PREDICTIONS} if accuracy else {}),
                 **({"clean_predictions": CLEAN_PREDICTIONS} if accuracy_clean else {}),
+                **({"sensitivity": SENSITIVITY} if scans else {}),
                 "model": "model",
                 "logs": "logs",
                 "lock": LOCK,

@@ -20,6 +20,7 @@ from pqbench.artifact import Artifact
 from pqbench.compress.recipe import Action
 from pqbench.data.base import DataIndex
 from pqbench.errors import UnsupportedError
+from pqbench.schema import make
 from pqbench.stage import StageResult, StageRunner, StageSpec
 from pqbench.worker import cell_timeout
 
@@ -242,7 +243,9 @@ class Maker:
                 },
                 function="apply_step",
             )
-            if action.after == "torch":
+            # An integer layer's work and parameters are counted as those it stands for.
+            step = make(config["compress"][action.name], f"compress.{action.name}")
+            if action.after == "torch" and step.kind != "quantize":
                 network = current
         notes = list(scored.value["notes"])
         if weights == "none":

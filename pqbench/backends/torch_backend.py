@@ -20,7 +20,13 @@ from pqbench.backends.base import Availability, Placement
 from pqbench.backends.cuda import gpu, parse_device
 from pqbench.backends.support import first_line, library, one_of, thread_count, versions
 from pqbench.backends.torch_compiled import check_compiler, compile_network, script
-from pqbench.backends.torch_watch import PRODUCTS, SeenOperator, watch_compiled, watch_operators
+from pqbench.backends.torch_watch import (
+    INTEGER,
+    PRODUCTS,
+    SeenOperator,
+    watch_compiled,
+    watch_operators,
+)
 from pqbench.errors import ConfigError, OutOfMemoryFailure, PlacementError, UnavailableError
 from pqbench.tensors import flatten_outputs
 
@@ -313,6 +319,7 @@ class TorchSession:
             with torch.no_grad():
                 seen = watch_operators(forward)
         products = [op for op in seen if op.name in PRODUCTS]
+        integer = sum(op.name in INTEGER for op in seen)
         asked = PRECISIONS[backend.precision]
         odd = Counter(f"{op.name} in {op.dtype}" for op in products if op.dtype != asked)
         if odd:
@@ -322,8 +329,8 @@ class TorchSession:
         return Placement(
             nodes=devices,
             precision="tf32" if tf32 else asked,
-            quantizable=len(products),
-            integer=0,
+            quantizable=len(products) + integer,
+            integer=integer,
             float_reasons=dict(Counter(f"{o.name} in {o.dtype}" for o in products).most_common()),
             kernels=dict(Counter(op.name for op in seen).most_common()),
             threads=torch.get_num_threads(),

@@ -17,6 +17,8 @@ PRODUCTS = frozenset(
         "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
     }
 )  # fmt: skip
+INTEGER = frozenset({"linear_dynamic", "quantized_lstm"})
+"""Operators that multiply in 8-bit integers, though what they are given and give is float."""
 TYPES = {
     "float32": "f32", "bfloat16": "bf16", "float16": "f16",
     "float": "f32", "BFloat16": "bf16", "Half": "f16",

@@ -112,6 +112,10 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
         ("prune", "gradient_images", 0),
         ("prune_unstructured", "sparsity", 1),
         ("prune_unstructured", "scope", "all"),
+        ("sensitivity", "action", "guess"),
+        ("sensitivity", "ratio", 1),
+        ("sensitivity", "bits", 1),
+        ("sensitivity", "images", 0),
     ],
 )
 def test_choice_refuses_impossible_settings(
