@@ -190,7 +190,9 @@ class TorchSession:
         self._artifact = artifact
         self._size = batch_sizes[0]
         self._network: Callable[..., Any] | None = network
-        self._details: dict[str, Any] = {"mode": backend.mode, "amp": backend.amp}
+        self._details: dict[str, Any] = {"mode": backend.mode}
+        if backend.precision != "fp32":  # fp32 knows no mixing
+            self._details["amp"] = backend.amp
         if backend.mode != "eager":
             self._prepare(network, batch_sizes)
 
