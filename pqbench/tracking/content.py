@@ -199,7 +199,8 @@ def description(record: Record) -> str:
         lines += [f"**{record.status}** in stage `{error.stage}`: {error.type}: {error.message}"]
         lines += [f"*{error.hint}*", ""] if error.hint else [""]
     rows = list(_key_numbers(record))
-    if rows:
+    if rows:  # first in one line: the page folds what is longer
+        lines += [" · ".join(f"{name}: **{value}**" for name, value, _ in rows), ""]
         lines += ["| | value | 95 % interval |", "| --- | ---: | :---: |"]
         lines += [f"| {name} | {value} | {interval} |" for name, value, interval in rows]
         lines += [""]
