@@ -24,6 +24,7 @@ from pqbench.errors import DataError, Status
 
 SCHEMA_VERSION = 1
 FILE = "record.json"
+METRIC_NAMES = {"top1": "top-1", "miou": "mIoU"}
 
 
 def _doc(text: str, **default: Any) -> Any:
@@ -192,6 +193,19 @@ class Accuracy:
     class_iou: dict[str, float] = _doc(
         "Segmentation: intersection over union by class", default_factory=dict
     )
+
+    @property
+    def primary(self) -> tuple[float, float, float]:
+        """The task's primary metric and the ends of its interval, 0..1."""
+        if self.metric == "miou" and self.miou is not None:
+            low = self.miou if self.miou_low is None else self.miou_low
+            return self.miou, low, self.miou if self.miou_high is None else self.miou_high
+        return self.top1, self.top1_low, self.top1_high
+
+    @property
+    def metric_name(self) -> str:
+        """The primary metric as tables name it: ``top-1`` or ``mIoU``."""
+        return METRIC_NAMES.get(self.metric, self.metric)
 
 
 @dataclass

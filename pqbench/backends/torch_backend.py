@@ -211,7 +211,9 @@ class TorchSession:
         self._out_of_memory = torch.OutOfMemoryError
         self._casts = backend.precision != "fp32" and backend.amp
         self._network: Callable[..., Any] | None = network
-        self._details: dict[str, Any] = {"mode": backend.mode, "amp": backend.amp}
+        self._details: dict[str, Any] = {"mode": backend.mode}
+        if backend.precision != "fp32":  # fp32 knows no mixing
+            self._details["amp"] = backend.amp
         if backend.mode != "eager":
             self._prepare(network, batch_sizes)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pqbench.errors import PqbenchError
 from pqbench.record import Record
-from pqbench.report.environments import record_key
+from pqbench.report.environments import record_keys
 from pqbench.report.filters import matching
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.summary import Pointers, print_summary
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         why = f"none of {len(found)} records fits --where" if found else "no record.json below"
         print(f"error: {why} {where}", file=sys.stderr)
         return 2
-    folders = {record_key(record): folder for record, folder in found}
+    keys = record_keys([record for record, _ in found])
+    folders = {key: folder for key, (_, folder) in zip(keys, found, strict=True)}
     with _no_collection():
         files = write_report(records, out, not args.no_plots, folders, args.font)
     print_summary(records, Console(), Pointers(folder=args.folder or out, files=files))

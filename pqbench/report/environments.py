@@ -20,9 +20,24 @@ def environment_key(record: Record) -> str:
     return json.dumps(_facts(record), sort_keys=True)
 
 
+def environment_keys(records: Sequence[Record]) -> list[str]:
+    """The same of each; an environment that several records share is looked at once."""
+    known: dict[int, str] = {}  # by identity, which holds while the records live
+    for record in records:
+        if id(record.environment) not in known:
+            known[id(record.environment)] = environment_key(record)
+    return [known[id(record.environment)] for record in records]
+
+
 def record_key(record: Record) -> tuple[str, str]:
     """What names a record among those of several machines: its experiment and its environment."""
-    return record.fingerprint, environment_key(record)
+    return record_keys([record])[0]
+
+
+def record_keys(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The same of each."""
+    keys = environment_keys(records)
+    return [(record.fingerprint, key) for record, key in zip(records, keys, strict=True)]
 
 
 def machine(record: Record) -> str:
@@ -39,7 +54,7 @@ def environment_labels(records: Sequence[Record]) -> list[str]:
         For example ``Xeon 8481C`` or, where two versions of OpenVINO meet, ``Xeon 8481C, openvino
         2026.1.0``. Equal for equal environments, different for different ones.
     """
-    keys = [environment_key(record) for record in records]
+    keys = environment_keys(records)
     examples = dict(zip(keys, records, strict=True))
     facts = {key: _facts(record) for key, record in examples.items()}
     names = {key: machine(record) or "unknown machine" for key, record in examples.items()}

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pqbench.record import Record
+from pqbench.record import METRIC_NAMES, Record
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
-from pqbench.report.rows import Estimate, Row
+from pqbench.report.rows import Estimate, Row, metric_name
 from pqbench.report.significance import NOISE, compare_with_baselines
-from pqbench.report.table import LEGEND, Table
+from pqbench.report.table import Table, common_notes
 
 TEMPLATE = Path(__file__).with_name("page.html")
 _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries", "git")
@@ -48,6 +48,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
     first = dict(zip(reversed(labels), reversed(records), strict=True))
     sizes = sorted({size for row in rows for size in row.per_sample_ms})
     comparisons = compare_with_baselines(rows)
+    everywhere = common_notes(rows)
     shown = []
     for index, (row, cells) in enumerate(zip(rows, table.cells, strict=True)):
         flags = list(zip(table.columns, cells, strict=True))
@@ -56,7 +57,8 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "i": index,
                 **{k: getattr(row, k) for k in ("model", "dataset", "backend", "recipe", "status")},
                 "env": places[row.machine],
-                "top1": _ends(row.top1_pct),
+                "score": _ends(row.score_pct),
+                "metric": METRIC_NAMES.get(row.metric, row.metric),
                 "drop": _ends(row.drop_pt),
                 "p50": _ends(row.p50_ms),
                 "sample": {size: _ends(value) for size, value in row.per_sample_ms.items()},
@@ -67,15 +69,20 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "int8": _round(row.int8_pct),
                 "best": [column.name for column, cell in flags if cell.best],
                 "ns": [column.name for column, cell in flags if cell.noise],
-                "marks": {name: list(notes) for name, notes in row.marks.items()},
+                "marks": {
+                    name: kept
+                    for name, notes in row.marks.items()
+                    if (kept := [note for note in notes if note not in everywhere])
+                },
             }
         )
     return {
         "title": _title(records),
         "lead": _lead(records, len(places)),
-        "legend": LEGEND,
+        "legend": table.legend,
         "decimals": 1 if max((row.count or 0 for row in rows), default=0) < 2000 else 2,
         "batches": sizes,
+        "metric": metric_name(rows),
         "rows": shown,
         "tests": [
             {

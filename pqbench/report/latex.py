@@ -11,10 +11,11 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from pqbench.report.render import GROUPING, group_ends
+from pqbench.report.render import GROUPING, group_ends, short_note
 from pqbench.report.table import NONE, Cell, Column, Table
 
-MAX_LINES = 24  # of one float: as many as fit a page
+MAX_LINES = 16  # of one float: as many as fit a page with their footnotes
+MAX_NOTE = 180  # characters of a footnote
 PREAMBLE = r"\usepackage{booktabs,siunitx}"
 _CAPTIONS = {
     "summary": "Accuracy, latency, speedup and size after compression",
@@ -93,7 +94,7 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
     recipe, status = names.index("recipe"), names.index("status")
     grouping = [i for i, name in enumerate(names) if name in GROUPING]
     numeric = [i for i, c in enumerate(table.columns) if c.numeric]
-    used = sorted({n for i in lines for cell in table.cells[i] for n in cell.notes})
+    used = dict.fromkeys(n for i in lines for cell in table.cells[i] for n in cell.notes)
     shorts = {n: _shortened(table.footnotes[n - 1]) for n in used}
     numbers = {text: new for new, text in enumerate(dict.fromkeys(shorts.values()), start=1)}
     renumbered = {old: numbers[text] for old, text in shorts.items()}
@@ -101,7 +102,7 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
     caption = _CAPTIONS.get(table.name, table.name) + (f": {where}" if where else "")
     out = [
         r"\begin{table}[htbp]",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3.2pt}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3.2pt}\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{{escape(caption)}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{@{{}}l{''.join(formats)}@{{}}}}",
@@ -135,7 +136,7 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
             r"\end{tabular}",
             r"\par\vspace{3pt}\parbox{\linewidth}{\scriptsize\raggedright",
             *notes,
-            escape(table.legend),
+            escape(table.legend.replace("Low…high:", "In brackets:")),
             "}",
             r"\end{table}",
             "",
@@ -145,11 +146,12 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
 
 def _shortened(note: str) -> str:
     """A footnote short enough for print; ``table.md`` has the whole."""
-    if note.startswith("unstable at batch"):
-        return "unstable: the interval is wide or drifts, or other load disturbed it"
-    if note.startswith("disturbed at batch"):
-        return "disturbed: too few blocks free of other load; do not trust the ratio"
-    return note if len(note) <= 160 else note.partition("; ")[0]
+    note = short_note(note)
+    while len(note) > MAX_NOTE and (shorter := re.sub(r" ?\([^()]*\)", "", note)) != note:
+        note = shorter  # what stands in parentheses explains more than print has room for
+    while len(note) > MAX_NOTE and "; " in note:
+        note = note.rpartition("; ")[0]
+    return note
 
 
 def _format(table: Table, lines: Sequence[int], column: int) -> str:
@@ -160,16 +162,17 @@ def _format(table: Table, lines: Sequence[int], column: int) -> str:
     sign = "-" if any(t.startswith("-") for t in numbers) else ""
     decimals = max(len(t.partition(".")[2]) for t in numbers)
     width = f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
-    # as wide as the interval below (5 pt, a digit takes 0.88 mm) and the header (8 pt, 1.4 mm)
+    # as wide as the interval below (5 pt, a digit takes 0.88 mm) and the header (8 pt, 1.6 mm)
     details = max((len(_interval(table.cells[i][column])) for i in lines), default=0)
     header = max(map(len, _header_lines(table.columns[column])))
-    room = f"table-column-width={max(0.95 * details, 1.4 * header):.1f}mm"
+    room = f"table-column-width={max(0.95 * details, 1.6 * header):.1f}mm"
     return f"S[table-format={width},mode=text,detect-weight,table-align-text-post=false,{room}]"
 
 
 def _header_lines(column: Column) -> list[str]:
     """Name, batch size and unit on lines of their own."""
     name, _, batch = column.header.partition(", ")
+    name = name.replace("per sample", "per\nsample")
     return [*re.sub(r" ([\[(])", r"\n\1", name).split("\n"), *([batch] if batch else [])]
 
 

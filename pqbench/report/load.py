@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pqbench.errors import DataError
 from pqbench.record import FILE, Record
-from pqbench.report.environments import record_key
+from pqbench.report.environments import record_keys
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     if not root.is_dir():
         raise DataError(f"{root} is no folder", hint="give the folder of a run or sweep")
     found = []
+    environments: dict[str, dict[str, Any]] = {}  # a few, shared by many records
     paths = [Path(folder, FILE) for folder, _, names in os.walk(root) if FILE in names]
     for path in sorted(paths):
         if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
@@ -35,9 +38,13 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
         if path.relative_to(root).parts[-4:-2] == ("cache", "records"):
             continue  # the cache's copy
         try:
-            found.append((Record.load(path), path.parent))
+            record = Record.load(path)
         except DataError as error:
             log.warning("skipped: %s", error)
+            continue
+        text = json.dumps(record.environment)
+        record.environment = environments.setdefault(text, record.environment)
+        found.append((record, path.parent))
     return found
 
 
@@ -53,8 +60,8 @@ def newest(records: list[Record]) -> list[Record]:
 def newest_found(found: Sequence[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
     """The same for records with their folders."""
     chosen: dict[tuple[str, str], tuple[Record, Path]] = {}
-    for record, folder in found:
-        key = record_key(record)
+    keys = record_keys([record for record, _ in found])
+    for key, (record, folder) in zip(keys, found, strict=True):
         other = chosen.get(key)
         if other is None or record.created > other[0].created:
             chosen[key] = (record, folder)

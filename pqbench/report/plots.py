@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING
 
 from pqbench.record import Record
 from pqbench.report.plots_raw import raw_figures
-from pqbench.report.rows import BASELINE, Estimate, Row, batch_range, make_rows, ordered
+from pqbench.report.rows import (
+    BASELINE,
+    Estimate,
+    Row,
+    batch_range,
+    make_rows,
+    metric_name,
+    ordered,
+)
 from pqbench.report.style import (
     FONTS,
     STYLE,
     Look,
+    crowded,
     enough,
+    label_free,
     legend,
     legend_below,
     panels,
@@ -105,7 +115,7 @@ def _figures(
     note = "Error bars: 95 % intervals."
     if missing:
         note += f" Not shown: {missing} of {len(rows)} experiments, without a result."
-    scored = [row for row in good if row.top1_pct]
+    scored = [row for row in good if row.score_pct]
     timed = [row for row in scored if row.p50_ms]
     if timed:
         label = f"median latency at batch {batches[0]} [ms]"
@@ -146,15 +156,15 @@ def _accuracy_against(
     places, note = enough(_places(rows), MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.6, 3.2)
     referenced = False
+    values = {p: _costs([r for r in rows if _place(r) == p], x_of) for p in places}
+    log = any(map(crowded, values.values()))  # all panels alike
     for ax, place in zip(axes, places, strict=True):
         points: list[tuple[float, float]] = []
-        reached: list[float] = []
         for row in _chosen([r for r in rows if _place(r) == place], x_of):
-            x, y = x_of(row), row.top1_pct
+            x, y = x_of(row), row.score_pct
             if x is None or y is None:
                 continue
             points.append((x.value, y.value))
-            reached += [x.value, min(x.high, 2 * x.value)]
             colour = look.colour(row.recipe)
             ax.errorbar(x.value, y.value, xerr=reach(x),
                         yerr=reach(y), color=colour,
@@ -167,19 +177,18 @@ def _accuracy_against(
             ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
         others = _references(rows, place, x_of)
         referenced = referenced or bool(others)
-        for name, (x_value, y_value) in others:
+        for _, (x_value, y_value) in others:
             ax.plot(x_value, y_value, marker="+", color="#777777", markersize=7, zorder=1)
-            right = x_value > 0.7 * max(reached)
-            ax.annotate(name, (x_value, y_value), (-4 if right else 4, 4), fontsize=7,
-                        textcoords="offset points", color="#555555",
-                        ha="right" if right else "left")  # fmt: skip
-        scale(ax, "x", [*reached, *(x_value for _, (x_value, _) in others)])
+        scale(ax, "x", [*values[place], *(x_value for _, (x_value, _) in others)], log)
         ax.margins(y=0.08)
+        ax.set_ylim(ax.get_ylim())  # settled, for the labels
+        for name, at in others:
+            label_free(ax, name, at, [*points, *(p for n, p in others if n != name)])
         ax.set_title(_title(place, places))
         ax.set_xlabel(label)
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_first_col():
-            ax.set_ylabel("top-1 accuracy [%]")
+            ax.set_ylabel(_accuracy_label(rows))
     if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
         note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
     if referenced:
@@ -188,11 +197,31 @@ def _accuracy_against(
     return figure
 
 
+def _costs(rows: Sequence[Row], x_of: Callable[[Row], Estimate | None]) -> list[float]:
+    """What the axis must show of them."""
+    estimates = [x for row in _chosen(rows, x_of) if (x := x_of(row)) and row.score_pct]
+    return [end for x in estimates for end in _span(x)]
+
+
+def _span(x: Estimate) -> tuple[float, float, float]:
+    """A positive value and its ends, no further than half and twice the value."""
+    return max(x.low, x.value / 2), x.value, min(x.high, 2 * x.value)
+
+
+def _accuracy_label(rows: Sequence[Row]) -> str:
+    name = metric_name(rows)
+    return {"top-1": "top-1 accuracy [%]", "accuracy": "accuracy (segmentation: mIoU) [%]"}.get(
+        name, f"{name} [%]"
+    )
+
+
 def _chosen(rows: Sequence[Row], x_of: Callable[[Row], Estimate | None]) -> Sequence[Row]:
     """As many as one panel can show: the Pareto front, then the others in order."""
     if len(rows) <= MAX_POINTS:
         return rows
-    points = [(x.value, r.top1_pct.value) if (x := x_of(r)) and r.top1_pct else None for r in rows]
+    points = [
+        (x.value, r.score_pct.value) if (x := x_of(r)) and r.score_pct else None for r in rows
+    ]
     front = set(pareto_front([p for p in points if p is not None]))
     order = sorted(range(len(rows)), key=lambda i: (points[i] not in front, i))[:MAX_POINTS]
     return [rows[i] for i in sorted(order)]
@@ -204,7 +233,7 @@ def _references(
     """Baselines of the other models of this data set and environment, each where it costs least."""
     best: dict[str, tuple[float, float]] = {}
     for row in rows:
-        x, y = x_of(row), row.top1_pct
+        x, y = x_of(row), row.score_pct
         same = (row.dataset, row.machine) == place[1:] and row.model != place[0]
         if not same or not row.recipe.startswith(BASELINE) or x is None or y is None:
             continue
@@ -292,7 +321,7 @@ def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
             for row in rows
             if (row.model, row.dataset) == place[:2]  # one scale, so that backends compare
             for value in row.per_sample_ms.values()
-            for end in (value.value, min(value.high, 2 * value.value))
+            for end in _span(value)
         ]
         scale(ax, "y", of_model)
         ax.set_title(" · ".join(place[i] for i in (0, 2, *several)))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.record import Record
-from pqbench.report.environments import record_key
-from pqbench.report.rows import Row
-from pqbench.report.style import Look, enough, legend, legend_below, panels, scale
+from pqbench.report.environments import record_keys
+from pqbench.report.rows import Row, metric_name
+from pqbench.report.style import Look, crowded, enough, legend, legend_below, panels, scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +31,8 @@ def raw_figures(
 ) -> Iterator[tuple[str, Figure]]:
     """The figures for which there are files; none without ``folders``."""
     beside = []
-    for record, row in zip(records, rows, strict=True):
-        folder = folders.get(record_key(record)) if record.ok else None
+    for key, record, row in zip(record_keys(records), records, rows, strict=True):
+        folder = folders.get(key) if record.ok else None
         if folder is not None:
             beside.append((record, row, folder))
     timed = [(record, row, folder) for record, row, folder in beside if _samples(record, folder)]
@@ -83,8 +83,8 @@ def _distributions(
     several = [i for i in (2, 3) if len({p[i] for p in places}) > 1]
     shown, note = enough(places, max_panels, "panels", note)
     figure, axes = panels(len(shown), 3.1, 2.7)
+    ends: dict[tuple[str, ...], list[float]] = {place: [] for place in shown}
     for ax, place in zip(axes, shown, strict=True):
-        ends = []
         here = [t for t in timed if (t[1].model, t[1].backend, t[1].dataset, t[1].machine) == place]
         batch = min(x.batch_size for record, _, _ in here for x in record.latency)
         for _, row, folder_file in ((r, w, _samples(r, f)) for r, w, f in here[:_MAX_CURVES]):
@@ -93,20 +93,28 @@ def _distributions(
                 continue
             kept = times[: max(1, int(len(times) * 0.995))]
             share = np.arange(1, len(kept) + 1) / len(times)
-            ends += [float(kept[0]), float(kept[-1])]
+            ends[place] += [float(kept[0]), float(kept[-1])]
             ax.plot(kept, 100 * share, color=look.colour(row.recipe), linewidth=1.2,
                     linestyle=look.line(row.recipe), marker=look.marker(row.recipe), markersize=5,
                     markevery=[len(kept) // 2])  # fmt: skip
-        if ends:
-            scale(ax, "x", ends)
         ax.set_ylim(0, 100)
         ax.set_title(" · ".join(place[i] for i in (0, 1, *several)))
         ax.set_xlabel(f"latency of one call at batch {batch} [ms]")
         spec = ax.get_subplotspec()
         if spec is not None and spec.is_first_col():
             ax.set_ylabel("share of calls [%]")
+    log = any(map(crowded, ends.values()))  # all panels alike, one range per model
+    for ax, place in zip(axes, shown, strict=True):
+        of_model = [v for p, values in ends.items() if _rival(p, place) for v in values]
+        if of_model:
+            scale(ax, "x", of_model, log or crowded(of_model))
     legend(figure, look, {row.recipe for _, row, _ in timed}, set(), note)
     return figure
+
+
+def _rival(place: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two panels, of model, backend, data set and machine, may be compared."""
+    return (place[0], *place[2:]) == (other[0], *other[2:])
 
 
 def _layers(record: Record, folder: Path) -> dict[str, float]:
@@ -146,6 +154,6 @@ def _sensitivity(layers: Sequence[tuple[Row, dict[str, float]]], max_panels: int
         ax.axvline(0, color="black", linewidth=0.8)
         ax.grid(visible=False, axis="y")
         ax.set_title(f"{row.model} · {row.backend}\n{row.recipe}")
-        ax.set_xlabel("drop of top-1 [pt]")
+        ax.set_xlabel(f"drop of {metric_name([row])} [pt]")
     legend_below(figure, [], 1, note)
     return figure

@@ -110,11 +110,10 @@ def figures(before: Record, after: Record, allowances: Allowances) -> Iterator[F
         name = f"speedup at batch {old_gain.batch_size}"
         yield _ratio(name, pair[0], pair[1], allowances.speedup, False, why)
     if before.accuracy and after.accuracy:
-        pair = [
-            Estimate(100 * a.top1, 100 * a.top1_low, 100 * a.top1_high)
-            for a in (before.accuracy, after.accuracy)
-        ]
-        yield _difference("top-1 [%]", pair[0], pair[1], allowances.accuracy_pt)
+        pair = [Estimate(*a.primary).scaled(100) for a in (before.accuracy, after.accuracy)]
+        yield _difference(
+            f"{before.accuracy.metric_name} [%]", pair[0], pair[1], allowances.accuracy_pt
+        )
     if before.size.file_bytes and after.size.file_bytes:
         sizes = [_exact(x.size.file_bytes / MIB) for x in (before, after) if x.size.file_bytes]
         yield _exactly("size of the files [MiB]", sizes[0], sizes[1], 0.001, less_is_better=True)

@@ -28,6 +28,31 @@ def superscript(numbers: Sequence[int]) -> str:
     return "·".join(str(n).translate(_SUPERSCRIPT) for n in numbers)
 
 
+def short_note(note: str) -> str:
+    """The footnote of a noisy figure in words that all of them share; others as they are.
+
+    How wide an interval is stands in its cell; ``table.md`` has the whole footnote.
+    """
+    if note.startswith("unstable at batch"):
+        return "unstable: the interval is wide or drifts, or other load disturbed it"
+    if note.startswith("disturbed at batch"):
+        return "disturbed: too few blocks free of other load; do not trust the ratio"
+    return note
+
+
+def _shortened(table: Table) -> Table:
+    """The same with short footnotes, each once."""
+    short = [short_note(text) for text in table.footnotes]
+    numbers = {text: n for n, text in enumerate(dict.fromkeys(short), start=1)}
+
+    def renumber(cell: Cell) -> Cell:
+        notes = dict.fromkeys(numbers[short[n - 1]] for n in cell.notes)
+        return dataclasses.replace(cell, notes=tuple(notes))
+
+    cells = tuple(tuple(map(renumber, line)) for line in table.cells)
+    return dataclasses.replace(table, cells=cells, footnotes=tuple(numbers))
+
+
 def _marks(cell: Cell) -> str:
     """What stands raised after a value: ``ns`` and the numbers of its footnotes."""
     parts = [*([NS] if cell.noise else []), *([superscript(cell.notes)] if cell.notes else [])]
@@ -66,6 +91,7 @@ def to_rich(table: Table, width: int = 120) -> Group:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    table = _shortened(table)
     narrow = _left_out(table, width)
     left_out = [c.header for c in table.columns if c.name in narrow]
     numeric = [i for i, c in enumerate(table.columns) if c.numeric and c.name not in narrow]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pqbench.record import Accuracy, Latency, Record, Speedup
-from pqbench.report.environments import environment_key, environment_labels
+from pqbench.record import METRIC_NAMES, Accuracy, Latency, Record, Speedup
+from pqbench.report.environments import environment_keys, environment_labels
 
 MIB = 2**20
 BASELINE = "baseline"
@@ -41,8 +41,8 @@ class Row:
         machine: Environment it ran in: figures of two never compete.
         status: ``ok`` or why not.
         count: Samples scored.
-        top1_pct: Top-1 in percent.
-        drop_pt: Loss of top-1 against the baseline, in percentage points.
+        top1_pct: Top-1 in percent; share of right pixels for segmentation.
+        drop_pt: Loss of the task's metric against the baseline, in percentage points.
         p50_ms: Median latency at the table's smallest batch.
         sample_ms: Median latency per sample at the table's largest batch.
         speedup_first: Against the baseline, at the smallest batch.
@@ -53,6 +53,8 @@ class Row:
         int8_pct: Share of quantizable operators that ran as integer kernels, in percent.
         vram_mb: GPU memory of the process by the driver, in MiB.
         mcnemar_p: Of the accuracy against the baseline's.
+        metric: Name of the task's metric, which the drop refers to: ``top1`` or ``miou``.
+        score_pct: That metric in percent.
         per_sample_ms: Median latency per sample in ms by batch size.
         speedups: Against the baseline, by batch size.
         marks: Footnotes by name of the field that they explain.
@@ -82,6 +84,8 @@ class Row:
     speedups: Mapping[int, Estimate] = field(default_factory=dict)
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     untrusted: frozenset[str] = frozenset()
+    metric: str = "top1"
+    score_pct: Estimate | None = None
 
 
 def batch_range(records: Iterable[Record]) -> tuple[int, int] | None:
@@ -130,7 +134,7 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
 def recipe_labels(records: Sequence[Record]) -> list[str]:
     """Names of the recipes; namesakes are told apart by the settings in which they differ."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    places = [environment_key(record) for record in records]
+    places = environment_keys(records)
     for index, record in enumerate(records):
         e = record.experiment
         groups[(places[index], e.model, e.dataset, e.split, e.backend, e.recipe_name)].append(index)
@@ -184,6 +188,8 @@ def _row(record: Record, label: str, place: str, first: int, last: int) -> Row:
         top1_pct=_percent(accuracy.top1, accuracy.top1_low, accuracy.top1_high)
         if accuracy
         else None,
+        metric=accuracy.metric if accuracy else "top1",
+        score_pct=_percent(*accuracy.primary) if accuracy else None,
         drop_pt=Estimate(against.drop_pt, against.drop_low_pt, against.drop_high_pt)
         if against
         else None,
@@ -225,6 +231,12 @@ def _percent(value: float, low: float, high: float) -> Estimate:
     return Estimate(value, low, high).scaled(100)
 
 
+def metric_name(rows: Iterable[Row]) -> str:
+    """The metric of these rows as a header names it: one, or the word for several."""
+    metrics = {row.metric for row in rows if row.score_pct is not None} or {"top1"}
+    return METRIC_NAMES.get(metrics.pop(), "accuracy") if len(metrics) == 1 else "accuracy"
+
+
 def _latency(latency: Latency | None) -> Estimate | None:
     if latency is None:
         return None
@@ -236,7 +248,7 @@ def _speedup(speedup: Speedup | None) -> Estimate | None:
 
 
 _FIELDS = {  # where a cell's number comes from in the record: the paths that explain a null
-    "top1_pct": ("accuracy",),
+    "score_pct": ("accuracy",),
     "drop_pt": ("accuracy.against_baseline",),
     "p50_ms": ("latency",),
     "speedup_first": ("speedup",),
@@ -256,7 +268,7 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
         marks["status"].append(f"{record.status} in stage {error.stage}: {text}")
     marks["recipe"].extend(record.notes)
     if record.accuracy_clean:
-        marks["top1_pct"].append(_clean(record.accuracy_clean))
+        marks["score_pct"].append(_clean(record.accuracy_clean))
     for name, paths in _FIELDS.items():
         reason = next((record.reasons[p] for p in paths if p in record.reasons), None)
         if reason and record.ok:
@@ -282,8 +294,11 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
 
 def _clean(accuracy: Accuracy) -> str:
     """Accuracy on images that no pretraining saw, in words."""
-    top1 = f"{accuracy.top1:.1%} ({accuracy.top1_low:.1%}…{accuracy.top1_high:.1%})"
-    text = f"on the {accuracy.count:,} images that no pretraining saw: top-1 {top1}"
+    value, low, high = accuracy.primary
+    text = (
+        f"on the {accuracy.count:,} images that no pretraining saw: {accuracy.metric_name} "
+        f"{value:.1%} ({low:.1%}…{high:.1%})"
+    )
     against = accuracy.against_baseline
     if against is None:
         return text

@@ -102,11 +102,25 @@ def reach(value: Estimate) -> list[list[float]]:
     return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
 
 
-def scale(ax: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
-    """An axis of latencies: from 0, or logarithmic where that would crowd the fast ones."""
+def crowded(values: Sequence[float]) -> bool:
+    """Whether an axis from 0 would crowd the small ones of these positive values."""
+    return bool(values) and max(values) > 8 * min(values)
+
+
+def scale(
+    ax: Axes, name: Literal["x", "y"], values: Sequence[float], log: bool | None = None
+) -> None:
+    """An axis of latencies: from 0, or logarithmic where that would crowd the fast ones.
+
+    Args:
+        ax: The panel.
+        name: Which of its axes.
+        values: What it must show, above 0.
+        log: Logarithmic or not, where the panels of a figure should agree.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    if max(values) <= 8 * min(values):
+    if not (crowded(values) if log is None else log):
         ax.set(**{f"{name}lim": (0, 1.1 * max(values))})
         return
     ax.set(**{f"{name}scale": "log", f"{name}lim": (0.8 * min(values), 1.25 * max(values))})
@@ -127,22 +141,60 @@ def legend(
     """Name the recipes by marker, the backends by filling if several, and the Pareto front."""
     from matplotlib.lines import Line2D
 
-    handles = [
+    named = [
         Line2D([], [], linestyle="none", marker=look.marker(recipe), color=look.colour(recipe),
                markersize=6, label=recipe.replace("+", " + "))
         for recipe in [r for r in look.recipes if r in recipes][:MAX_NAMES]
     ]  # fmt: skip
+    others = []
     if len(backends) > 1:
-        handles += [
+        others = [
             Line2D([], [], linestyle="none", marker="o", color="#555555", markersize=6,
                    label=f"on {backend}", **look.fill(backend))
             for backend in look.backends
             if backend in backends
         ]  # fmt: skip
     if front:
-        handles.append(Line2D([], [], color="#999999", linestyle="--", label="Pareto front"))
+        others.append(Line2D([], [], color="#999999", linestyle="--", label="Pareto front"))
     columns = max(2, min(4, int(figure.get_figwidth() // 1.9)))
-    legend_below(figure, handles, columns, note)
+    if others:  # a column of their own
+        lines = max(len(others), -(-len(named) // (columns - 1)))
+        columns = -(-len(named) // lines) + 1
+        named += [Line2D([], [], linestyle="none", label=" ")] * (-len(named) % lines)
+    legend_below(figure, [*named, *others], columns, note)
+
+
+def label_free(
+    ax: Axes, text: str, at: tuple[float, float], taken: Sequence[tuple[float, float]]
+) -> None:
+    """Name a point on that of its four sides where the fewest of the ``taken`` points lie.
+
+    The axes' limits must be set. The text has a white rim, so that a line behind it does not hurt.
+    """
+    from matplotlib.patheffects import withStroke
+
+    x, y = ax.transData.transform(at)
+    dpi = ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    width, height = 0.055 * len(text) * dpi, 0.14 * dpi  # of 7 points
+    others = [ax.transData.transform(point) for point in taken]
+    left, bottom, right, top = *ax.bbox.p0, *ax.bbox.p1
+
+    def cost(side: tuple[int, int]) -> float:
+        x0 = x if side[0] > 0 else x - width
+        y0 = y if side[1] > 0 else y - height
+        rim = 0.06 * dpi
+        hidden = sum(
+            x0 - rim < u < x0 + width + rim and y0 - rim < v < y0 + height + rim for u, v in others
+        )
+        outside = x0 < left or x0 + width > right or y0 < bottom or y0 + height > top
+        return hidden + 100 * outside
+
+    sides = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
+    sx, sy = min(sides, key=cost)
+    note = ax.annotate(text, at, (4 * sx, 4 * sy), fontsize=7, textcoords="offset points",
+                       color="#555555", ha="left" if sx > 0 else "right",
+                       va="bottom" if sy > 0 else "top", zorder=4)  # fmt: skip
+    note.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int, note: str) -> None:

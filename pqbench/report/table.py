@@ -6,8 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pqbench.record import Record
-from pqbench.report.rows import Estimate, Row, batch_field, batch_range, make_rows
+from pqbench.record import METRIC_NAMES, Record
+from pqbench.report.rows import (
+    Estimate,
+    Row,
+    batch_field,
+    batch_range,
+    make_rows,
+    metric_name,
+)
 from pqbench.report.significance import NOISE, beats_all, compare_with_baselines
 
 NONE = "\u2013"  # an en dash
@@ -22,7 +29,7 @@ LEGEND = (
 
 BATCH_LEGEND = (
     "Low…high: 95 % interval of the median. Bold: best of its model and column beyond all "
-    "intervals. RSS: peak of the whole process. VRAM: of the process, by the driver."
+    "intervals. RSS: peak of the whole process."
 )
 
 
@@ -115,11 +122,12 @@ def batch_table(rows: Sequence[Row]) -> Table:
         ),
         (True, Column("rss_peak_mb", "RSS [MiB]")),
         (any(row.vram_mb is not None for row in rows), Column("vram_mb", "VRAM [MiB]")),
-        (True, Column("top1_pct", "top-1 [%]")),
+        (True, Column("score_pct", f"{metric_name(rows)} [%]")),
         (True, Column("status", "status", numeric=False)),
     ]
     shown = tuple(column for wanted, column in columns if wanted)
-    return _table(rows, shown, set(), BATCH_LEGEND, "batches")
+    vram = " VRAM: of the process, by the driver." if any(r.vram_mb for r in rows) else ""
+    return _table(rows, shown, set(), BATCH_LEGEND + vram, "batches")
 
 
 def _summary_names(name: str, first: int, last: int) -> tuple[str, ...]:
@@ -140,6 +148,8 @@ def _table(
     name: str,
 ) -> Table:
     numbers: dict[str, int] = {}
+    mixed = len({row.metric for row in rows if row.score_pct is not None}) > 1
+    everywhere = common_notes(rows)
     best = {c.name: _best(rows, c.name, *rule) for c in columns if (rule := _competition(c.name))}
     decimals = 1 if max((row.count or 0 for row in rows), default=0) < 2000 else 2
     cells = []
@@ -149,14 +159,36 @@ def _table(
             notes = tuple(
                 dict.fromkeys(
                     numbers.setdefault(text, len(numbers) + 1)
-                    for text in row.marks.get(column.name, ())
+                    for text in _notes(row, column.name, mixed)
+                    if text not in everywhere
                 )
             )
             text, detail = format_value(row, column.name, decimals)
+            shown = (index, column.name) in noise
             won = index in best.get(column.name, ())
-            line.append(Cell(text, detail, won, notes, (index, column.name) in noise))
+            if shown and column.name.startswith("speedup"):
+                won = False  # not even faster than the baseline, for all that is known
+            line.append(Cell(text, detail, won, notes, shown))
         cells.append(tuple(line))
+    if everywhere:
+        legend = f"All experiments: {'; '.join(everywhere)}. {legend}"
     return Table(columns, tuple(rows), tuple(cells), tuple(numbers), legend, name)
+
+
+def _notes(row: Row, name: str, mixed: bool) -> tuple[str, ...]:
+    """Footnotes of a cell; where metrics of several tasks meet, the less usual one is named."""
+    notes = row.marks.get(name, ())
+    if mixed and row.metric != "top1" and name in _DIFFERENCES and value_of(row, name) is not None:
+        return (f"{METRIC_NAMES.get(row.metric, row.metric)}, not top-1", *notes)
+    return notes
+
+
+def common_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Notes that every experiment with a result has: said once, not on each line."""
+    notes = [row.marks.get("recipe", ()) for row in rows if row.status == "ok"]
+    if len(notes) < 2:
+        return ()
+    return tuple(text for text in notes[0] if all(text in others for others in notes[1:]))
 
 
 def value_of(row: Row, name: str) -> object:
@@ -180,7 +212,7 @@ def _columns(rows: Sequence[Row], batches: tuple[int, int] | None) -> tuple[Colu
         (True, Column("backend", "backend", numeric=False)),
         (many_machines, Column("machine", "machine", numeric=False)),
         (True, Column("recipe", "recipe", numeric=False)),
-        (True, Column("top1_pct", "top-1 [%]")),
+        (True, Column("score_pct", f"{metric_name(rows)} [%]")),
         (True, Column("drop_pt", "drop [pt]")),
         (True, Column("p50_ms", f"p50 [ms], batch {first}", batch=first)),
         (several, Column("sample_ms", f"per sample [ms], batch {last}", batch=last)),
@@ -234,9 +266,9 @@ def _of_backend(row: Row) -> tuple[str, ...]:
     return (row.model, row.dataset, row.machine, row.backend)
 
 
-_DIFFERENCES = ("drop_pt", "top1_pct")  # compared by difference, all else by ratio
+_DIFFERENCES = ("drop_pt", "score_pct")  # compared by difference, all else by ratio
 _COMPETITIONS: dict[str, tuple[_Key, bool]] = {  # field: who competes, whether more is better
-    "top1_pct": (_of_model, True),
+    "score_pct": (_of_model, True),
     "drop_pt": (_of_backend, False),
     "p50_ms": (_of_model, False),
     "sample_ms": (_of_model, False),

@@ -74,6 +74,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:
     accuracy = record.accuracy
     if accuracy:
         yield "accuracy/top1", accuracy.top1
+        yield "accuracy/miou", accuracy.miou
         yield "accuracy/top5", accuracy.top5
         yield "accuracy/macro_f1", accuracy.macro_f1
         against = accuracy.against_baseline
@@ -198,7 +199,8 @@ def description(record: Record) -> str:
         lines += [f"**{record.status}** in stage `{error.stage}`: {error.type}: {error.message}"]
         lines += [f"*{error.hint}*", ""] if error.hint else [""]
     rows = list(_key_numbers(record))
-    if rows:
+    if rows:  # first in one line: the page folds what is longer
+        lines += [" · ".join(f"{name}: **{value}**" for name, value, _ in rows), ""]
         lines += ["| | value | 95 % interval |", "| --- | ---: | :---: |"]
         lines += [f"| {name} | {value} | {interval} |" for name, value, interval in rows]
         lines += [""]
@@ -210,10 +212,11 @@ def description(record: Record) -> str:
 def _key_numbers(record: Record) -> Iterator[tuple[str, str, str]]:
     accuracy, size = record.accuracy, record.size
     if accuracy:
+        value, low, high = accuracy.primary
         yield (
-            f"top-1, {accuracy.count} samples",
-            f"{100 * accuracy.top1:.2f} %",
-            f"{100 * accuracy.top1_low:.2f} to {100 * accuracy.top1_high:.2f}",
+            f"{accuracy.metric_name}, {accuracy.count} samples",
+            f"{100 * value:.2f} %",
+            f"{100 * low:.2f} to {100 * high:.2f}",
         )
         against = accuracy.against_baseline
         if against:

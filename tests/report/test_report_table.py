@@ -83,7 +83,7 @@ def test_table_failure_is_a_row_with_its_reason():
 
 def test_table_slowdown_is_shown_and_explained():
     table = make_table(make_sweep())
-    row = next(i for i, r in enumerate(table.rows) if r.recipe == "ort_int8" and r.top1_pct)
+    row = next(i for i, r in enumerate(table.rows) if r.recipe == "ort_int8" and r.score_pct)
     slow = cell(table, row, "speedup_first")
     assert slow.text == "0.78"
     assert table.footnotes[slow.notes[0] - 1].startswith("Slower than its baseline: 38 added")
@@ -102,9 +102,76 @@ def test_table_null_carries_its_reason():
     record.accuracy = None
     record.reasons["accuracy"] = "protocol.score=false"
     table = make_table([record])
-    top1 = cell(table, 0, "top1_pct")
+    top1 = cell(table, 0, "score_pct")
     assert top1.text == "\u2013"
     assert table.footnotes[top1.notes[0] - 1] == "protocol.score=false"
+
+
+def as_segmentation(record):
+    record.experiment.task, record.accuracy.metric = "segmentation", "miou"
+    record.accuracy.miou, record.accuracy.miou_low, record.accuracy.miou_high = 0.5, 0.4, 0.6
+    if record.accuracy.against_baseline:
+        record.accuracy.against_baseline.metric = "miou"
+    return record
+
+
+def test_table_names_the_metric_that_the_drop_refers_to():
+    base = as_segmentation(make_record(dataset="camvid"))
+    table = make_table([base, as_segmentation(make_record("unet", dataset="camvid"))])
+    assert [c.header for c in table.columns if c.name == "score_pct"] == ["mIoU [%]"]
+    score = cell(table, 0, "score_pct")
+    assert (score.text, score.detail, score.notes) == ("50.0", "40.0…60.0", ())
+
+
+def test_table_of_several_tasks_marks_the_other_metric():
+    quantized = as_segmentation(make_record(recipe=("nncf_int8",), dataset="camvid"))
+    table = make_table([make_record(), quantized])
+    assert "accuracy [%]" in [c.header for c in table.columns]
+    at = [r.metric for r in table.rows].index("miou")
+    for name in ("score_pct", "drop_pt"):
+        (number,) = cell(table, at, name).notes
+        assert table.footnotes[number - 1] == "mIoU, not top-1"
+        assert not cell(table, 1 - at, name).notes
+    line = next(csv.DictReader(io.StringIO(to_csv(make_table([quantized])))))
+    assert (line["metric"], line["score_pct"], line["top1_pct"]) == ("miou", "50.0", "91.0")
+
+
+def test_note_of_every_experiment_is_said_once():
+    records = [make_record(), make_record(recipe=("nncf_int8",)), make_failed()]
+    for record in records[:2]:
+        record.notes = ["limit: 400 of 654 samples"]
+    records[1].notes.append("INT8 in part")
+    table = make_table(records)
+    assert table.legend.startswith("All experiments: limit: 400 of 654 samples. ")
+    assert table.footnotes[:1] == ("INT8 in part",)
+    assert not any("limit" in note for note in table.footnotes)
+    assert "limit: 400" in make_table(records[:1]).footnotes[0]
+
+
+def test_terminal_shares_the_footnote_of_what_is_unstable():
+    records = [make_record(recipe=(step,)) for step in ("a", "b")]
+    for number, record in enumerate(records):
+        record.latency[0].stable = False
+        record.latency[0].unstable_reason = f"known to 1{number} % only"
+    table = make_table(records)
+    assert len(table.footnotes) == 2
+    assert " ".join(rendered(table).split()).count("unstable: the interval is wide") == 1
+
+
+def test_latex_shortens_a_footnote_without_an_open_parenthesis():
+    long = (
+        "a tool gives a file (its model computes in float; no kernels " + "x" * 150 + ") so it is"
+    )
+    text = to_latex(make_table([make_failed(message=long, hint="choose another")]))
+    assert "a tool gives a file so it is; choose another" in text
+
+
+def test_best_speedup_is_one_that_is_shown():
+    slower = make_record(recipe=("a",), speedup=0.5)
+    unclear = make_record(recipe=("b",), speedup=1.01)
+    table = make_table([make_record(), slower, unclear])
+    assert cell(table, 2, "speedup_first").noise
+    assert not cell(table, 2, "speedup_first").best
 
 
 def test_best_needs_to_lie_beyond_the_intervals():
