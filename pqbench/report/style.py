@@ -174,10 +174,11 @@ def label_free(
     from matplotlib.patheffects import withStroke
 
     x, y = ax.transData.transform(at)
-    dpi = ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    root = ax.get_figure(root=True)
+    dpi = root.dpi if root is not None else 100.0
     width, height = 0.055 * len(text) * dpi, 0.14 * dpi  # of 7 points
     others = [ax.transData.transform(point) for point in taken]
-    left, bottom, right, top = *ax.bbox.p0, *ax.bbox.p1
+    (left, bottom), (right, top) = ax.bbox.get_points().tolist()
 
     def cost(side: tuple[int, int]) -> float:
         x0 = x if side[0] > 0 else x - width
@@ -187,7 +188,7 @@ def label_free(
             x0 - rim < u < x0 + width + rim and y0 - rim < v < y0 + height + rim for u, v in others
         )
         outside = x0 < left or x0 + width > right or y0 < bottom or y0 + height > top
-        return hidden + 100 * outside
+        return float(hidden + 100 * outside)
 
     sides = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
     sx, sy = min(sides, key=cost)
