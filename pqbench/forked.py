@@ -49,7 +49,7 @@ def server(threads: int) -> ForkServerContext | None:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     if _SERVER.context is None:
         context = multiprocessing.get_context("forkserver")
@@ -57,6 +57,7 @@ def server(threads: int) -> ForkServerContext | None:
         _SERVER.context, _SERVER.threads = context, threads
     if threads != _SERVER.threads:
         return None
+    resource_tracker.ensure_running()  # it would unblock the signal when it starts
     with _environment(child_environment(threads)), _deaf_to_interrupts():
         forkserver.ensure_running()  # also anew, should it have been killed
     return _SERVER.context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_sweep as tiny
 
@@ -108,3 +110,37 @@ def test_limits_end_an_experiment_and_not_the_sweep(tmp_path: Path) -> None:
         "timeout",
         "oom",
     }
+
+
+@pytest.mark.slow
+def test_second_interrupt_stops_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    tiny.prepare(tmp_path)
+    process = tiny.start(tmp_path, "compress=none,sleep", "backend=torch", "tracking=none", "-m")
+    sweeps = tmp_path / "outputs" / "sweeps"
+    wait_for(process, lambda: any(sweeps.glob("*/1_*/logs/sleep.log")))
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
+    with pytest.raises(subprocess.TimeoutExpired):  # the stage goes on
+        process.wait(timeout=2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, output
+    assert output.count("stopping when this stage is done") == 1
+    assert "the same command goes on from there" in output
+    assert "Traceback" not in output
+    assert not psutil.wait_procs(below, timeout=10)[1]
+    assert records(tmp_path)["none"].ok
+    assert not list((tmp_path / "outputs" / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_outputs_that_cannot_be_written_end_it_with_4_and_a_line(
+    tmp_path: Path, sweep: list[str]
+) -> None:
+    tiny.prepare(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    code, output = tiny.run(tmp_path, "compress=none", "backend=torch", "outputs=file/x", *sweep)
+    assert code == 4, output
+    assert "cannot write to" in output
+    assert "set outputs=" in output
+    assert "Traceback" not in output
