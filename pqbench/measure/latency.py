@@ -233,7 +233,7 @@ def summary(
         half = relative_half_width(p50, low, high)
         if half > unstable_half_width:
             reasons.append(
-                f"the median is known to +-{half:.1%} only, the limit is {unstable_half_width:.1%}"
+                f"the median is known to ±{half:.1%} only, the limit is {unstable_half_width:.1%}"
             )
     change = drift(samples)
     if change is not None and abs(change) > _DRIFT:
