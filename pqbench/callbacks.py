@@ -121,6 +121,12 @@ def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
 class Results(Callback):
     """Prepares the tracking store before a run or sweep and prints the summary after it."""
 
+    _sweep: Sweep | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Launchers send callbacks to their workers; the sweep, its lock too, stays here."""
+        return {k: v for k, v in self.__dict__.items() if k != "_sweep"}
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder and the store before the experiment starts."""
         del kwargs
@@ -168,7 +174,8 @@ class Results(Callback):
         """Print the table of the whole sweep, rebuilt from its records on disk."""
         del kwargs
         self._finish(config, Path(config.hydra.sweep.dir), sweep=True)
-        self._sweep.finish()
+        if self._sweep is not None:
+            self._sweep.finish()
 
     def _prepare(self, config: DictConfig) -> None:
         from pqbench.tracking.settings import TrackingSettings

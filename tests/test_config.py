@@ -70,7 +70,12 @@ def test_experiment_sweeps_over_choices_that_exist(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         params = compose("config", given, return_hydra_config=True).hydra.sweeper.params or {}
     overrides = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
-    choices = {o.key_or_group: list(o.sweep_string_iterator()) for o in overrides}
+    choices = {
+        o.key_or_group: list(o.sweep_string_iterator())
+        if o.is_sweep_override()
+        else [str(o.get_value_element_as_str())]
+        for o in overrides
+    }
     for index in range(max(map(len, choices.values()), default=0)):
         chosen = [f"{key}={values[index % len(values)]}" for key, values in choices.items()]
         schema.validate(composed(*given, *chosen))

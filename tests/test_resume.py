@@ -144,3 +144,35 @@ def test_outputs_that_cannot_be_written_end_it_with_4_and_a_line(
     assert "cannot write to" in output
     assert "set outputs=" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_interrupt_while_the_first_stage_starts_lets_it_finish(tmp_path: Path) -> None:
+    tiny.prepare(tmp_path)
+    process = tiny.start(tmp_path, "compress=none", "backend=torch", "tracking=none", "-m")
+
+    def server_starts() -> bool:
+        below = psutil.Process(process.pid).children()
+        return any("multiprocessing.forkserver" in " ".join(p.cmdline()) for p in below)
+
+    wait_for(process, server_starts)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    stages = tmp_path / "outputs" / "cache" / "stages"
+    assert len(list(stages.glob("*/result.json"))) == 1, output
+
+
+@pytest.mark.slow
+def test_two_jobs_at_once_run_every_experiment_once(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no pqbench[joblib]")
+    tiny.prepare(tmp_path)
+    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tracking=none"]
+    code, output = tiny.run(tmp_path, "compress=none,round", "backend=torch", *jobs, "-m")
+    assert code == 0, output
+    assert "2 of 2 done" in output
+    found = find_records(tmp_path / "outputs" / "sweeps")
+    assert {r.experiment.recipe_name: r.status for r, _ in found} == {"none": "ok", "round": "ok"}
+    measured = {r.created for r, _ in found if r.experiment.recipe_name == "none"}
+    assert len(measured) == 1  # shared by the job that is itself and the one that compares
