@@ -47,8 +47,11 @@ def server(threads: int) -> ForkServerContext | None:
     Args:
         threads: Threads that the libraries in the child may use.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    methods = multiprocessing.get_all_start_methods()
+    if "forkserver" not in methods:
         return None
+    if (multiprocessing.get_start_method(allow_none=True) or "forkserver") not in methods:
+        return None  # a worker of joblib's: a child would be told its method, "loky", and refuse
     from multiprocessing import forkserver, resource_tracker
 
     if _SERVER.context is None:
