@@ -275,7 +275,10 @@ class ExperimentRun:
             size=self._size(deployable, baseline, result.placement.details),
             accuracy=accuracy,
             accuracy_clean=accuracy_clean,
-            parity=[e["details"]["parity"] for e in lineage if "parity" in e["details"]],
+            parity=[
+                *(e["details"]["parity"] for e in lineage if "parity" in e["details"]),
+                *_parity_of_session(result.placement),
+            ],
             placement=result.placement,
             profile=result.profile,
             reasons=reasons,
@@ -354,6 +357,12 @@ class ExperimentRun:
             return None
         log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)
         return record
+
+
+def _parity_of_session(placement: rec.PlacementInfo) -> list[dict[str, Any]]:
+    """Parity that a session found when it traced or compiled the network."""
+    found = placement.details.get("parity")
+    return [found] if found else []
 
 
 def _file_of(run: ExperimentRun | None, record: rec.Record | None, name: str) -> Path | None:

@@ -220,7 +220,7 @@ class Maker:
                 current = self.stage(
                     f"to_{action.after}",
                     {"to": action.after, "task": model["task"]},
-                    ("export",),
+                    ("export", "parity.py"),
                     made={"artifact": current, "split": scored},
                     function="convert",
                 )

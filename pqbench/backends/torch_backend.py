@@ -10,6 +10,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from pqbench.backends.torch_watch import (
     watch_operators,
 )
 from pqbench.errors import ConfigError, OutOfMemoryFailure, PlacementError, UnavailableError
+from pqbench.parity import check, compare
 from pqbench.tensors import flatten_outputs
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 PIP_NAME = "torch"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 MODES = ("eager", "script", "compile")
+FLOAT_SQNR_DB = 40.0  # scripted or compiled against eager: fused float32 leaves 100 dB and more
+HALF_SQNR_DB = 25.0  # in half precision fusion changes what is rounded
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -235,6 +239,7 @@ class TorchSession:
                     backend.compile_cache,
                 )
         self.compile_s = time.perf_counter() - started
+        self._check_parity(network)
         if hits:
             self._details["graphs_from_cache"] = hits
             self.compile_reason = (
@@ -242,6 +247,33 @@ class TorchSession:
                 "(backend.compile_cache=false compiles anew)"
             )
             self.compile_s = None
+
+    def _check_parity(self, network: nn.Module) -> None:
+        """What was scripted or compiled against the eager network, on seeded noise.
+
+        Raises:
+            ParityError: It computes something else.
+        """
+        import torch
+
+        rng = np.random.default_rng(0)
+        batch = {
+            name: rng.standard_normal(zeros.shape).astype(zeros.dtype)
+            if np.issubdtype(zeros.dtype, np.floating)
+            else zeros + 1  # a token, and a mask that lets it through
+            for name, zeros in self._zeros(self._size).items()
+        }
+        prepared = self._network
+        with torch.inference_mode():
+            got = [self._as_array(t) for t in self._forward(batch)]
+            self._network = network
+            try:
+                reference = [self._as_array(t) for t in self._forward(batch)]
+            finally:
+                self._network = prepared
+        least = FLOAT_SQNR_DB if self._backend.precision == "fp32" else HALF_SQNR_DB
+        parity = check(compare(f"eager to {self._backend.mode}", reference, got, least, 0.97))
+        self._details["parity"] = asdict(parity)
 
     def _zeros(self, size: int) -> dict[str, npt.NDArray[Any]]:
         return {

@@ -14,8 +14,8 @@ from pqbench.artifact import Artifact, Representation
 from pqbench.errors import UnsupportedError
 from pqbench.export.onnx_export import export_onnx
 from pqbench.export.openvino_convert import convert_openvino
-from pqbench.export.parity import check, compare
 from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
+from pqbench.parity import check, compare
 
 FLOAT_SQNR_DB = 40.0
 # A quantizer rounds a value near a tie the other way when its input differs in the last bits, and a

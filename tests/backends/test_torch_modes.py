@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 
 from pqbench.artifact import Artifact, TensorSpec
+from pqbench.backends import torch_backend
 from pqbench.backends.torch_backend import TorchBackend
 from pqbench.checkpoint import build_network, save_network
-from pqbench.errors import ConfigError, PlacementError, UnavailableError, UnsupportedError
+from pqbench.errors import (
+    ConfigError,
+    ParityError,
+    PlacementError,
+    UnavailableError,
+    UnsupportedError,
+)
 from pqbench.export import torch_outputs
 from pqbench.measure import recompile
 
@@ -40,7 +47,19 @@ def test_torchscript_computes_what_the_network_does_at_every_batch_size(
     assert placement.precision == "f32" and placement.quantizable == 4
     assert set(placement.nodes) == {"cpu"}
     assert not placement.kernels.get("batch_norm")  # frozen: folded into the convolution
+    parity = placement.details["parity"]
+    assert parity["conversion"] == "eager to script" and parity["sqnr_db"] > 80
     session.close()
+
+
+def test_torchscript_that_computes_something_else_is_refused(
+    torch_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if tracing had kept one side of a branch: outputs of the other sign."""
+    real = torch_backend.script
+    monkeypatch.setattr(torch_backend, "script", lambda *given: lambda *x: -real(*given)(*x))
+    with pytest.raises(ParityError, match="eager to script"):
+        TorchBackend(1, mode="script").load(torch_artifact, [1])
 
 
 class FixesItsBatch:

@@ -12,7 +12,7 @@ from pqbench.checkpoint import build_network, save_network
 from pqbench.errors import ParityError, UnsupportedError
 from pqbench.export import convert, export_onnx, onnx_outputs, openvino_outputs, torch_outputs
 from pqbench.export.convert import AGREEMENT, QDQ_SQNR_DB
-from pqbench.export.parity import check, compare
+from pqbench.parity import check, compare
 
 
 def two_heads() -> object:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pqbench.errors import ParityError
-from pqbench.export.parity import check, compare, sqnr_db
+from pqbench.parity import check, compare, sqnr_db
 
 LOGITS = arrays(np.float32, (6, 5), elements=st.floats(-100, 100, width=32))
 
