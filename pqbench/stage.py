@@ -246,7 +246,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
     try:
         answer = json.loads(response.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        raise _death(spec.name, process.returncode or 0, log) from None
+        raise _death(spec, process.returncode or 0, log) from None
     request.unlink()
     response.unlink()
     if "error" in answer:
@@ -262,9 +262,9 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
     return answer["value"], seconds, answer["rss_peak_mb"]
 
 
-def _death(name: str, code: int, log: Path) -> PqbenchError:
+def _death(spec: StageSpec, code: int, log: Path) -> PqbenchError:
     """Why a stage's process ended without an answer."""
-    last = log_tail(log, 3)
+    name, last = spec.name, log_tail(log, 3)
     if code == -signal.SIGKILL:
         return OutOfMemoryFailure(
             f"stage {name} was killed (SIGKILL), as the system does when memory runs out",
@@ -273,7 +273,10 @@ def _death(name: str, code: int, log: Path) -> PqbenchError:
     how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
     if speaks_of_memory(last):
         return OutOfMemoryFailure(f"stage {name} {how}: out of memory", hint=_MEMORY_HINT)
-    return WorkerCrash(f"stage {name} {how} and gave no result", hint=f"its log: {log}")
+    hint = f"its log: {log}"
+    if spec.memory_mb is not None:
+        hint += f"; limits.memory_mb={spec.memory_mb:g} was in force: libraries may crash there"
+    return WorkerCrash(f"stage {name} {how} and gave no result", hint=hint)
 
 
 def _forked_child(request: Path, response: Path) -> None:

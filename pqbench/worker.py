@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 _EXIT_S = 5.0
 _MEMORY_WORDS = (
+    "memory allocation",
     "out of memory",
     "memoryerror",
     "bad_alloc",
