@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tiny_sweep as tiny
 from onnx import TensorProto, helper, numpy_helper
-from tiny_sweep import prepare as draw_images
 
 from pqbench.report.load import load_records
 
@@ -20,22 +20,11 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "report")]
 import predecessors  # noqa: E402
 from record_factory import make_failed, make_record  # noqa: E402
 
-TINY = [
-    "protocol.batch_sizes=[1]",
-    "protocol.max_seconds=0.1",
-    "protocol.block_s=0.02",
-    "protocol.min_pairs=2",
-    "protocol.max_disturbed=0",
-    "protocol.quiet_wait_s=0",
-    "protocol.warmup_s=0.02",
-    "threads=1",
-    "tracking=none",
-]
-FOLDER = ["dataset=imagefolder", "dataset.root=images"]
+TINY = [*tiny.SHORT, "tracking=none"]
 NOISE = ["dataset=synthetic", "dataset.limit=8", "dataset.train_limit=8", "model.weights=none"]
 SMALL = {
     "predecessor_onnx_file": [
-        *FOLDER,
+        *tiny.FOLDER,
         "model.file=net.onnx",
         "model.preprocess.crop=32",
         "compress=prune_onnx",
@@ -48,7 +37,7 @@ SMALL = {
         "compress=none",
         "backend=torch,torch_cuda_fp16,tensorrt_fp16",
     ],
-    "predecessor_runtimes": [*FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
+    "predecessor_runtimes": [*tiny.FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
     "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
 }
 GPU = ("torch_cuda_fp16", "tensorrt_fp16")
@@ -81,7 +70,7 @@ def write_onnx(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
-    draw_images(tmp_path)
+    tiny.prepare(tmp_path)
     write_onnx(tmp_path / "net.onnx")
     command = [sys.executable, "-m", "pqbench", f"experiment={name}", *SMALL[name], *TINY]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -23,11 +23,7 @@ STEPS = {
     "crash": "{_target_: user_steps.Crash}",
     "sleep": "{_target_: user_steps.Sleep}",
 }
-FAST = [
-    "model=tiny",
-    "dataset=imagefolder",
-    "dataset.root=images",
-    "protocol=quick",
+SHORT = [
     "protocol.batch_sizes=[1]",
     "protocol.max_seconds=0.1",
     "protocol.block_s=0.02",
@@ -37,6 +33,8 @@ FAST = [
     "protocol.warmup_s=0.02",
     "threads=1",
 ]
+FOLDER = ["dataset=imagefolder", "dataset.root=images"]
+FAST = ["model=tiny", *FOLDER, "protocol=quick", *SHORT]
 
 
 def prepare(folder: Path) -> None:

@@ -15,9 +15,8 @@ from pqbench.errors import UnsupportedError
 from pqbench.export.onnx_export import export_onnx
 from pqbench.export.openvino_convert import convert_openvino
 from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
-from pqbench.parity import check, compare
+from pqbench.parity import FLOAT_SQNR_DB, check, compare
 
-FLOAT_SQNR_DB = 40.0
 # A quantizer rounds a value near a tie the other way when its input differs in the last bits, and a
 # noisy quantized model amplifies that: 16 to 26 dB between ONNX Runtime and OpenVINO, both
 # computing quantizers in float, on MobileNetV3-Large. A wrong scale or axis leaves 0 dB and less.
