@@ -16,6 +16,7 @@ from pqbench.report.style import Look, crowded, enough, legend, legend_below, pa
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MAX_LAYERS = 40
 log = logging.getLogger(__name__)
 _SAMPLES = "latency"  # names in a record's ``files``
 _SENSITIVITY = "sensitivity"
@@ -142,10 +143,13 @@ def _layers(record: Record, folder: Path) -> dict[str, float]:
 
 def _sensitivity(layers: Sequence[tuple[Row, dict[str, float]]], max_panels: int) -> Figure:
     shown, note = enough(layers, max_panels, "panels", "Each layer compressed alone.")
-    longest = min(40, max(len(drops) for _, drops in shown))
+    most = max(len(drops) for _, drops in shown)
+    longest = min(MAX_LAYERS, most)
+    if most > longest:
+        note += f" At most the {longest} with the largest drop."
     figure, axes = panels(len(shown), 4.2, 1.2 + 0.16 * longest)
     for ax, (row, drops) in zip(axes, shown, strict=True):
-        worst = sorted(drops.items(), key=lambda item: -item[1])[:40]
+        worst = sorted(drops.items(), key=lambda item: -item[1])[:MAX_LAYERS]
         names = [name for name, _ in worst]
         ax.barh(range(len(worst)), [drop for _, drop in worst], color="#0072B2",
                 edgecolor="black", linewidth=0.4)  # fmt: skip
