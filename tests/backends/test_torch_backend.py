@@ -22,7 +22,6 @@ def restore_torch() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

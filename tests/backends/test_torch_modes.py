@@ -32,7 +32,6 @@ def restore_torch() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 def test_torchscript_computes_what_the_network_does_at_every_batch_size(
