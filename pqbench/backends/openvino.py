@@ -294,13 +294,20 @@ def check_compiled(compiled: ov.CompiledModel, device: str, precision: str) -> N
 
 
 def runtime_layers(compiled: ov.CompiledModel) -> list[tuple[str, str, str]]:
-    """Layer type, precision (``f32``, ``u8``) and kernel of each layer that was compiled."""
+    """Layer type, precision (``f32``, ``u8``) and kernel of each layer that was compiled.
+
+    OpenVINO calls a layer that reads weights stored as float16 ``f16`` although its kernel computes
+    in float32; the kernel's name tells.
+    """
     layers = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = operation.get_rt_info()
         keys = ("layerType", "runtimePrecision", "primitiveType")
         layers.append(tuple(info[key].astype(str) if key in info else "" for key in keys))
-    return [(kind, precision.lower(), kernel) for kind, precision, kernel in layers]
+    return [
+        (kind, "f32" if kernel.lower().endswith("_f32") else precision.lower(), kernel)
+        for kind, precision, kernel in layers
+    ]
 
 
 def read_layers(

@@ -58,6 +58,27 @@ def test_openvino_placement_reads_precision_threads_and_float_kernels(
     assert placement.float_reasons["Convolution in f32"] == 3
 
 
+def test_openvino_placement_tells_stored_half_precision_from_computed(
+    openvino_artifact: Artifact,
+    torch_artifact: Artifact,
+    take: Callable[[int], Feed],
+    tmp_path: Path,
+) -> None:
+    import openvino as ov
+
+    model = ov.Core().read_model(openvino_artifact.path)
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=True)
+    session = OpenvinoBackend(2).load(
+        replace(openvino_artifact, folder=tmp_path, file="model.xml"), [1, 4]
+    )
+    placement = session.placement()
+    assert placement.precision == "f32"
+    assert placement.int8_share == 0.0
+    assert placement.float_reasons["Convolution in f32"] == 3
+    exact = torch_outputs(torch_artifact, take(4))[0]
+    np.testing.assert_allclose(session.run(take(4))[0], exact, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("fixture", ["ort_int8", "nncf_int8"])
 def test_openvino_placement_counts_integer_kernels(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
