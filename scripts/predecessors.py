@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqbench.record import Latency, Record
+from pqbench.record import Accuracy, Latency, Record
 from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
@@ -113,6 +113,8 @@ def _table(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
     header += [f"speedup, batch {b}" for b in gains]
     header += ["file MiB", "zipped MiB", "RSS MiB", *(["VRAM MiB"] if vram else [])]
     header += ["top-1 %", "macro F1", "drop pt"] if scored else []
+    clean = any(r.accuracy_clean for r, _ in good)
+    header += ["top-1 %, clean", "drop pt, clean"] if clean else []
     lines = [
         f"| {' | '.join(header)} |",
         "| --- | --- | --- " + "| ---: " * (len(header) - 3) + "|",
@@ -124,12 +126,14 @@ def _table(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
         cells += [_mib(record.size.file_bytes), _mib(record.size.zipped_bytes)]
         cells += [_number(record.memory.rss_peak_mb, 0)]
         cells += [_number(record.memory.vram_driver_mb, 0)] if vram else []
-        cells += _accuracy(record) if scored else []
+        cells += _accuracy(record, record.accuracy) if scored else []
+        cells += _accuracy(record, record.accuracy_clean, f1=False) if clean else []
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "Brackets: 95 % interval. Speedup: against the same backend's baseline, in alternating "
         "blocks. `*`: unstable or disturbed by other load. RSS: peak of the whole process. "
+        + ("Clean: on the images that no pretraining saw. " if clean else "")
         + ("Drop: on the same samples, paired." if scored else _why_unscored(good[0][0])),
     ]
     return lines
@@ -179,16 +183,16 @@ def _gain(record: Record, batch_size: int) -> str:
     return f"{speedup.ratio:.2f}{mark} [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 
-def _accuracy(record: Record) -> list[str]:
-    if record.accuracy is None or not _scored(record):
-        return [NONE, NONE, NONE]
-    against = record.accuracy.against_baseline
+def _accuracy(record: Record, accuracy: Accuracy | None, f1: bool = True) -> list[str]:
+    if accuracy is None or not _scored(record):
+        return [NONE] * (2 + f1)
+    against = accuracy.against_baseline
     drop = (
         f"{against.drop_pt:.1f} [{against.drop_low_pt:.1f}, {against.drop_high_pt:.1f}]"
         if against
         else NONE
     )
-    return [f"{100 * record.accuracy.top1:.1f}", f"{record.accuracy.macro_f1:.3f}", drop]
+    return [f"{100 * accuracy.top1:.1f}", *([f"{accuracy.macro_f1:.3f}"] if f1 else []), drop]
 
 
 def _mib(value: int | None) -> str:

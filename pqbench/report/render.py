@@ -130,7 +130,9 @@ def to_rich(table: Table, width: int = 120) -> Group:
 def _left_out(table: Table, width: int) -> tuple[str, ...]:
     """Columns that do not fit: the largest batch, or the middle ones of many batch sizes."""
     if table.name == "summary":
-        return ("sample_ms", "speedup_last") if width < 98 else ()
+        clean = [c.name for c in table.columns if c.name in ("clean_pct", "clean_drop_pt")]
+        last = [c.name for c in table.columns if c.name in ("sample_ms", "speedup_last")]
+        return (*(clean if width < 122 else ()), *(last if width < 98 else ()))
     sizes = [c.name for c in table.columns if c.batch is not None]
     room = max(2, (width - 48) // 13)
     kept = {*sizes[: room - 1], sizes[-1]} if sizes else set()

@@ -55,6 +55,9 @@ class Row:
         mcnemar_p: Of the accuracy against the baseline's.
         metric: Name of the task's metric, which the drop refers to: ``top1`` or ``miou``.
         score_pct: That metric in percent.
+        clean_pct: The same on images that no pretraining saw, where the scored split holds some
+            that it did.
+        clean_drop_pt: Loss of the metric on them, in percentage points.
         per_sample_ms: Median latency per sample in ms by batch size.
         speedups: Against the baseline, by batch size.
         marks: Footnotes by name of the field that they explain.
@@ -86,6 +89,8 @@ class Row:
     untrusted: frozenset[str] = frozenset()
     metric: str = "top1"
     score_pct: Estimate | None = None
+    clean_pct: Estimate | None = None
+    clean_drop_pt: Estimate | None = None
 
 
 def batch_range(records: Iterable[Record]) -> tuple[int, int] | None:
@@ -170,7 +175,7 @@ def _flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
 
 
 def _row(record: Record, label: str, place: str, first: int, last: int) -> Row:
-    e, accuracy = record.experiment, record.accuracy
+    e, accuracy, clean = record.experiment, record.accuracy, record.accuracy_clean
     against = accuracy.against_baseline if accuracy else None
     at_first, at_last = record.latency_at(first), record.latency_at(last)
     gain_first, gain_last = record.speedup_at(first), record.speedup_at(last)
@@ -190,9 +195,9 @@ def _row(record: Record, label: str, place: str, first: int, last: int) -> Row:
         else None,
         metric=accuracy.metric if accuracy else "top1",
         score_pct=_percent(*accuracy.primary) if accuracy else None,
-        drop_pt=Estimate(against.drop_pt, against.drop_low_pt, against.drop_high_pt)
-        if against
-        else None,
+        drop_pt=_drop(accuracy),
+        clean_pct=_percent(*clean.primary) if clean else None,
+        clean_drop_pt=_drop(clean),
         p50_ms=_latency(at_first),
         sample_ms=last_call.scaled(1 / last) if last_call else None,
         speedup_first=_speedup(gain_first),
@@ -225,6 +230,13 @@ def _row(record: Record, label: str, place: str, first: int, last: int) -> Row:
             if bad
         ),
     )
+
+
+def _drop(accuracy: Accuracy | None) -> Estimate | None:
+    against = accuracy.against_baseline if accuracy else None
+    if against is None:
+        return None
+    return Estimate(against.drop_pt, against.drop_low_pt, against.drop_high_pt)
 
 
 def _percent(value: float, low: float, high: float) -> Estimate:
@@ -267,8 +279,6 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
         text = "; ".join(part for part in parts if part)
         marks["status"].append(f"{record.status} in stage {error.stage}: {text}")
     marks["recipe"].extend(record.notes)
-    if record.accuracy_clean:
-        marks["score_pct"].append(_clean(record.accuracy_clean))
     for name, paths in _FIELDS.items():
         reason = next((record.reasons[p] for p in paths if p in record.reasons), None)
         if reason and record.ok:
@@ -290,22 +300,6 @@ def _marks(record: Record, first: int, last: int) -> dict[str, list[str]]:
             marks[name].append(record.profile.explanation)
     _mark_low_int8(record, marks["int8_pct"])
     return {name: notes for name, notes in marks.items() if notes}
-
-
-def _clean(accuracy: Accuracy) -> str:
-    """Accuracy on images that no pretraining saw, in words."""
-    value, low, high = accuracy.primary
-    text = (
-        f"on the {accuracy.count:,} images that no pretraining saw: {accuracy.metric_name} "
-        f"{value:.1%} ({low:.1%}…{high:.1%})"
-    )
-    against = accuracy.against_baseline
-    if against is None:
-        return text
-    return (
-        f"{text}, drop {against.drop_pt:.1f} pt "
-        f"({against.drop_low_pt:.1f}…{against.drop_high_pt:.1f})"
-    )
 
 
 def _mark_low_int8(record: Record, notes: list[str]) -> None:

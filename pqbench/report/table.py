@@ -27,6 +27,8 @@ LEGEND = (
     "INT8: share of convolutions and matrix products that ran as integer kernels."
 )
 
+CLEAN_LEGEND = "Clean: on the images that no pretraining saw. "
+
 BATCH_LEGEND = (
     "Low…high: 95 % interval of the median. Bold: best of its model and column beyond all "
     "intervals. RSS: peak of the whole process."
@@ -102,7 +104,8 @@ def summary_table(rows: Sequence[Row], batches: tuple[int, int] | None) -> Table
         for name in _summary_names(c.name, first, last)
         if c.verdict == NOISE
     }
-    return _table(rows, _columns(rows, batches), noise, LEGEND, "summary")
+    clean = CLEAN_LEGEND if any(row.clean_pct is not None for row in rows) else ""
+    return _table(rows, _columns(rows, batches), noise, clean + LEGEND, "summary")
 
 
 def batch_table(rows: Sequence[Row]) -> Table:
@@ -204,6 +207,7 @@ def _columns(rows: Sequence[Row], batches: tuple[int, int] | None) -> tuple[Colu
     """All columns that these rows need."""
     first, last = batches or (1, 1)
     several = first != last
+    clean = any(row.clean_pct is not None for row in rows)
     many_datasets = len({row.dataset for row in rows}) > 1
     many_machines = len({row.machine for row in rows}) > 1
     columns = [
@@ -214,6 +218,8 @@ def _columns(rows: Sequence[Row], batches: tuple[int, int] | None) -> tuple[Colu
         (True, Column("recipe", "recipe", numeric=False)),
         (True, Column("score_pct", f"{metric_name(rows)} [%]")),
         (True, Column("drop_pt", "drop [pt]")),
+        (clean, Column("clean_pct", f"{metric_name(rows)} [%], clean")),
+        (clean, Column("clean_drop_pt", "drop [pt], clean")),
         (True, Column("p50_ms", f"p50 [ms], batch {first}", batch=first)),
         (several, Column("sample_ms", f"per sample [ms], batch {last}", batch=last)),
         (True, Column("speedup_first", f"speedup [x], batch {first}", batch=first)),

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import random
 import re
@@ -12,7 +13,7 @@ from rich.console import Console
 from pqbench.report.latex import to_latex
 from pqbench.report.plots import pareto_front
 from pqbench.report.render import to_csv, to_markdown, to_rich
-from pqbench.report.table import make_table
+from pqbench.report.table import NONE, make_table
 
 
 def cell(table, row, name):
@@ -121,6 +122,23 @@ def test_table_names_the_metric_that_the_drop_refers_to():
     assert [c.header for c in table.columns if c.name == "score_pct"] == ["mIoU [%]"]
     score = cell(table, 0, "score_pct")
     assert (score.text, score.detail, score.notes) == ("50.0", "40.0…60.0", ())
+
+
+def test_table_has_columns_of_clean_images_where_a_record_has_them():
+    plain = make_table(make_sweep())
+    assert not {"clean_pct", "clean_drop_pt"} & {c.name for c in plain.columns}
+    baseline, record = make_record(), make_record(recipe=("nncf_int8",), ms=3.1)
+    record.accuracy_clean = dataclasses.replace(
+        record.accuracy, top1=0.8, top1_low=0.7, top1_high=0.9, count=300
+    )
+    table = make_table([baseline, record])
+    shown = cell(table, 1, "clean_pct")
+    assert (shown.text, shown.detail) == ("80.0", "70.0…90.0")
+    assert cell(table, 0, "clean_pct").text == NONE
+    assert "no pretraining saw" in table.legend
+    assert "clean" not in rendered(table, 100).partition("Left out")[0]
+    assert "clean_pct_low" in to_csv(table)
+    assert "clean" in rendered(table, 140)
 
 
 def test_table_of_several_tasks_marks_the_other_metric():
