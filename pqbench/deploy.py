@@ -7,7 +7,7 @@ happens while the device lock is held alone; scoring and profiling share it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pqbench.measure import energy, lock, paired
 from pqbench.measure.foreign import ForeignLoad
 from pqbench.measure.profile import explain
 from pqbench.measure.protocol import Protocol
+from pqbench.measure.turns import save_turns
 from pqbench.record import Cold, Energy, Latency, Memory, PlacementInfo, Profile, Speedup
 from pqbench.worker import SessionWorker
 
@@ -123,9 +124,10 @@ def run_cell(
     locked = device or str(candidate.backend.get("device") or "cpu")
     with contextlib.ExitStack() as stack:
         with lock.timing(locked):
+            earlier = [cell.rehearse(number) for number in range(protocol.processes - 1)]
             ours = stack.enter_context(cell.start(candidate))
             theirs = stack.enter_context(cell.start(baseline)) if baseline is not None else None
-            result = cell.time(ours, theirs)
+            result = cell.time(ours, theirs, earlier)
         if protocol.score:
             with lock.working(locked):
                 result.logits = cell.score(ours, candidate.split, LOGITS_FILE)
@@ -167,8 +169,26 @@ class _Cell:
             deadline=self.deadline,
         )
 
-    def time(self, ours: SessionWorker, theirs: SessionWorker | None) -> CellResult:
-        """Memory first, in a pass of its own; then latency in turns; then energy."""
+    def rehearse(self, number: int) -> list[paired.Taken]:
+        """Start both sides, time their share of the blocks, and end them."""
+        with contextlib.ExitStack() as stack:
+            ours = stack.enter_context(self.start(self.candidate, f"start{number}_"))
+            theirs = None
+            if self.baseline is not None:
+                theirs = stack.enter_context(self.start(self.baseline, f"start{number}_"))
+            load = ForeignLoad([w.pid for w in (ours, theirs) if w is not None])
+            return paired.take(ours, theirs, self.protocol.part(), load, process=number)
+
+    def time(
+        self,
+        ours: SessionWorker,
+        theirs: SessionWorker | None,
+        earlier: Sequence[Sequence[paired.Taken]] = (),
+    ) -> CellResult:
+        """Memory first, in a pass of its own; then latency in turns; then energy.
+
+        The last of the protocol's starts: all that is not latency is told from it alone.
+        """
         protocol = self.protocol
         cold = ours.cold()
         largest = max(protocol.batch_sizes)
@@ -189,11 +209,12 @@ class _Cell:
         )
         result.load_average["start"] = load_average()
         load = ForeignLoad([w.pid for w in (ours, theirs) if w is not None])
-        measured = paired.measure(ours, theirs, protocol, load)
+        taken = paired.take(ours, theirs, protocol.part(), load, process=len(earlier))
+        measured = paired.judge([*earlier, taken], protocol)
         result.load_average["end"] = load_average()
         result.latency = [m.latency for m in measured]
         result.speedup = [m.speedup for m in measured if m.speedup is not None]
-        paired.save_turns(measured, self.out / LATENCY_FILE)
+        save_turns(measured, self.out / LATENCY_FILE)
         result.files["latency"] = LATENCY_FILE
         self._energy(ours, largest, result)
         self._notes(result, placement, cold, load)

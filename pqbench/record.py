@@ -96,6 +96,11 @@ class Latency:
     drift: float | None = _doc(
         "Median of the last third over the first third, minus 1", default=None
     )
+    processes: int = _doc(
+        "Starts of the session processes that were timed. With 1 the interval does not cover what "
+        "another start would change",
+        default=1,
+    )
 
 
 @dataclass

@@ -189,6 +189,7 @@ class ProtocolConfig:
     min_pairs: int = 6
     max_pairs: int = 200
     max_seconds: float = 10.0
+    processes: int = 1
     target_half_width: float = 0.02
     unstable_half_width: float = 0.05
     max_foreign_share: float = 0.1

@@ -266,6 +266,24 @@ def test_run_cell_measures_both_sides_and_writes_its_files(
     jsonschema.validate(dataclasses.asdict(result.placement), schema["placement"])
 
 
+def test_run_cell_times_as_many_starts_as_the_protocol_says(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(), model, split, "candidate"),
+        SideSpec(node(work=200), model, split, "baseline"),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.latency[0].processes == 3
+    samples = pd.read_parquet(tmp_path / "out" / "latency.parquet")
+    assert set(samples["process"]) == {0, 1, 2}
+    assert samples.groupby("process")["side"].nunique().eq(2).all()
+    logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
+    assert {"candidate.log", "start0_candidate.log", "start1_baseline.log"} <= logs
+
+
 def test_run_cell_profiles_an_int8_model_that_is_not_faster(
     tmp_path: Path, model: Path, split: Path
 ) -> None:

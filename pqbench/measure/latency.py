@@ -163,11 +163,44 @@ def correlation_factor(medians: Sequence[float] | npt.NDArray[np.float64]) -> fl
     return math.sqrt((1 + r) / (1 - r)) if r > 0 else 1.0
 
 
-def p50_interval(blocks: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float, float]:
+def between_processes(
+    low: float,
+    high: float,
+    values: Sequence[float] | npt.NDArray[np.float64],
+    processes: Sequence[int],
+) -> tuple[float, float]:
+    """An interval that also covers what a fresh start of the processes changes.
+
+    Memory layout, thread placement and what a runtime chooses at load differ from start to start
+    and stay for a process's life (Kalibera and Jones, "Rigorous benchmarking in reasonable time",
+    ISMM 2013): no number of calls in one process shows them. With several, the interval of the
+    median of the processes' medians does.
+
+    Args:
+        low: Lower end of the interval from within.
+        high: Upper end of it.
+        values: What was measured, one per block or pair.
+        processes: The process of each value; empty: all of one.
+
+    Returns:
+        The ends, unchanged for one process, never narrower than given.
+    """
+    data, groups = np.asarray(values, np.float64), np.asarray(processes)
+    names = np.unique(groups)
+    if len(names) < 2:
+        return low, high
+    ends = median_interval([float(np.median(data[groups == name])) for name in names])
+    return min(low, ends[0]), max(high, ends[1])
+
+
+def p50_interval(
+    blocks: Sequence[npt.NDArray[np.int64]], processes: Sequence[int] = ()
+) -> tuple[float, float, float]:
     """Median of all calls in ms, with its 95 % interval from between the blocks.
 
     Args:
         blocks: Times in ns by block, in order of time.
+        processes: The process of each block; empty: all of one.
 
     Returns:
         Median, lower end, upper end in ms; the interval holds the median.
@@ -177,6 +210,7 @@ def p50_interval(blocks: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float,
     low, high = median_interval(medians)
     factor, centre = correlation_factor(medians), float(np.median(medians))
     low, high = centre - factor * (centre - low), centre + factor * (high - centre)
+    low, high = between_processes(low, high, medians, processes)
     return p50, max(min(low, p50), 0.0), max(high, p50)
 
 
@@ -204,6 +238,7 @@ def summary(
     warmup_calls: int = 0,
     disturbed_blocks: int = 0,
     disturbed_reason: str = "",
+    processes: Sequence[int] = (),
 ) -> Latency:
     """What the samples say.
 
@@ -215,6 +250,7 @@ def summary(
         warmup_calls: Calls before the first block.
         disturbed_blocks: Blocks that were set aside.
         disturbed_reason: Why the figures are not to be trusted; empty if they are.
+        processes: The process of each block; empty: all of one.
 
     Returns:
         The record's entry. With a single block the interval cannot be told: it spans the fastest
@@ -222,7 +258,7 @@ def summary(
     """
     samples = np.concatenate(blocks)
     count = len(samples)
-    p50, low, high = p50_interval(blocks)
+    p50, low, high = p50_interval(blocks, processes)
     fastest, slowest = float(samples.min()) / 1e6, float(samples.max()) / 1e6
     reasons = [disturbed_reason] if disturbed_reason else []
     if len(blocks) < 2:
@@ -262,4 +298,5 @@ def summary(
         disturbed_blocks=disturbed_blocks,
         warmup_calls=warmup_calls,
         drift=change,
+        processes=max(len(set(processes)), 1),
     )

@@ -10,21 +10,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol as Shape
 
 import numpy as np
-import numpy.typing as npt
 
-from pqbench.measure import latency, recompile
+from pqbench.measure import recompile
 from pqbench.measure.foreign import CpuSample, Share
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import Protocol
-from pqbench.record import Latency, Speedup
+from pqbench.measure.turns import (
+    BASELINE,
+    CANDIDATE,
+    BatchResult,
+    Turn,
+    conclude,
+    narrow,
+    pairs,
+    set_aside,
+)
 
-CANDIDATE = "candidate"
-BASELINE = "baseline"
 _MAX_CALLS = 1_000_000
 _STEADY = 0.05
 _WAIT_STEP_S = 0.25
@@ -53,66 +58,6 @@ class Load(Shape):
     def since(self, before: CpuSample | None) -> Share | None:
         """What others took since an earlier sample."""
         ...
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One timed block and the circumstances.
-
-    Attributes:
-        batch_size: Samples per call.
-        side: ``candidate`` or ``baseline``.
-        pair: Number of the pair it belongs to.
-        block: The times.
-        foreign: Share of the CPU that others took; None if unknown.
-        disturbed: True if that was too much.
-    """
-
-    batch_size: int
-    side: str
-    pair: int
-    block: Block
-    foreign: float | None
-    disturbed: bool
-
-
-@dataclass
-class BatchResult:
-    """Everything measured at one batch size.
-
-    Attributes:
-        latency: Of the candidate.
-        speedup: Over the baseline; None without one.
-        turns: All blocks in order of time, those set aside included.
-    """
-
-    latency: Latency
-    speedup: Speedup | None
-    turns: list[Turn] = field(default_factory=list)
-
-
-def ratio_interval(ratios: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Median of the pairs' ratios with a 95 % interval.
-
-    From 9 pairs on it is the percentile bootstrap over pairs (4,000 draws), never narrower than
-    the sign test's interval; with fewer, where a bootstrap is known to be too narrow, Student's t
-    on the logarithms.
-
-    Args:
-        ratios: Baseline over candidate by pair, all above 0.
-        seed: Seeds the bootstrap.
-
-    Returns:
-        Estimate, lower and upper end; (0, inf) as ends of a single pair.
-    """
-    values = np.asarray(ratios, np.float64)
-    estimate = float(np.median(values))
-    low, high = latency.median_interval(values)
-    if len(values) >= 9:
-        draws = np.random.default_rng(seed).integers(0, len(values), (4000, len(values)))
-        ends = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975])
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-    return estimate, min(low, estimate), max(high, estimate)
 
 
 def warm_up(side: Timed, batch_size: int, protocol: Protocol) -> tuple[int, float]:
@@ -145,31 +90,18 @@ class _Measuring:
         protocol: Protocol,
         load: Load,
         sleep: Callable[[float], None],
+        process: int,
     ) -> None:
         self.sides = sides
         self.batch_size = batch_size
         self.protocol = protocol
         self.load = load
         self.sleep = sleep
+        self.process = process
         self.turns: list[Turn] = []
         self.spent = 0.0
         self.waited = 0.0
         self.lead = dict.fromkeys(sides, _LEAD_S)
-
-    def pairs(self, quiet: bool) -> list[dict[str, Turn]]:
-        """Pairs in order of time; with ``quiet`` only those without a disturbed block."""
-        found: dict[int, dict[str, Turn]] = {}
-        for turn in self.turns:
-            found.setdefault(turn.pair, {})[turn.side] = turn
-        return [
-            pair
-            for pair in found.values()
-            if not (quiet and any(t.disturbed for t in pair.values()))
-        ]
-
-    def set_aside(self, side: str | None = None) -> int:
-        """Disturbed blocks, of one side or all."""
-        return sum(t.disturbed for t in self.turns if side in (None, t.side))
 
     def wait_for_quiet(self) -> None:
         """Sleep until others leave the CPU, or the patience is used up."""
@@ -192,29 +124,26 @@ class _Measuring:
         share = self.load.since(before)
         foreign = None if share is None else share.foreign
         disturbed = foreign is not None and foreign > self.protocol.max_foreign_share
-        turn = Turn(self.batch_size, side, pair, block, foreign, disturbed)
+        turn = Turn(self.batch_size, side, pair, block, foreign, disturbed, self.process)
         self.turns.append(turn)
         self.spent += block.wall_s
         return turn
 
 
-def _ratio(pair: dict[str, Turn]) -> float:
-    return pair[BASELINE].block.median_ms / pair[CANDIDATE].block.median_ms
+@dataclass
+class Taken:
+    """The blocks of one batch size and start, not yet judged.
+
+    Attributes:
+        turns: In order of time.
+        warmup_calls: The candidate's calls before its first block.
+    """
+
+    turns: list[Turn]
+    warmup_calls: int
 
 
-def _narrow(pairs: list[dict[str, Turn]], protocol: Protocol) -> bool:
-    """Whether the intervals have reached the target."""
-    target = protocol.target_half_width
-    estimate, low, high = latency.p50_interval([p[CANDIDATE].block.ns for p in pairs])
-    if latency.relative_half_width(estimate, low, high) > target:
-        return False
-    if BASELINE not in pairs[0]:
-        return True
-    estimate, low, high = ratio_interval([_ratio(p) for p in pairs], protocol.seed)
-    return latency.relative_half_width(estimate, low, high) <= target
-
-
-def measure_batch(
+def take_batch(
     candidate: Timed,
     baseline: Timed | None,
     batch_size: int,
@@ -222,8 +151,9 @@ def measure_batch(
     load: Load,
     rng: np.random.Generator,
     sleep: Callable[[float], None] = time.sleep,
-) -> BatchResult:
-    """Measure one batch size: warm up, then pairs of blocks until sure or out of time.
+    process: int = 0,
+) -> Taken:
+    """Time one batch size: warm up, then pairs of blocks until sure or out of time.
 
     Args:
         candidate: What is measured.
@@ -233,13 +163,13 @@ def measure_batch(
         load: Tells what others took of the CPU.
         rng: Draws the order of each pair.
         sleep: How to pause; replaced in tests.
+        process: Which start of the two sides this is, from 0.
 
     Returns:
-        Latency, speedup and all blocks. If fewer quiet pairs than ``min_pairs`` could be had, the
-        figures are made from all pairs and say that they are disturbed.
+        All blocks, those set aside included.
     """
     sides = {CANDIDATE: candidate} | ({BASELINE: baseline} if baseline is not None else {})
-    state = _Measuring(sides, batch_size, protocol, load, sleep)
+    state = _Measuring(sides, batch_size, protocol, load, sleep, process)
     warm_calls = 0
     for name, side in sides.items():
         calls, median = warm_up(side, batch_size, protocol)
@@ -253,58 +183,52 @@ def measure_batch(
         # repeated.
         pair = [state.take(str(name), number) for name in rng.permutation(list(sides))]
         if number + 1 >= protocol.min_pairs and (
-            state.spent >= protocol.max_seconds or state.set_aside() > protocol.max_disturbed
+            state.spent >= protocol.max_seconds or set_aside(state.turns) > protocol.max_disturbed
         ):
             break
         if any(turn.disturbed for turn in pair):
             state.wait_for_quiet()
             continue
         # Looking after every pair would stop at lucky moments; so look ever more rarely.
-        quiet = state.pairs(quiet=True)
+        quiet = pairs(state.turns, quiet=True)
         if len(quiet) >= look:
-            if _narrow(quiet, protocol):
+            if narrow(quiet, protocol.target_half_width, protocol.seed):
                 break
             look = math.ceil(len(quiet) * 1.3)
-    return _conclude(state, warm_calls)
+    return Taken(state.turns, warm_calls)
 
 
-def _conclude(state: _Measuring, warm_calls: int) -> BatchResult:
-    protocol = state.protocol
-    quiet = state.pairs(quiet=True)
-    disturbed = len(quiet) < protocol.min_pairs and state.set_aside() > 0
-    used = state.pairs(quiet=False) if disturbed else quiet
-    reason = ""
-    if disturbed:
-        shares = [t.foreign for t in state.turns if t.foreign is not None and t.disturbed]
-        reason = (
-            f"disturbed: only {len(quiet)} of {protocol.min_pairs} quiet pairs; in the others "
-            f"other processes took {float(np.median(shares)):.0%} of the CPU"
+def take(
+    candidate: Timed,
+    baseline: Timed | None,
+    protocol: Protocol,
+    load: Load,
+    sleep: Callable[[float], None] = time.sleep,
+    process: int = 0,
+) -> list[Taken]:
+    """Time every batch size of the protocol, smallest first; see :func:`take_batch`."""
+    rng = np.random.default_rng([protocol.seed, process])
+    return [
+        take_batch(candidate, baseline, size, protocol, load, rng, sleep, process)
+        for size in sorted(protocol.batch_sizes)
+    ]
+
+
+def judge(starts: Sequence[Sequence[Taken]], protocol: Protocol) -> list[BatchResult]:
+    """Latency and speedup by batch size, from one or several starts of the two sides.
+
+    Args:
+        starts: What :func:`take` gave, one per start.
+        protocol: The whole one, not a start's part.
+    """
+    return [
+        conclude(
+            [turn for taken in batch for turn in taken.turns],
+            protocol,
+            sum(taken.warmup_calls for taken in batch),
         )
-    summary = latency.summary(
-        [pair[CANDIDATE].block.ns for pair in used],
-        state.batch_size,
-        protocol.unstable_half_width,
-        warm_calls,
-        state.set_aside(CANDIDATE),
-        reason,
-    )
-    speedup = None
-    if BASELINE in state.sides:
-        ratio, low, high = ratio_interval([_ratio(p) for p in used], protocol.seed)
-        times: list[npt.NDArray[np.int64]] = [p[BASELINE].block.ns for p in used]
-        if not math.isfinite(high):  # a single pair: all that is known is what was seen
-            low, high, disturbed = ratio, ratio, True
-        speedup = Speedup(
-            batch_size=state.batch_size,
-            ratio=ratio,
-            low=low,
-            high=high,
-            pairs=len(used),
-            disturbed_blocks=state.set_aside(),
-            disturbed=disturbed,
-            baseline_p50_ms=float(np.median(np.concatenate(times))) / 1e6,
-        )
-    return BatchResult(summary, speedup, state.turns)
+        for batch in zip(*starts, strict=True)
+    ]
 
 
 def measure(
@@ -314,34 +238,5 @@ def measure(
     load: Load,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[BatchResult]:
-    """Measure every batch size of the protocol, smallest first; see :func:`measure_batch`."""
-    rng = np.random.default_rng(protocol.seed)
-    return [
-        measure_batch(candidate, baseline, size, protocol, load, rng, sleep)
-        for size in sorted(protocol.batch_sizes)
-    ]
-
-
-def save_turns(results: Sequence[BatchResult], path: Path) -> None:
-    """Write every timed call as Parquet: batch_size, side, pair, block, ns, foreign, disturbed."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    turns = [turn for result in results for turn in result.turns]
-    counts = [len(turn.block.ns) for turn in turns]
-    table = pa.table(
-        {
-            "batch_size": pa.array(np.repeat([t.batch_size for t in turns], counts), pa.int32()),
-            "side": pa.array(np.repeat([t.side for t in turns], counts)).dictionary_encode(),
-            "pair": pa.array(np.repeat([t.pair for t in turns], counts), pa.int32()),
-            "block": pa.array(np.repeat(np.arange(len(turns)), counts), pa.int32()),
-            "ns": pa.array(np.concatenate([t.block.ns for t in turns]), pa.int64()),
-            "foreign": pa.array(
-                np.repeat(np.array([t.foreign for t in turns], np.float64), counts),
-                pa.float64(),
-                from_pandas=True,
-            ),
-            "disturbed": pa.array(np.repeat([t.disturbed for t in turns], counts), pa.bool_()),
-        }
-    )
-    pq.write_table(table, path, compression="zstd")
+    """Time and judge both sides in one start, smallest batch size first."""
+    return judge([take(candidate, baseline, protocol, load, sleep)], protocol)

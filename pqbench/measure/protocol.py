@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from pqbench.errors import ConfigError
 
@@ -25,7 +26,10 @@ class Protocol:
             foreign load of a block cannot be told (the kernel counts in steps of 10 ms).
         min_pairs: Pairs that are measured whatever the time.
         max_pairs: Pairs after which measuring ends.
-        max_seconds: Time for timed blocks per batch size, both sides together, in s.
+        max_seconds: Time for timed blocks per batch size, both sides and all processes together,
+            in s.
+        processes: How often both sides are started afresh and timed. With 1 the intervals tell
+            how well this one start is known; from 3 on they cover what another start changes.
         target_half_width: Measuring ends when the 95 % intervals of the candidate's median and of
             the speedup are this narrow: half the interval over the estimate.
         unstable_half_width: Above this half-width the figures are called unstable.
@@ -51,6 +55,7 @@ class Protocol:
     min_pairs: int = 6
     max_pairs: int = 200
     max_seconds: float = 10.0
+    processes: int = 1
     target_half_width: float = 0.02
     unstable_half_width: float = 0.05
     max_foreign_share: float = 0.1
@@ -77,6 +82,8 @@ class Protocol:
                 f"protocol.min_pairs is {self.min_pairs} and max_pairs {self.max_pairs}",
                 hint="1 <= min_pairs <= max_pairs",
             )
+        if self.processes < 1:
+            raise ConfigError(f"protocol.processes is {self.processes}; it must be at least 1")
         for name in ("block_s", "max_seconds", "target_half_width", "pool_mb", "stage_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"protocol.{name} is {getattr(self, name)}; it must be above 0")
@@ -89,6 +96,20 @@ class Protocol:
             raise ConfigError(
                 f"protocol.max_foreign_share is {self.max_foreign_share}; it is a share, 0 to 1"
             )
+
+    def part(self) -> Protocol:
+        """What each of the ``processes`` is measured with, so that together they are one."""
+        if self.processes == 1:
+            return self
+        return replace(
+            self,
+            min_pairs=-(-self.min_pairs // self.processes),
+            max_pairs=-(-self.max_pairs // self.processes),
+            max_seconds=self.max_seconds / self.processes,
+            max_disturbed=self.max_disturbed // self.processes,
+            quiet_wait_s=self.quiet_wait_s / self.processes,
+            target_half_width=self.target_half_width * math.sqrt(self.processes),
+        )
 
 
 def keys() -> tuple[str, ...]:

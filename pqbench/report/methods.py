@@ -116,7 +116,14 @@ def _latency(good: Sequence[Record]) -> str:
         ):
             if key in protocol:
                 text += ", " + words.format(protocol[key])
-        text += "."
+        starts = int(protocol.get("processes") or 1)
+        text += (
+            f". Both processes were started {starts} times; the intervals cover what differs from "
+            "start to start."
+            if starts > 1
+            else ". Each process was started once: the intervals do not cover what another start "
+            "would change."
+        )
     aside = sum(x.disturbed_blocks for record in good for x in record.latency)
     blocks = sum(x.blocks for record in good for x in record.latency)
     unstable = sum(not x.stable for record in good for x in record.latency)

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from bench_models import backend_node, make_model, make_split, print_table
 
 from pqbench.artifact import Artifact
@@ -31,6 +30,8 @@ from pqbench.inputs import PreparedSplit
 from pqbench.measure import lock, paired
 from pqbench.measure.foreign import ForeignLoad
 from pqbench.measure.protocol import Protocol
+from pqbench.measure.turns import BatchResult
+from pqbench.record import Speedup
 from pqbench.worker import SessionWorker
 
 BURN = """
@@ -129,10 +130,9 @@ def main() -> None:
         )
         load = ForeignLoad([base.pid, cand.pid])
 
-        def pair(seed: int) -> paired.BatchResult:
-            settings = replace(protocol, seed=seed)
-            rng = np.random.default_rng(seed)
-            return paired.measure_batch(cand, base, given.batch_size, settings, load, rng)
+        def pair(seed: int) -> BatchResult:
+            (result,) = paired.measure(cand, base, replace(protocol, seed=seed), load)
+            return result
 
         quiet = pair(0).speedup
         assert quiet is not None
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def _row(
-    machine: str, method: str, ratio: float, truth: float, found: paired.Speedup | None
+    machine: str, method: str, ratio: float, truth: float, found: Speedup | None
 ) -> tuple[str, ...]:
     error = ratio / truth - 1
     disturbed = found is not None and found.disturbed

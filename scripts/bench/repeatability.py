@@ -35,13 +35,18 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=tuple(LOADS), default=list(LOADS))
     parser.add_argument("--model", choices=tuple(SIZES), default="large")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--processes", type=int, default=1, help="starts per run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="timed seconds per batch size")
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()
     os.environ.update(child_environment(given.threads))
     protocol = Protocol(
-        batch_sizes=given.batch_sizes, max_seconds=given.seconds, score=False, pool_mb=32
+        batch_sizes=given.batch_sizes,
+        max_seconds=given.seconds,
+        processes=given.processes,
+        score=False,
+        pool_mb=32,
     )
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -81,7 +86,7 @@ def main() -> None:
                         "yes" if agree + warned >= 0.8 * len(pairs) else "NO",
                     )
                 )
-    print(f"{given.repeats} runs of {given.model}, {given.threads} threads")
+    print(f"{given.model}, {given.threads} threads, {given.repeats} x {given.processes} start(s)")
     header = (
         "backend",
         "batch",

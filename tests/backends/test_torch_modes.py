@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pqbench.artifact import Artifact, TensorSpec
-from pqbench.backends import torch_backend
+from pqbench.backends import torch_session
 from pqbench.backends.torch_backend import TorchBackend
 from pqbench.checkpoint import build_network, save_network
 from pqbench.errors import (
@@ -55,8 +55,8 @@ def test_torchscript_that_computes_something_else_is_refused(
     torch_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if tracing had kept one side of a branch: outputs of the other sign."""
-    real = torch_backend.script
-    monkeypatch.setattr(torch_backend, "script", lambda *given: lambda *x: -real(*given)(*x))
+    real = torch_session.script
+    monkeypatch.setattr(torch_session, "script", lambda *given: lambda *x: -real(*given)(*x))
     with pytest.raises(ParityError, match="eager to script"):
         TorchBackend(1, mode="script").load(torch_artifact, [1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -15,11 +16,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pqbench.errors import PqbenchError
-from pqbench.measure import paired
 from pqbench.measure.foreign import CpuSample, Share, share_between
 from pqbench.measure.latency import Block
-from pqbench.measure.paired import measure, measure_batch, ratio_interval, save_turns
+from pqbench.measure.paired import judge, measure, take
 from pqbench.measure.protocol import Protocol
+from pqbench.measure.turns import BatchResult, ratio_interval, save_turns
 from pqbench.record import json_schema
 
 
@@ -80,18 +81,15 @@ class FakeLoad:
         return None if before is None or after is None else share_between(before, after)
 
 
-def run(
-    world: World, protocol: Protocol, call_s: float = 0.01, known: bool = True
-) -> paired.BatchResult:
-    return measure_batch(
+def run(world: World, protocol: Protocol, call_s: float = 0.01, known: bool = True) -> BatchResult:
+    (result,) = measure(
         FakeSide(world, "candidate", call_s, 1),
         FakeSide(world, "baseline", 2 * call_s, 2),
-        1,
-        protocol,
+        replace(protocol, batch_sizes=[1]),
         FakeLoad(world, known),
-        np.random.default_rng(0),
         sleep=world.pass_time,
     )
+    return result
 
 
 def test_measure_finds_the_speedup_and_stops_when_sure() -> None:
@@ -131,17 +129,15 @@ def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not
     assert ratio is not None
     assert ratio.disturbed or abs(ratio.ratio / 2 - 1) < 0.1
     world = World(on_s=8, off_s=4)
-    protocol = Protocol(max_seconds=3, min_pairs=10, target_half_width=1e-9)
+    protocol = Protocol(max_seconds=3, min_pairs=10, target_half_width=1e-9, batch_sizes=[1])
     base, cand = (
-        measure_batch(
+        measure(
             FakeSide(world, name, call_s, 3),
             None,
-            1,
             protocol,
             FakeLoad(world, known=False),
-            np.random.default_rng(0),
             sleep=world.pass_time,
-        ).latency.p50_ms
+        )[0].latency.p50_ms
         for name, call_s in (("baseline", 0.02), ("candidate", 0.01))
     )
     assert abs(base / cand / 2 - 1) > 0.5
@@ -192,15 +188,61 @@ def test_measure_of_a_slow_model_keeps_its_time() -> None:
 def test_measure_refuses_compilation_in_the_timed_loop() -> None:
     world = World()
     with pytest.raises(PqbenchError, match="compiled inside the timed loop at batch size 1"):
-        measure_batch(
+        measure(
             FakeSide(world, "candidate", 0.01, 1, compiled=2),
             None,
-            1,
             Protocol(),
             FakeLoad(world),
-            np.random.default_rng(0),
             sleep=world.pass_time,
         )
+
+
+def starts(slow: list[float], protocol: Protocol) -> BatchResult:
+    """Starts of a candidate that differ for their whole life, as real processes do."""
+    world = World()
+    taken = [
+        take(
+            FakeSide(world, "candidate", 0.01 * factor, 2 * i),
+            FakeSide(world, "baseline", 0.02, 2 * i + 1),
+            protocol.part(),
+            FakeLoad(world),
+            sleep=world.pass_time,
+            process=i,
+        )
+        for i, factor in enumerate(slow)
+    ]
+    (result,) = judge(taken, protocol)
+    return result
+
+
+def test_judge_of_several_starts_covers_what_one_start_cannot_see() -> None:
+    protocol = Protocol(batch_sizes=[1], processes=4, max_seconds=8)
+    alone = starts([1.0], replace(protocol, processes=1, max_seconds=2))
+    assert alone.latency.processes == 1
+    assert alone.latency.stable and alone.latency.p50_high_ms < 10.3  # sure of this start
+    several = starts([1.0, 1.15, 0.95, 1.1], protocol)
+    assert several.latency.processes == 4
+    assert several.latency.p50_low_ms < 9.5 and several.latency.p50_high_ms > 11.5
+    assert not several.latency.stable and "median is known to" in several.latency.unstable_reason
+    assert several.speedup is not None
+    assert several.speedup.low < 2 / 1.15 and several.speedup.high > 2 / 0.95
+
+
+def test_judge_of_equal_starts_stays_narrow() -> None:
+    protocol = Protocol(batch_sizes=[1], processes=4, max_seconds=8)
+    result = starts([1.0] * 4, protocol)
+    assert result.latency.stable
+    assert result.latency.blocks >= protocol.min_pairs
+    assert {turn.process for turn in result.turns} == {0, 1, 2, 3}
+
+
+@given(st.integers(1, 9), st.integers(1, 30), st.floats(0.5, 100))
+def test_protocol_parts_add_up_to_the_whole(processes: int, least: int, seconds: float) -> None:
+    whole = Protocol(processes=processes, min_pairs=least, max_seconds=seconds)
+    part = whole.part()
+    assert part.min_pairs * processes >= least
+    assert part.max_pairs * processes >= whole.max_pairs
+    assert part.max_seconds * processes == pytest.approx(seconds)
 
 
 @given(st.lists(st.floats(0.05, 50), min_size=2, max_size=40), st.integers(0, 5))
