@@ -23,6 +23,7 @@ from pqbench.report.rows import (
 from pqbench.report.style import (
     FONTS,
     STYLE,
+    Box,
     Look,
     crowded,
     enough,
@@ -35,6 +36,7 @@ from pqbench.report.style import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _HATCHES = ("", "////")
@@ -149,17 +151,20 @@ def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) 
     return " · ".join(place[:2]) + (f"\n{place[2]}" if many else "")
 
 
+_Point = tuple[float, float]
+
+
 def _accuracy_against(
     rows: Sequence[Row], look: Look, x_of: Callable[[Row], Estimate | None], label: str, note: str
 ) -> Figure:
     """Accuracy over a cost, a panel per model; other models' baselines in grey as reference."""
     places, note = enough(_places(rows), MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.6, 3.2)
-    referenced = False
+    named: list[tuple[Axes, list[_Point], list[tuple[str, _Point]]]] = []
     values = {p: _costs([r for r in rows if _place(r) == p], x_of) for p in places}
     log = any(map(crowded, values.values()))  # all panels alike
     for ax, place in zip(axes, places, strict=True):
-        points: list[tuple[float, float]] = []
+        points: list[_Point] = []
         for row in _chosen([r for r in rows if _place(r) == place], x_of):
             x, y = x_of(row), row.score_pct
             if x is None or y is None:
@@ -176,14 +181,12 @@ def _accuracy_against(
             xs, ys = zip(*front, strict=True)
             ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
         others = _references(rows, place, x_of)
-        referenced = referenced or bool(others)
         for _, (x_value, y_value) in others:
             ax.plot(x_value, y_value, marker="+", color="#777777", markersize=7, zorder=1)
         scale(ax, "x", [*values[place], *(x_value for _, (x_value, _) in others)], log)
         ax.margins(y=0.08)
         ax.set_ylim(ax.get_ylim())  # settled, for the labels
-        for name, at in others:
-            label_free(ax, name, at, [*points, *(p for n, p in others if n != name)])
+        named.append((ax, points, others))
         ax.set_title(_title(place, places))
         ax.set_xlabel(label)
         spec = ax.get_subplotspec()
@@ -191,9 +194,14 @@ def _accuracy_against(
             ax.set_ylabel(_accuracy_label(rows))
     if any(count > MAX_POINTS for count in Counter(_place(r) for r in rows).values()):
         note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
-    if referenced:
+    if any(others for _, _, others in named):
         note += " Grey: other models, uncompressed, each on its fastest backend."
     legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
+    figure.draw_without_rendering()  # the panels get their size
+    for ax, points, others in named:
+        labels: list[Box] = []
+        for name, at in others:
+            label_free(ax, name, at, [*points, *(p for n, p in others if n != name)], labels)
     return figure
 
 

@@ -164,12 +164,27 @@ def legend(
     legend_below(figure, [*named, *others], columns, note)
 
 
-def label_free(
-    ax: Axes, text: str, at: tuple[float, float], taken: Sequence[tuple[float, float]]
-) -> None:
-    """Name a point on that of its four sides where the fewest of the ``taken`` points lie.
+Box = tuple[float, float, float, float]
 
-    The axes' limits must be set. The text has a white rim, so that a line behind it does not hurt.
+
+def label_free(
+    ax: Axes,
+    text: str,
+    at: tuple[float, float],
+    taken: Sequence[tuple[float, float]],
+    labels: list[Box],
+) -> None:
+    """Name a point where it hides no other label and the fewest of the ``taken`` points.
+
+    Its four sides are tried, then the same one and two lines further away. The axes' limits must
+    be set. The text has a white rim, so that a line behind it does not hurt.
+
+    Args:
+        ax: Where.
+        text: The name.
+        at: The point, in data.
+        taken: Other points, in data.
+        labels: Boxes of the labels made so far, in pixels; this one is added.
     """
     from matplotlib.patheffects import withStroke
 
@@ -180,21 +195,28 @@ def label_free(
     others = [ax.transData.transform(point) for point in taken]
     (left, bottom), (right, top) = ax.bbox.get_points().tolist()
 
-    def cost(side: tuple[int, int]) -> float:
+    def box(side: tuple[int, int, float]) -> Box:
         x0 = x if side[0] > 0 else x - width
-        y0 = y if side[1] > 0 else y - height
-        rim = 0.06 * dpi
-        hidden = sum(
-            x0 - rim < u < x0 + width + rim and y0 - rim < v < y0 + height + rim for u, v in others
-        )
-        outside = x0 < left or x0 + width > right or y0 < bottom or y0 + height > top
-        return float(hidden + 100 * outside)
+        away = side[2] * dpi / 72
+        y0 = y + away if side[1] > 0 else y - away - height
+        return x0, y0, x0 + width, y0 + height
 
-    sides = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
-    sx, sy = min(sides, key=cost)
-    note = ax.annotate(text, at, (4 * sx, 4 * sy), fontsize=7, textcoords="offset points",
+    def cost(side: tuple[int, int, float]) -> float:
+        x0, y0, x1, y1 = box(side)
+        rim = 0.06 * dpi
+        hidden = sum(x0 - rim < u < x1 + rim and y0 - rim < v < y1 + rim for u, v in others)
+        written = sum(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in labels)
+        outside = x0 < left or x1 > right or y0 < bottom or y1 > top
+        return hidden + 20 * written + 100 * outside + side[2] / 100
+
+    sides = [(sx, sy, away) for away in (4.0, 15.0, 26.0) for sy in (1, -1) for sx in (1, -1)]
+    best = min(sides, key=cost)
+    labels.append(box(best))
+    sx, sy, away = best
+    note = ax.annotate(text, at, (4 * sx, away * sy), fontsize=7, textcoords="offset points",
                        color="#555555", ha="left" if sx > 0 else "right",
                        va="bottom" if sy > 0 else "top", zorder=4)  # fmt: skip
+    note.set_in_layout(False)
     note.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
