@@ -97,7 +97,7 @@ def _machine(label: str, record: Record) -> str:
 def _latency(good: Sequence[Record]) -> str:
     protocols = _different(record.config.get("protocol") or {} for record in good)
     text = (
-        "Latency is the wall time of one call of the deployed session on real inputs, after "
+        f"Latency is the wall time of one call of the deployed session on {_inputs(good)}, after "
         "warm-up, and is given as the median with a 95 % interval. Baseline and candidate ran in "
         "two processes that took turns in short blocks, in random order; the speedup is the median "
         "of the pairs' ratios, so that drift of the machine cancels. Blocks during which other "
@@ -130,6 +130,11 @@ def _latency(good: Sequence[Record]) -> str:
     text += f" {blocks} blocks counted, {aside} were set aside"
     text += f"; {unstable} medians are marked unstable." if unstable else "."
     return text
+
+
+def _inputs(good: Sequence[Record]) -> str:
+    noise = {record.experiment.dataset == "synthetic" for record in good}
+    return {(True,): "noise", (False,): "real inputs"}.get(tuple(noise), "real inputs or noise")
 
 
 def _accuracy(good: Sequence[Record]) -> str:
