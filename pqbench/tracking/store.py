@@ -5,8 +5,8 @@ the store cannot be reached: a warning says so, the journal beside the record no
 ``python -m pqbench.sync`` pushes later.
 
 Exactly once: a run carries the record's SHA-256 and the sweep as tags from its first moment, and
-the store is asked for them before a run is made. A push that died half-way left a run that is still
-RUNNING; the next push completes it, writing the same values again.
+the store is asked for them before a run is made, by one process at a time. A push that died
+half-way left a run that is still RUNNING; the next push completes it and writes the same again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pqbench.cache import Cache
 from pqbench.record import FILE, Record
 from pqbench.tracking import content, journal
 from pqbench.tracking.onnx_flavour import log_onnx
@@ -121,7 +122,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
         if not known:
             journal.mark(folder, entry)  # survives the death of this process
         try:
-            with opened(settings) as client:
+            with opened(settings) as client, _pushing(settings, entry):
                 experiment_id = _experiment_id(client, settings)
                 run_id = _push(client, experiment_id, record, folder, settings, entry)
         except StoreError as error:
@@ -183,6 +184,22 @@ def _making(settings: TrackingSettings) -> Iterator[None]:
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
+        yield
+
+
+@contextmanager
+def _pushing(settings: TrackingSettings, entry: journal.Entry) -> Iterator[None]:
+    """Held by the one process that pushes this record to this sweep.
+
+    Jobs that share a baseline each have a copy of its record. Without a cache there are no copies,
+    and nothing to keep the lock in.
+    """
+    cache = Cache(settings.folder / "cache")
+    if not cache.locks.is_dir():
+        yield
+        return
+    key = hashlib.sha256(f"{entry.record_sha256} {entry.sweep}".encode()).hexdigest()[:32]
+    with cache.lock(f"{key}.push"):
         yield
 
 

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults import Bench, ended, left_behind, tiny
+from hurt import Bench, ended, left_behind, tiny
 
 SWEEP = ["compress=none,round,coarse", "backend=torch,ort", "-m"]
 START_S = 0.5

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from faults import tiny
+from hurt import tiny
 
 from pqbench.record import Record
 from pqbench.report.load import find_records

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +141,23 @@ def test_push_same_record_once_per_sweep(settings, tmp_path):
     other = store.push(record, folder, settings, "another")
     assert other != first
     assert len(runs_of(settings)) == 2
+
+
+def test_push_of_a_shared_baseline_by_two_jobs_at_once_is_one_run(settings, tmp_path, monkeypatch):
+    (settings.folder / "cache" / "locks").mkdir(parents=True)
+    record = make_record()
+    folders = [save(record, tmp_path / name) for name in ("one", "two")]
+    find = store._find
+
+    def find_slowly(*arguments):
+        found = find(*arguments)
+        time.sleep(0.5)  # the other job asks meanwhile
+        return found
+
+    monkeypatch.setattr(store, "_find", find_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        pushed = pool.map(lambda folder: store.push(record, folder, settings, SWEEP), folders)
+    assert len(set(pushed)) == len(runs_of(settings)) == 1
 
 
 def test_push_run_in_the_trash_stays_there(settings, tmp_path):
