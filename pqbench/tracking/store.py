@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -59,16 +60,24 @@ class StoreError(Exception):
 
 
 def unreachable(settings: TrackingSettings) -> str | None:
-    """Why a tracking server does not answer ``GET /health``, or None if it does or is not one."""
-    if not settings.is_server:
-        return None
-    url = f"{settings.tracking_uri}/health"
+    """Why a server does not answer ``GET /health``, or a database takes no connection; or None.
+
+    Asked before MLflow is, which speaks for minutes to a database that is down.
+    """
+    timeout = min(HEALTH_TIMEOUT_S, settings.timeout_s)
+    address = settings.database_address
     try:
-        with urllib.request.urlopen(url, timeout=min(HEALTH_TIMEOUT_S, settings.timeout_s)):
-            return None
+        if settings.is_server:
+            with urllib.request.urlopen(f"{settings.tracking_uri}/health", timeout=timeout):
+                return None
+        if address is not None:
+            with socket.create_connection(address, timeout):
+                return None
     except (OSError, ValueError) as error:  # URLError, HTTPError and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
-        return f"no MLflow server at {settings.shown_uri}: {reason}"
+        what = "MLflow server" if settings.is_server else "database"
+        return f"no {what} at {settings.shown_uri}: {reason}"
+    return None
 
 
 def ensure_store(settings: TrackingSettings) -> str | None:
@@ -170,7 +179,8 @@ def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
             with _making(settings):
                 client = MlflowClient(settings.tracking_uri)
             yield client
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            # ImportError: the database's driver is not installed
             first_line = str(error).strip().partition("\n")[0]
             raise StoreError(f"MLflow at {settings.shown_uri}: {first_line}") from error
 

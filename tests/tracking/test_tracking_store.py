@@ -257,6 +257,20 @@ def test_server_down_costs_a_warning_and_sync_pushes_once(
     assert len(runs_of(settings)) == 2
 
 
+def test_database_that_is_down_costs_a_warning_and_not_minutes(tmp_path, free_port, caplog):
+    uri = f"postgresql://user:secret@127.0.0.1:{free_port}/mlflow"
+    assert store.ensure_store(TrackingSettings(uri=uri, outputs=str(tmp_path))) is None
+    assert f"no database at postgresql://user:***@127.0.0.1:{free_port}" in caplog.text
+    assert "results stay on disk" in caplog.text
+
+
+def test_missing_database_driver_is_told_and_no_error(tmp_path, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri = f"mysql+mysqldb://user@127.0.0.1:{listening.getsockname()[1]}/mlflow"
+        assert store.ensure_store(TrackingSettings(uri=uri, outputs=str(tmp_path))) is None
+    assert "No module named 'MySQLdb'; results stay on disk" in caplog.text
+
+
 def test_server_that_hangs_is_given_up(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
