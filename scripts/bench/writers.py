@@ -76,13 +76,13 @@ def main() -> int:
         if experiment is None:
             return 1
         work = records(top / "records", args.writers, args.each)
+        expected = {Record.load(folder).fingerprint for folders in work for folder in folders}
         began = time.perf_counter()
         with multiprocessing.get_context("spawn").Pool(args.writers) as pool:
             times = pool.starmap(write, [(settings, "sweep", folders) for folders in work])
         seconds = time.perf_counter() - began
         with opened(settings) as client:
             runs = client.search_runs([experiment], max_results=10000)
-    expected = {Record.load(folder).fingerprint for folders in work for folder in folders}
     found = Counter(run.data.tags["fingerprint"] for run in runs)
     lost = len(expected - set(found))
     twice = sum(count - 1 for count in found.values())
