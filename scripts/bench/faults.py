@@ -246,7 +246,7 @@ def _of_files() -> list[Fault]:
     full = "[Nn]o space left on device|disk full"
     return [
         Fault("disk full: 60 KiB left", hurt.small_disk(60, False), ("round",), (4,), says=full),
-        Fault("disk full: 700 KiB left", hurt.small_disk(700, False), ("round",), (4,), says=full),
+        Fault("disk full: 250 KiB left", hurt.small_disk(250, False), ("round",), (4,), says=full),
         Fault("read-only output", hurt.small_disk(0, True), codes=(4,), says="[Rr]ead-only"),
         Fault("corrupted cache entry", after(hurt.flip), says="damaged cache entry removed"),
         Fault(
