@@ -14,7 +14,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pqbench.cache import Cache
 from pqbench.errors import ConfigError, OutputError, PqbenchError, Status
 from pqbench.schema import to_plain, validate
 from pqbench.sweep import (
@@ -178,6 +177,7 @@ class Results(Callback):
             self._sweep.finish()
 
     def _prepare(self, config: DictConfig) -> None:
+        from pqbench.cache import Cache
         from pqbench.tracking.settings import TrackingSettings
         from pqbench.tracking.store import ensure_store
 

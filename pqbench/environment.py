@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -345,6 +344,8 @@ def _gpus() -> list[dict[str, Any]]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Version of each library that can decide a result, where installed."""
+    import importlib.metadata
+
     found: dict[str, str] = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -355,6 +356,8 @@ def versions() -> dict[str, str]:
 @functools.cache
 def installed() -> list[str]:
     """Every installed distribution as ``name==version``, sorted: what ``pip install -r`` takes."""
+    import importlib.metadata
+
     found = {
         (d.metadata["Name"] or "").lower().replace("_", "-"): d.version
         for d in importlib.metadata.distributions()

@@ -7,7 +7,6 @@ size ratio and accuracy drop.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shlex
 import time
@@ -17,34 +16,27 @@ from typing import Any
 
 from pqbench import record as rec
 from pqbench import stop
-from pqbench.artifact import Artifact, Representation, write_json
-from pqbench.cache import RESULT, Cache
+from pqbench.artifact import Representation
+from pqbench.cache import Cache
 from pqbench.compress.recipe import Action, plan
 from pqbench.data.base import DataIndex
-from pqbench.environment import describe, installed
 from pqbench.errors import (
     OutputError,
     PqbenchError,
     SkippedError,
-    Status,
     UnavailableError,
     UnsupportedError,
 )
-from pqbench.failure import failure_record, now, unexpected
-from pqbench.finished import FinishedRecords, identity, link_tree
-from pqbench.inputs import PreparedSplit
+from pqbench.failure import failure_record, unexpected
+from pqbench.finished import FinishedRecords, identity
 from pqbench.making import Deployable, Maker
+from pqbench.recording import Baseline, measured_record
 from pqbench.schema import baseline_config, fingerprint, make
 from pqbench.stage import StageRunner
-from pqbench.tasks import get_task
 from pqbench.tracking.fetch import fetch
 from pqbench.tracking.settings import TrackingSettings
 
 log = logging.getLogger("pqbench")
-PREDICTIONS = "predictions.parquet"
-CLEAN_PREDICTIONS = "predictions_clean.parquet"
-LOCK = "requirements.txt"
-SENSITIVITY = "sensitivity.json"
 
 
 class ExperimentRun:
@@ -165,22 +157,22 @@ class ExperimentRun:
     ) -> rec.Record:
         """Run what no record was found for: its baseline first, then all its stages."""
         config = self.config
-        base, baseline = self._baseline() if config["compress"] else (None, None)
-        if baseline is not None and not baseline.ok:
-            why = baseline.error.message if baseline.error else ""
-            raise SkippedError(f"its baseline failed ({baseline.status}): {why}")
+        base, found = self._baseline() if config["compress"] else (None, None)
+        if found is not None and not found.ok:
+            why = found.error.message if found.error else ""
+            raise SkippedError(f"its baseline failed ({found.status}): {why}")
         log.info("  %s", self.title)
         self.began = time.perf_counter()
         limit = config["limits"]["cell_s"]
         self.maker.deadline = None if limit is None else time.monotonic() + limit
         self.deployable = self.maker.deploy(index, listing, actions)
-        other: Artifact | None = None
-        if base is not None:
+        baseline: Baseline | None = None
+        if base is not None and found is not None:
             if base.deployable is None:  # its record was found: find its model as well
                 conversions = plan({}, config["model"]["representation"], loads, "")
                 base.deployable = base.maker.deploy(index, listing, conversions)
-            other = Artifact.load(base.deployable.artifact.folder)
-        record = self._measure(self.deployable, other, base, baseline)
+            baseline = Baseline(found, base.folder, base.deployable.artifact.folder)
+        record = self._measure(self.deployable, baseline)
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
@@ -194,23 +186,17 @@ class ExperimentRun:
         )
         return base, base.run()
 
-    def _measure(
-        self,
-        deployable: Deployable,
-        other: Artifact | None,
-        base: ExperimentRun | None,
-        baseline: rec.Record | None,
-    ) -> rec.Record:
+    def _measure(self, deployable: Deployable, baseline: Baseline | None) -> rec.Record:
         from pqbench.deploy import SideSpec, run_cell
         from pqbench.measure.protocol import Protocol
 
-        config = self.config
-        split = deployable.split.folder
+        config, split = self.config, deployable.split.folder
+        backend = config["backend"]
         stop.check()
         began = time.perf_counter()
-        result = run_cell(
-            SideSpec(config["backend"], deployable.artifact.folder, split, "candidate"),
-            SideSpec(config["backend"], other.folder, split, "baseline") if other else None,
+        cell = run_cell(
+            SideSpec(backend, deployable.artifact.folder, split, "candidate"),
+            SideSpec(backend, baseline.artifact, split, "baseline") if baseline else None,
             Protocol(**config["protocol"]),
             self.folder,
             threads=self.threads,
@@ -218,103 +204,22 @@ class ExperimentRun:
             memory_mb=config["limits"]["memory_mb"],
             deadline=self.maker.deadline,
         )
-        seconds = time.perf_counter() - began
-        log.info("    %-18s %.1f s", "measure", seconds)
-        self.maker.done.append(
-            rec.Stage("measure", round(seconds, 3), False, result.memory.rss_peak_mb)
-        )
-        artifact = Artifact.load(deployable.artifact.folder)
-        lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
-        link_tree(deployable.artifact.folder, self.folder / "model", [RESULT])
-        reasons = dict(result.reasons)
-        if artifact.lineage and config["model"]["representation"] == "onnx":
-            reasons["size.macs"] = "the model was given as ONNX: MACs are counted on torch networks"
-        accuracy: rec.Accuracy | None = None
-        if deployable.weights == "none":
-            reasons["accuracy"] = "weights=none: random weights, nothing to score"
-        elif not config["dataset"]["scored"]:
-            reasons["accuracy"] = f"data set {config['dataset']['name']}: made-up inputs"
-        elif result.logits is None:
-            reasons["accuracy"] = "protocol.score=false"
-        else:
-            accuracy = get_task(config["model"]["task"]).score(
-                self.folder / result.logits,
-                PreparedSplit.load(split),
-                self.folder / PREDICTIONS,
-                _file_of(base, baseline, "logits"),
-            )
-        accuracy_clean: rec.Accuracy | None = None
-        if accuracy is not None and result.clean_logits is not None and deployable.clean:
-            accuracy_clean = get_task(config["model"]["task"]).score(
-                self.folder / result.clean_logits,
-                PreparedSplit.load(deployable.clean.folder),
-                self.folder / CLEAN_PREDICTIONS,
-                _file_of(base, baseline, "clean_logits"),
-            )
-        scans = [e["details"]["sensitivity"] for e in lineage if "sensitivity" in e["details"]]
-        if scans:
-            write_json(self.folder / SENSITIVITY, scans[-1])
-        (self.folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
-        return rec.Record(
-            status=Status.OK,
+        self.maker.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
+        work = self.maker.count_work(deployable)
+        return measured_record(
+            config,
+            self.folder,
+            deployable,
+            cell,
+            baseline,
+            work,
             experiment=self._experiment(deployable.weights),
             fingerprint=self.fingerprint,
-            baseline=baseline.fingerprint if baseline else None,
-            created=now(),
-            seconds=round(time.perf_counter() - self.began, 3),
-            command=self.command,
-            config=self.config,
-            environment={**describe(self.threads), "load_while_timing": result.load_average},
-            stages=self.maker.done,
-            lineage=lineage,
-            latency=result.latency,
-            speedup=result.speedup,
-            cold=result.cold,
-            memory=result.memory,
-            energy=result.energy,
-            size=self._size(deployable, baseline, result.placement.details),
-            accuracy=accuracy,
-            accuracy_clean=accuracy_clean,
-            parity=[
-                *(e["details"]["parity"] for e in lineage if "parity" in e["details"]),
-                *_parity_of_session(result.placement),
-            ],
-            placement=result.placement,
-            profile=result.profile,
-            reasons=reasons,
-            notes=[*deployable.notes, *result.notes],
-            files={
-                **result.files,
-                **({"predictions": PREDICTIONS} if accuracy else {}),
-                **({"clean_predictions": CLEAN_PREDICTIONS} if accuracy_clean else {}),
-                **({"sensitivity": SENSITIVITY} if scans else {}),
-                "model": "model",
-                "logs": "logs",
-                "lock": LOCK,
-            },
             identity=self.identity,
+            command=self.command,
+            stages=self.maker.done,
+            began=self.began,
         )
-
-    def _size(
-        self, deployable: Deployable, baseline: rec.Record | None, details: Mapping[str, Any]
-    ) -> rec.Size:
-        from pqbench.measure.size import measure_files
-
-        work = self.maker.stage(
-            "count_work", {}, ("measure",), made={"network": deployable.network}
-        )
-        size = rec.Size(**measure_files(Artifact.load(deployable.artifact.folder)), **work.value)
-        size.engine_bytes = details.get("engine_bytes")
-        if baseline is not None:
-            for name, ratio in (
-                ("file_bytes", "file_ratio"),
-                ("parameters", "parameter_ratio"),
-                ("macs", "macs_ratio"),
-            ):
-                ours, theirs = getattr(size, name), getattr(baseline.size, name)
-                if ours is not None and theirs:
-                    setattr(size, ratio, ours / theirs)
-        return size
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -357,17 +262,6 @@ class ExperimentRun:
             return None
         log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)
         return record
-
-
-def _parity_of_session(placement: rec.PlacementInfo) -> list[dict[str, Any]]:
-    """Parity that a session found when it traced or compiled the network."""
-    found = placement.details.get("parity")
-    return [found] if found else []
-
-
-def _file_of(run: ExperimentRun | None, record: rec.Record | None, name: str) -> Path | None:
-    """A file of another experiment's record, or None without one."""
-    return run.folder / record.files[name] if run and record and name in record.files else None
 
 
 def open_cache(config: Mapping[str, Any]) -> Cache | None:

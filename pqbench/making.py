@@ -108,11 +108,20 @@ class Maker:
         )
         with _status(f"{self.title}: {name}"):
             result = self.runner.run(spec)
-        log.info("    %-18s %s", name, "found" if result.cached else f"{result.seconds:.1f} s")
-        self.done.append(
-            rec.Stage(name, round(result.seconds, 3), result.cached, result.rss_peak_mb)
-        )
+        self.note(name, result.seconds, result.rss_peak_mb, result.cached)
         return result
+
+    def note(
+        self, name: str, seconds: float, rss_peak_mb: float | None, cached: bool = False
+    ) -> None:
+        """Take account of a stage that is done, and say so."""
+        log.info("    %-18s %s", name, "found" if cached else f"{seconds:.1f} s")
+        self.done.append(rec.Stage(name, round(seconds, 3), cached, rss_peak_mb))
+
+    def count_work(self, deployable: Deployable) -> dict[str, Any]:
+        """Parameters and MACs of the deployable's network."""
+        made = {"network": deployable.network}
+        return self.stage("count_work", {}, ("measure",), made=made).value
 
     def _split(
         self, index: DataIndex, listing: str, name: str, exclude: Sequence[str] = ()

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from pqbench.artifact import write_json
 from pqbench.errors import ConfigError, OutputError
-from pqbench.record import Record
+
+if TYPE_CHECKING:
+    from pqbench.record import Record
 
 log = logging.getLogger("pqbench")
 
@@ -72,6 +72,8 @@ def find_earlier(parent: Path, command: Sequence[str], finished_too: bool) -> Pa
 
 
 def _is_running(folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
     try:
         with FileLock(folder / LOCK, timeout=0):
             (folder / LOCK).unlink(missing_ok=True)  # of a process that died
@@ -94,6 +96,8 @@ class Sweep:
     """
 
     def __init__(self, folder: Path, command: Sequence[str], total: int | None) -> None:
+        from filelock import FileLock, Timeout  # --help needs neither
+
         self.folder = folder
         self._lock = FileLock(folder / LOCK, timeout=0)
         try:

@@ -24,6 +24,9 @@ class Round:
 
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         network = load_network(artifact)
+        held: list[bytearray] = []
+        while os.environ.get("FAULT") == "memory":  # scripts/bench/faults.py
+            held.append(bytearray(2**26))
         for parameter in network.parameters():
             parameter.data = parameter.data.round(decimals=self.digits)
         return save_like(network, artifact, workdir, LineageEntry("round", 0.0))

@@ -10,6 +10,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pqbench.errors import ConfigError
 
+# Where a database listens whose URI does not say it.
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
 
 @dataclass(frozen=True)
 class TrackingSettings:
@@ -74,6 +77,15 @@ class TrackingSettings:
     def is_server(self) -> bool:
         """Whether the store is reached over HTTP."""
         return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    @property
+    def database_address(self) -> tuple[str, int] | None:
+        """Host and port of a database on the network; None for a server or a local file."""
+        parts = urlsplit(self.tracking_uri)
+        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+        if self.is_server or not parts.hostname or port is None:
+            return None
+        return parts.hostname, port
 
     @property
     def folder(self) -> Path:

@@ -5,8 +5,8 @@ the store cannot be reached: a warning says so, the journal beside the record no
 ``python -m pqbench.sync`` pushes later.
 
 Exactly once: a run carries the record's SHA-256 and the sweep as tags from its first moment, and
-the store is asked for them before a run is made. A push that died half-way left a run that is still
-RUNNING; the next push completes it, writing the same values again.
+the store is asked for them before a run is made, by one process at a time. A push that died
+half-way left a run that is still RUNNING; the next push completes it and writes the same again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pqbench.cache import Cache
 from pqbench.record import FILE, Record
 from pqbench.tracking import content, journal
 from pqbench.tracking.onnx_flavour import log_onnx
@@ -58,16 +60,24 @@ class StoreError(Exception):
 
 
 def unreachable(settings: TrackingSettings) -> str | None:
-    """Why a tracking server does not answer ``GET /health``, or None if it does or is not one."""
-    if not settings.is_server:
-        return None
-    url = f"{settings.tracking_uri}/health"
+    """Why a server does not answer ``GET /health``, or a database takes no connection; or None.
+
+    Asked before MLflow is, which speaks for minutes to a database that is down.
+    """
+    timeout = min(HEALTH_TIMEOUT_S, settings.timeout_s)
+    address = settings.database_address
     try:
-        with urllib.request.urlopen(url, timeout=min(HEALTH_TIMEOUT_S, settings.timeout_s)):
-            return None
+        if settings.is_server:
+            with urllib.request.urlopen(f"{settings.tracking_uri}/health", timeout=timeout):
+                return None
+        if address is not None:
+            with socket.create_connection(address, timeout):
+                return None
     except (OSError, ValueError) as error:  # URLError, HTTPError and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
-        return f"no MLflow server at {settings.shown_uri}: {reason}"
+        what = "MLflow server" if settings.is_server else "database"
+        return f"no {what} at {settings.shown_uri}: {reason}"
+    return None
 
 
 def ensure_store(settings: TrackingSettings) -> str | None:
@@ -121,7 +131,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
         if not known:
             journal.mark(folder, entry)  # survives the death of this process
         try:
-            with opened(settings) as client:
+            with opened(settings) as client, _pushing(settings, entry):
                 experiment_id = _experiment_id(client, settings)
                 run_id = _push(client, experiment_id, record, folder, settings, entry)
         except StoreError as error:
@@ -169,7 +179,8 @@ def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
             with _making(settings):
                 client = MlflowClient(settings.tracking_uri)
             yield client
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            # ImportError: the database's driver is not installed
             first_line = str(error).strip().partition("\n")[0]
             raise StoreError(f"MLflow at {settings.shown_uri}: {first_line}") from error
 
@@ -183,6 +194,22 @@ def _making(settings: TrackingSettings) -> Iterator[None]:
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
+        yield
+
+
+@contextmanager
+def _pushing(settings: TrackingSettings, entry: journal.Entry) -> Iterator[None]:
+    """Held by the one process that pushes this record to this sweep.
+
+    Jobs that share a baseline each have a copy of its record. Without a cache there are no copies,
+    and nothing to keep the lock in.
+    """
+    cache = Cache(settings.folder / "cache")
+    if not cache.locks.is_dir():
+        yield
+        return
+    key = hashlib.sha256(f"{entry.record_sha256} {entry.sweep}".encode()).hexdigest()[:32]
+    with cache.lock(f"{key}.push"):
         yield
 
 

@@ -5,7 +5,7 @@ on. A sweep that comes to its end before its kills are used up is compared with 
 and a new one begins. At every end: the same set of records (fingerprint and status), none measured
 again after it was finished, none twice in MLflow, no run RUNNING, nothing left behind.
 
-    python scripts/bench/kills.py [--kills 10] [--seed 0]
+    python scripts/bench/kills.py [--kills 10] [--seed 0] [ARGUMENTS of pqbench ...]
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults import Bench, ended, left_behind, tiny
+from hurt import Bench, ended, left_behind, tiny
 
-SWEEP = ["compress=none,round,coarse", "backend=torch,ort", "-m"]
+SWEEP = ["compress=none,round,coarse", "backend=torch,ort"]
 START_S = 0.5
 SHARE = 0.25
 """Kills fall in this share of an undisturbed sweep's time, so that a sweep outlives several."""
@@ -53,9 +53,12 @@ def compare(bench: Bench, expected: set[str], seen: dict[str, set[str]]) -> None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("arguments", nargs="*", default=SWEEP, help="the sweep; default: six")
     args = parser.parse_args()
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -63,19 +66,19 @@ def main() -> int:
         tiny.prepare(folder)
         bench = Bench(folder, folder / "outputs", folder / "template")
         began = time.monotonic()
-        code, output = ended(tiny.start(folder, *SWEEP))
+        code, output = ended(tiny.start(folder, *args.arguments, "-m"))
         whole = time.monotonic() - began
         if code:
             raise SystemExit(f"the undisturbed sweep failed:\n{output}")
         expected = set(bench.records())
-        print(f"undisturbed: {len(expected)} records, {whole:.0f} s")
+        print(f"undisturbed: {len(expected)} records, {whole:.0f} s", flush=True)
         kills = sweeps = 0
         while kills < args.kills:
             shutil.rmtree(bench.outputs)
             seen: dict[str, set[str]] = {}
             sweeps += 1
             while True:
-                process = tiny.start(folder, *SWEEP)
+                process = tiny.start(folder, *args.arguments, "-m")
                 moment = draw.uniform(START_S, whole * SHARE)
                 end = time.monotonic() + moment
                 while kills < args.kills and process.poll() is None and time.monotonic() < end:
@@ -92,7 +95,10 @@ def main() -> int:
                 seen = finished
                 if not killed:
                     break
-                print(f"kill {kills}: after {moment:.2f} s, {len(finished)} records finished")
+                print(
+                    f"kill {kills}: after {moment:.2f} s, {len(finished)} records finished",
+                    flush=True,
+                )
             if code:
                 raise SystemExit(f"the restarted sweep ended with {code}:\n{output}")
             compare(bench, expected, seen)

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults import tiny
+from hurt import tiny
 
 from pqbench.report.load import find_records
 

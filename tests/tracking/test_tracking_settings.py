@@ -77,3 +77,18 @@ def test_links_runs_url_points_to_the_table():
     query = urlsplit(urlsplit(links.runs_url(base, "1", "2026 a&b")).fragment).query
     assert parse_qs(query) == {"searchFilter": ['tags.sweep = "2026 a&b"']}
     assert links.runs_url(base, "1", "it's").endswith("/runs")  # MLflow cannot search for it
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        (None, None),
+        ("http://host:5000", None),
+        ("sqlite:////tmp/mlflow.db", None),
+        ("postgresql:///mlflow", None),
+        ("postgresql+psycopg://user:word@host/mlflow", ("host", 5432)),
+        ("mysql://user@host:33/mlflow", ("host", 33)),
+    ],
+)
+def test_database_address_is_that_of_a_database_on_the_network(uri, address):
+    assert TrackingSettings(uri=uri).database_address == address

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,23 @@ def test_push_same_record_once_per_sweep(settings, tmp_path):
     assert len(runs_of(settings)) == 2
 
 
+def test_push_of_a_shared_baseline_by_two_jobs_at_once_is_one_run(settings, tmp_path, monkeypatch):
+    (settings.folder / "cache" / "locks").mkdir(parents=True)
+    record = make_record()
+    folders = [save(record, tmp_path / name) for name in ("one", "two")]
+    find = store._find
+
+    def find_slowly(*arguments):
+        found = find(*arguments)
+        time.sleep(0.5)  # the other job asks meanwhile
+        return found
+
+    monkeypatch.setattr(store, "_find", find_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        pushed = pool.map(lambda folder: store.push(record, folder, settings, SWEEP), folders)
+    assert len(set(pushed)) == len(runs_of(settings)) == 1
+
+
 def test_push_run_in_the_trash_stays_there(settings, tmp_path):
     record = make_record()
     folder = save(record, tmp_path / "job")
@@ -236,6 +255,20 @@ def test_server_down_costs_a_warning_and_sync_pushes_once(
     assert capsys.readouterr().out.strip() == "2 there already"
     assert {run.data.tags["sweep"] for run in runs_of(settings)} == {SWEEP}
     assert len(runs_of(settings)) == 2
+
+
+def test_database_that_is_down_costs_a_warning_and_not_minutes(tmp_path, free_port, caplog):
+    uri = f"postgresql://user:secret@127.0.0.1:{free_port}/mlflow"
+    assert store.ensure_store(TrackingSettings(uri=uri, outputs=str(tmp_path))) is None
+    assert f"no database at postgresql://user:***@127.0.0.1:{free_port}" in caplog.text
+    assert "results stay on disk" in caplog.text
+
+
+def test_missing_database_driver_is_told_and_no_error(tmp_path, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri = f"mysql+mysqldb://user@127.0.0.1:{listening.getsockname()[1]}/mlflow"
+        assert store.ensure_store(TrackingSettings(uri=uri, outputs=str(tmp_path))) is None
+    assert "No module named 'MySQLdb'; results stay on disk" in caplog.text
 
 
 def test_server_that_hangs_is_given_up(tmp_path):
