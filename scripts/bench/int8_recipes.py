@@ -24,6 +24,7 @@ NNCF = "compress.nncf_int8"
 # Name of the folder, backend, recipe and settings.
 RECIPES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("ort_int8", "ort", ("compress=ort_int8",)),
+    ("ort_int8_mean", "ort", ("compress=ort_int8", "compress.ort_int8.method=mean_minmax")),
     ("ort_int8_products", "ort", ("compress=ort_int8", "compress.ort_int8.op_types=[Conv,Gemm]")),
     ("nncf", "openvino", ("compress=nncf_int8",)),
     ("nncf_mixed", "openvino", ("compress=nncf_int8", f"{NNCF}.preset=mixed")),
