@@ -7,6 +7,7 @@ unit or batch size ends the name, and there are few enough params to read in one
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,31 @@ def metrics(record: Record) -> dict[str, float]:
         for k, v in values
         if v is not None and math.isfinite(v)
     }
+
+
+def curves(record: Record) -> list[tuple[str, int, float]]:
+    """Learning curves of the recipe's training steps and of the fit before it.
+
+    Returns:
+        Name, epoch from 1, value. ``training/finetune_2/loss`` is that of the recipe's second
+        ``finetune``.
+    """
+    found: list[tuple[str, int, float]] = []
+    times: Counter[str] = Counter()
+    for entry in record.lineage:
+        action = str(entry["action"])
+        times[action] += 1
+        name = action if times[action] == 1 else f"{action}_{times[action]}"
+        for kind in ("loss", "validation_loss"):
+            values = entry.get("details", {}).get(kind)
+            if not isinstance(values, list | tuple):
+                continue
+            found += [
+                (f"training/{name}/{kind}", epoch, float(f"{value:.6g}"))
+                for epoch, value in enumerate(values, 1)
+                if math.isfinite(value)
+            ]
+    return found
 
 
 def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:

@@ -315,6 +315,7 @@ def _log_values(client: MlflowClient, run_id: str, record: Record, timestamp: in
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
     metrics = [Metric(k, v, timestamp, 0) for k, v in content.metrics(record).items()]
+    metrics += [Metric(name, v, timestamp, epoch) for name, epoch, v in content.curves(record)]
     params = [Param(k, v) for k, v in content.params(record).items()]
     client.log_batch(run_id, metrics=metrics[:1000], params=params[:100])
     e = record.experiment

@@ -13,6 +13,7 @@ from compress_models import make_onnx, make_openvino, make_tiny, run_openvino, r
 
 from pqbench.artifact import Artifact
 from pqbench.compress.base import StepData
+from pqbench.compress.calibration import draw
 from pqbench.compress.fp16 import Fp16
 from pqbench.compress.nncf_accuracy import NncfAccuracyInt8, _right
 from pqbench.compress.nncf_int8 import NncfInt8
@@ -107,6 +108,19 @@ def test_reduce_range_leaves_a_bit_free(
     weights = [onnx.numpy_helper.to_array(i) for i in graph.initializer]
     largest = max(int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8)
     assert largest == (64 if reduced else 127)
+
+
+@pytest.mark.parametrize("method", ["minmax", "mean_minmax"])
+def test_range_is_of_all_images_or_the_mean_of_each_ones(
+    method: str, tmp_path: Path, tiny: dict[str, Artifact], data: StepData
+) -> None:
+    result = OrtInt8(8, method=method).apply(tiny["onnx"], data, tmp_path)
+    images = [feed["input"] for feed in draw(tiny["onnx"], data, 8)]
+    least, most = np.array([[x.min(), x.max()] for x in images]).T
+    low, high = (least.min(), most.max()) if method == "minmax" else (least.mean(), most.mean())
+    initializers = {i.name: i for i in onnx.load(result.path).graph.initializer}
+    scale = float(onnx.numpy_helper.to_array(initializers["input_scale"]))
+    assert scale == pytest.approx((max(high, 0) - min(low, 0)) / 255, rel=1e-4)
 
 
 def test_excluded_nodes_and_types_stay_float(

@@ -41,6 +41,25 @@ def test_metrics_hold_the_record_and_leave_nulls_out():
     assert "latency/p95_ms_b1" not in metrics
 
 
+def test_curves_hold_every_epoch_of_every_training_step():
+    record = make_record(recipe=("finetune", "prune", "finetune_2"))
+    first = {"loss": [0.7, 0.5], "validation_loss": [0.8, float("nan")]}
+    record.lineage = [
+        {"action": "source", "seconds": 1.0, "config": {}, "details": {"loss": None}},
+        {"action": "finetune", "seconds": 1.0, "config": {}, "details": first},
+        {"action": "prune", "seconds": 1.0, "config": {}, "details": {}},
+        {"action": "finetune", "seconds": 1.0, "config": {}, "details": {"loss": [0.25]}},
+    ]
+    curves = content.curves(record)
+    assert curves == [
+        ("training/finetune/loss", 1, 0.7),
+        ("training/finetune/loss", 2, 0.5),
+        ("training/finetune/validation_loss", 1, 0.8),
+        ("training/finetune_2/loss", 1, 0.25),
+    ]
+    assert all(METRIC_NAME.fullmatch(name) for name, _, _ in curves)
+
+
 def test_params_hold_the_settings_of_the_steps_that_ran():
     params = content.params(make_record(recipe=("prune", "finetune")))
     assert params["recipe"] == "prune+finetune"

@@ -86,6 +86,7 @@ def test_import_stays_light():
 
 def test_push_logs_the_whole_record(settings, tmp_path):
     record = make_record(recipe=("nncf_int8",), speedup=1.9)
+    record.lineage.append({"action": "finetune", "details": {"loss": [0.7, 0.5]}})
     folder = save(record, tmp_path / "job")
     experiment_id = store.ensure_store(settings)
     run_id = store.push(record, folder, settings, SWEEP)
@@ -94,6 +95,8 @@ def test_push_logs_the_whole_record(settings, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == round(1000 * record.seconds)
     assert run.data.metrics["speedup/b1"] == 1.9
+    curve = client_of(settings).get_metric_history(run_id, "training/finetune/loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.7), (2, 0.5)]
     assert run.data.params["step.nncf_int8.preset"] == "mixed"
     assert run.data.tags["sweep"] == SWEEP
     assert run.data.tags["fingerprint"] == record.fingerprint
