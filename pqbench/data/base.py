@@ -26,7 +26,7 @@ class Split:
         labels: One class index per sample, into ``DataIndex.classes``; 0 where ``masks`` hold the
             labels.
         notes: Facts that belong in every record made with this split (a known leak, say).
-        samples: Samples in memory: texts, or uint8 images (H, W) or (H, W, 3). None: read ``files``.
+        samples: Samples in memory: texts, or uint8 images (H, W) or (H, W, 3); None: in ``files``.
         masks: Segmentation: each image's classes as an index image, a file or uint8 (H, W).
     """
 

@@ -28,8 +28,16 @@ def list_classes(folder: Path, classes: Sequence[str]) -> Split:
     """The images of ``classes`` (folder names below ``folder``), class by class.
 
     Raises:
-        DataError: A class folder is missing or holds no image.
+        DataError: A class folder is missing or holds no image, or two classes are one folder.
     """
+    seen: dict[Path, str] = {}
+    for name in classes:
+        first = seen.setdefault((folder / name).resolve(), name)
+        if first != name:
+            raise DataError(
+                f"classes '{first}' and '{name}' of {folder} are the same folder, by a link",
+                hint="each class needs a folder of its own: remove the link, or one of the names",
+            )
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from pqbench.data.base import DataIndex, Dataset, Split
+from pqbench.data.choice import choose
 from pqbench.data.folder import images_below
-from pqbench.data.prepare import OnError, choose, save_manifest, skip_note, write_pixels
+from pqbench.data.prepare import OnError, save_manifest, skip_note, write_pixels
 from pqbench.data.preprocess import Preprocess, to_pixels
 from pqbench.errors import DataError
 from pqbench.inputs import IGNORED, MANIFEST, PreparedSplit

@@ -58,8 +58,7 @@ class Synthetic:
             drawn = rng.integers(0, WORDS, (self.count, 64))
             lengths = rng.integers(4, 65, self.count)
             texts = [
-                " ".join(f"word{w}" for w in row[:n])
-                for row, n in zip(drawn, lengths, strict=True)
+                " ".join(f"word{w}" for w in row[:n]) for row, n in zip(drawn, lengths, strict=True)
             ]
             return Split(files, labels, samples=texts)
         shape = (self.count, self.size, self.size)

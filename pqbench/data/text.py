@@ -11,7 +11,8 @@ import numpy as np
 
 from pqbench.data.archive import obtain
 from pqbench.data.base import DataIndex, Dataset, Split
-from pqbench.data.prepare import choose, content_key, save_manifest
+from pqbench.data.choice import choose, content_key
+from pqbench.data.prepare import save_manifest
 from pqbench.data.split import stratified_split
 from pqbench.data.tokenize import Tokenizer
 from pqbench.download import Remote
@@ -41,9 +42,7 @@ def read_table(path: Path, text: str, label: str) -> list[tuple[str, str]]:
         raise DataError(f"cannot read {path}: {error}") from error
     lines = content.splitlines(keepends=True)
     reader = (
-        csv.reader(lines)
-        if comma
-        else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        csv.reader(lines) if comma else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     )
     header = next(reader, [])
     for column in (text, label):
@@ -132,9 +131,7 @@ class TextTable:
         classes = self.classes or sorted({label for _, label in train})
         if len(classes) < 2:
             raise DataError(f"{root} has {len(classes)} labels in its column '{self.label}'")
-        splits = {
-            name: self._split(path, rows, classes) for name, (path, rows) in tables.items()
-        }
+        splits = {name: self._split(path, rows, classes) for name, (path, rows) in tables.items()}
         names = tuple(self.names or classes)
         if len(names) != len(classes):
             raise ConfigError(f"{len(names)} names for {len(classes)} classes")
@@ -166,7 +163,7 @@ class TextTable:
             )
         return tables
 
-    def _labelled(self, split: str, path: Path) -> bool:  # noqa: ARG002
+    def _labelled(self, split: str, path: Path) -> bool:
         """Whether to read a file; False for a test file that was published without labels."""
         with path.open(encoding="utf-8") as file:
             header = file.readline()

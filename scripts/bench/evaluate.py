@@ -52,7 +52,7 @@ def prepared(
         model,
         dataset["split"],
         folder / "split",
-        exclude=None,
+        exclude=(),
         limit=arguments.limit,
         seed=0,
         threads=usable_cores(),

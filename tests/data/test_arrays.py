@@ -72,7 +72,7 @@ def test_cifar_truncated_or_missing_is_named(tmp_path: Path) -> None:
     folder = write_cifar(tmp_path)
     content = (folder / "test_batch").read_bytes()
     (folder / "test_batch").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="cannot read .*test_batch"):
+    with pytest.raises(DataError, match=r"cannot read .*test_batch"):
         Cifar(str(tmp_path)).index()
     with pytest.raises(DataError, match="holds no CIFAR-100"):
         Cifar(str(tmp_path), classes=100).index()
@@ -83,7 +83,9 @@ def test_cifar_truncated_or_missing_is_named(tmp_path: Path) -> None:
 def test_fashion_mnist_reads_idx_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for prefix, count in (("train", 6), ("t10k", 4)):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28)))
+        write_idx(
+            tmp_path / f"{prefix}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28))
+        )
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(count) % 10)
     index = FashionMnist(str(tmp_path)).index()
     assert index.split("train").labels == (0, 1, 2, 3, 4, 5)

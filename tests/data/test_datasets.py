@@ -164,6 +164,18 @@ def test_imagefolder_wrong_layout_is_explained(
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("layout", ["two levels", "one level"])
+def test_imagefolder_two_classes_with_one_folder_are_refused(layout: str, tmp_path: Path) -> None:
+    parts = ("train/", "val/") if layout == "two levels" else ("",)
+    for part in parts:
+        for i in range(4):
+            image(tmp_path / f"{part}cat" / f"{i}.png", i)
+        (tmp_path / f"{part}dog").symlink_to(tmp_path / f"{part}cat", target_is_directory=True)
+    with pytest.raises(DataError, match=r"'cat' and 'dog' .* are the same folder") as caught:
+        ImageFolder(str(tmp_path)).index()
+    assert "\n" not in caught.value.message
+
+
 def test_imagefolder_without_root_or_folder_says_what_to_set(tmp_path: Path) -> None:
     for root in (None, str(tmp_path / "nowhere")):
         with pytest.raises(DataError, match=r"dataset\.root"):

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pqbench.data import imagenette
+from pqbench.data import imagenette, imdb
 from pqbench.data.archive import unpack
 from pqbench.data.imagenette import CLASSES, Imagenette
+from pqbench.data.imdb import Imdb
 from pqbench.download import Remote, fetch
 from pqbench.errors import ConfigError, DataError, WeightsError
 
@@ -240,6 +241,33 @@ def test_imagenette_downloads_checks_and_unpacks(
         "clean": 1,
     }
     assert not (tmp_path / "imagenette2-160.tgz").exists()
+
+
+def test_imdb_download_that_broke_off_is_no_data_set_for_the_next_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name in (f"{s}/{c}/1_9.txt" for s in ("train", "test") for c in ("neg", "pos")):
+            info = tarfile.TarInfo(f"aclImdb/{name}")
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+    server.content = buffer.getvalue()
+    digest = hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(imdb, "ARCHIVE", Remote(f"{server.url}/aclImdb_v1.tar.gz", "", md5=digest))
+    source = Imdb(home=str(tmp_path))
+    server.cut, server.ranges = 100, False
+    with pytest.raises(DataError, match=r"closed after 100 of .*100 bytes kept"):
+        source.index()
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == [
+        "aclImdb_v1.tar.gz.part"
+    ]
+    server.cut, server.ranges = None, True
+    index = source.index()
+    assert server.requests[-1] == "bytes=100-"
+    assert {name: len(split) for name, split in index.splits.items()} == {"train": 2, "val": 2}
+    assert (index.split("val").samples or ())[1] == "test/pos/1_9.txt"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_imagenette_variant_unknown_is_refused(tmp_path: Path) -> None:

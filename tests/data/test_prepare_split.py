@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pqbench.data.base import DataIndex, Split
+from pqbench.data.choice import stratified_subset
 from pqbench.data.elpv import Elpv
 from pqbench.data.imagenette import Imagenette
-from pqbench.data.prepare import assert_disjoint, prepare, stratified_subset
+from pqbench.data.prepare import assert_disjoint, prepare
 from pqbench.data.preprocess import Preprocess, decode, to_pixels
 from pqbench.errors import ConfigError, DataError
 from pqbench.inputs import PreparedSplit

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pqbench.data.imdb import Imdb
 from pqbench.data.prepare import assert_disjoint
 from pqbench.data.text import Sst2, TextTable, prepare_text, read_table
 from pqbench.data.tokenize import SubwordTokenizer, WordTokenizer
@@ -137,6 +138,53 @@ def test_prepare_text_learns_nothing_from_scored_texts(reviews: Path, tmp_path: 
     assert ids[0, 0] > 1
     specs = {spec.name: spec.shape for spec in val.specs()}  # type: ignore[attr-defined]
     assert specs == {"input_ids": (None, 8), "length": (None,)}
+
+
+@pytest.fixture
+def imdb(tmp_path: Path) -> Path:
+    texts = {"neg": ["dull.<br /><br />Long.", "a bore"], "pos": ["fine<br>film", "a joy"]}
+    for split in ("train", "test"):
+        for label, given in texts.items():
+            folder = tmp_path / "aclImdb" / split / label
+            folder.mkdir(parents=True)
+            for number, text in enumerate(given):
+                same = split == "train" or number == 0  # one review of each class is in both
+                (folder / f"{number}_5.txt").write_text(text if same else f"{text} {split}")
+    (tmp_path / "aclImdb" / "train" / "unsup").mkdir()
+    return tmp_path / "aclImdb"
+
+
+def test_imdb_reads_its_layout_and_learns_nothing_from_scored_reviews(
+    imdb: Path, tmp_path: Path
+) -> None:
+    index = Imdb(str(imdb)).index()
+    assert index.classes == ("negative", "positive")
+    assert index.split("val").labels == (0, 0, 1, 1)
+    assert list(index.split("train").samples or ()) == [
+        "dull. Long.",
+        "a bore",
+        "fine film",
+        "a joy",
+    ]
+    train = prepare_text(
+        Imdb(str(imdb)), "train", WordTokenizer(max_length=4), tmp_path / "out", {}, exclude=["val"]
+    )
+    assert train.count == 2
+    assert "2 samples left out of 'train'" in train.notes[0]
+
+
+def test_imdb_changed_review_changes_the_listing(imdb: Path) -> None:
+    before = Imdb(str(imdb)).index().listing_hash()
+    (imdb / "test" / "neg" / "1_5.txt").write_text("changed text")
+    assert Imdb(str(imdb)).index().listing_hash() != before
+
+
+def test_imdb_missing_class_or_unreadable_review_is_named(imdb: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no reviews in .*train/neg.*\{train,test\}"):
+        Imdb(str(tmp_path)).index()
+    (imdb / "test" / "pos" / "0_5.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"cannot read .*0_5\.txt"):
+        prepare_text(Imdb(str(imdb)), "val", WordTokenizer(), tmp_path / "out", {})
 
 
 def test_prepare_text_refuses_images(tmp_path: Path) -> None:

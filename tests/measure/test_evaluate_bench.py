@@ -1,0 +1,26 @@
+"""The benchmark of scoring against bare calls runs and says what it found."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"))
+import evaluate
+
+
+def test_evaluate_bench_prints_both_rates_and_judges_their_ratio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model", "cnn", "--dataset", "synthetic", "--limit", "10", "--batch-size", "4"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *small, "--rounds", "2", "--threads", "1"])
+    code = evaluate.main()
+    output = capsys.readouterr().out
+    assert output.startswith("cnn on ort, 10 samples, batch 4\n")
+    found = {n: float(v) for n, v in re.findall(r"(bare|evaluation|ratio) +([\d.]+)", output)}
+    assert set(found) == {"bare", "evaluation", "ratio"}
+    assert min(found.values()) > 0
+    assert code == (0 if found["ratio"] >= evaluate.TARGET else 1)
