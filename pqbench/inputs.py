@@ -45,8 +45,9 @@ def normalize(raw: npt.NDArray[Any], norm: Normalization) -> npt.NDArray[np.floa
         float32 (n, C, H, W), C-contiguous.
     """
     count, height, width, channels = raw.shape
-    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(norm.std, np.float32))
-    shift = np.asarray(norm.mean, np.float32) / np.asarray(norm.std, np.float32)
+    mean, std = (np.array(values, np.float32) for values in (norm.mean, norm.std))
+    scale = np.float32(1.0) / (np.float32(255.0) * std)
+    shift = np.divide(mean, std, dtype=np.float32)
     out = np.empty((count, channels, height, width), np.float32)
     for image, planes in zip(raw, out, strict=True):
         planes[...] = image.transpose(2, 0, 1)

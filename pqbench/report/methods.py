@@ -133,8 +133,8 @@ def _latency(good: Sequence[Record]) -> str:
 
 
 def _inputs(good: Sequence[Record]) -> str:
-    noise = {record.experiment.dataset == "synthetic" for record in good}
-    return {(True,): "noise", (False,): "real inputs"}.get(tuple(noise), "real inputs or noise")
+    noise = [record.experiment.dataset == "synthetic" for record in good]
+    return "noise" if all(noise) else "real inputs or noise" if any(noise) else "real inputs"
 
 
 def _accuracy(good: Sequence[Record]) -> str:

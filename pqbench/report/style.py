@@ -207,7 +207,7 @@ def label_free(
         hidden = sum(x0 - rim < u < x1 + rim and y0 - rim < v < y1 + rim for u, v in others)
         written = sum(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in labels)
         outside = x0 < left or x1 > right or y0 < bottom or y1 > top
-        return hidden + 20 * written + 100 * outside + side[2] / 100
+        return float(hidden + 20 * written + 100 * outside + side[2] / 100)
 
     sides = [(sx, sy, away) for away in (4.0, 15.0, 26.0) for sy in (1, -1) for sx in (1, -1)]
     best = min(sides, key=cost)
