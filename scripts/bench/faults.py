@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hurt
-from hurt import FORK_SERVER, SWEEP, Bench, after, at_file, at_log, cut, ended, plain, tiny
+from hurt import FORK_SERVER, SWEEP, Bench, after, at_file, at_log, ended, plain, tiny
 
 EXPECTED = 2
 STAGES = ("prepare_val", "prepare_model", "to_onnx", "prepare_train", "round", "count_work")
@@ -251,15 +251,15 @@ def _of_files() -> list[Fault]:
         Fault("corrupted cache entry", after(hurt.flip), says="damaged cache entry removed"),
         Fault(
             "truncated record in the cache",
-            after(cut("cache/records/*/record.json")),
+            after(hurt.cut_record_in_cache),
             says="damaged cache entry removed",
         ),
         Fault(
             "truncated record in the sweep",
-            after(cut("sweeps/*/*/record.json")),
+            after(hurt.cut_record_in_sweep),
             says="an unusable record is made again",
         ),
-        Fault("truncated stage result", after(cut("cache/stages/*/result.json"))),
+        Fault("truncated stage result", after(hurt.cut_stage), says="damaged cache entry removed"),
         Fault("half-made entries and a stale lock", after(hurt.leftovers)),
         Fault(
             "records and cache of records lost",

@@ -98,11 +98,7 @@ def prepare(folder: Path) -> Bench:
     code, output = ended(tiny.start(folder, *SWEEP))
     if code:
         raise SystemExit(f"the undisturbed sweep failed:\n{output}")
-    for name in ("sweeps", "cache/records", "cache/locks", "mlartifacts"):
-        shutil.rmtree(bench.outputs / name, ignore_errors=True)
-    with contextlib.closing(sqlite3.connect(bench.outputs / "mlflow.db")) as database, database:
-        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
-            database.execute(f"delete from {table}")
+    forget(bench, mlflow=True)
     shutil.copytree(bench.outputs, bench.template)
     return bench
 
@@ -208,22 +204,50 @@ def after(damage: Callable[[Bench], None], *arguments: str) -> Callable[[Bench],
     return hurt
 
 
+def forget(bench: Bench, *, mlflow: bool) -> None:
+    """Remove the sweeps, and the records that the cache and MLflow have; the stages stay."""
+    shutil.rmtree(bench.outputs / "sweeps", ignore_errors=True)
+    if not mlflow:
+        return
+    for name in ("cache/records", "cache/locks", "mlartifacts"):
+        shutil.rmtree(bench.outputs / name, ignore_errors=True)
+    with contextlib.closing(sqlite3.connect(bench.outputs / "mlflow.db")) as database, database:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            database.execute(f"delete from {table}")
+
+
 def flip(bench: Bench) -> None:
+    """Flip one bit of every model in the cache, which is then read: no record is left."""
     for path in bench.outputs.glob("cache/stages/*/*.onnx"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    shutil.rmtree(bench.outputs / "cache" / "records")
+    forget(bench, mlflow=True)
 
 
-def cut(pattern: str) -> Callable[[Bench], None]:
-    def damage(bench: Bench) -> None:
-        for path in bench.outputs.glob(pattern):
-            path.write_bytes(path.read_bytes()[:200])
-        for state in bench.outputs.glob("sweeps/*/sweep.json"):  # as if it had died there
-            state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
+def shorten(bench: Bench, pattern: str) -> None:
+    """Keep the first 200 bytes of some files."""
+    for path in bench.outputs.glob(pattern):
+        path.write_bytes(path.read_bytes()[:200])
 
-    return damage
+
+def cut_record_in_cache(bench: Bench) -> None:
+    """MLflow still has it; the sweep does not."""
+    shorten(bench, "cache/records/*/record.json")
+    forget(bench, mlflow=False)
+
+
+def cut_record_in_sweep(bench: Bench) -> None:
+    """As if it had died while it wrote."""
+    shorten(bench, "sweeps/*/*/record.json")
+    for state in bench.outputs.glob("sweeps/*/sweep.json"):
+        state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
+
+
+def cut_stage(bench: Bench) -> None:
+    """The stages are read: no record is left."""
+    shorten(bench, "cache/stages/*/result.json")
+    forget(bench, mlflow=True)
 
 
 def leftovers(bench: Bench) -> None:
