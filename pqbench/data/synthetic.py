@@ -19,7 +19,8 @@ class Synthetic:
     Args:
         task: ``classification``, ``segmentation`` or ``text_classification``.
         count: Samples of each split.
-        classes: Number of classes; 1000 keep an ImageNet head as it is.
+        classes: Number of classes; None takes 1000, which keep an ImageNet head as it is, and 21
+            for segmentation, as PASCAL VOC has.
         size: Side of the images, px.
         seed: Seeds the noise.
     """
@@ -28,10 +29,12 @@ class Synthetic:
         self,
         task: str = "classification",
         count: int = 64,
-        classes: int = 1000,
+        classes: int | None = None,
         size: int = 64,
         seed: int = 0,
     ) -> None:
+        if classes is None:
+            classes = 21 if task == "segmentation" else 1000
         if count < 1 or classes < 2 or size < 1:
             raise ConfigError(
                 f"synthetic data cannot have count={count}, classes={classes}, size={size}",

@@ -31,6 +31,7 @@ from pqbench.record import Record
 from pqbench.report.load import load_records
 
 PEER = "optimum-benchmark==0.6.0"
+WITH = "transformers<5"  # it imports a name that version 5 no longer has
 MODEL = "resnet18"
 
 
@@ -98,7 +99,7 @@ def peer_environment(folder: Path) -> Path:
 
         venv.create(folder, with_pip=True, clear=True)
         same = [f"{n}=={metadata.version(n)}" for n in ("torch", "torchvision", "timm")]
-        subprocess.run([python, "-m", "pip", "install", "-q", PEER, *same], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", PEER, WITH, *same], check=True)
         (folder / "ready").write_text(PEER)
     return python
 
@@ -117,7 +118,7 @@ if __name__ == "__main__":
             input_shapes={"batch_size": 1},
         ),
         backend=PyTorchConfig(
-            model=sys.argv[4], library="timm", device="cpu", no_weights=True,
+            model=sys.argv[4], library="timm", device="cpu",
             intra_op_num_threads=threads, inter_op_num_threads=1,
         ),
     )
@@ -131,6 +132,11 @@ def peer_run(python: Path, seconds: float, threads: int, folder: Path) -> Run:
     """optimum-benchmark on the same network, its isolating process launcher and defaults."""
     code, out = folder / "peer.py", folder / "peer.json"
     code.write_text(PEER_CODE)
+    # Without a network it takes a model's name only if a folder of that name describes it; the
+    # network is then timm's, with random weights: it never passes ``pretrained``.
+    (folder / MODEL).mkdir()
+    description = {"architecture": MODEL, "pretrained_cfg": {}}
+    (folder / MODEL / "config.json").write_text(json.dumps(description))
     began = time.perf_counter()
     subprocess.run(
         [python, code, str(seconds), str(threads), out, MODEL],

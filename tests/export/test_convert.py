@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,19 @@ def test_convert_refuses_what_openvino_cannot_read(tiny_onnx: Artifact, tmp_path
     broken.write_bytes(tiny_onnx.path.read_bytes()[:500])
     with pytest.raises(UnsupportedError, match="OpenVINO cannot read"):
         convert(replace(tiny_onnx, folder=tmp_path), "openvino", {}, tmp_path / "openvino")
+
+
+def test_convert_compares_as_many_samples_as_memory_holds(
+    tiny: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny.inputs[0]
+    shape = [20, *(d or 1 for d in spec.shape[1:])]
+    batch = {spec.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    one = sum(value.nbytes for value in torch_outputs(tiny, {k: v[:1] for k, v in batch.items()}))
+    for budget, samples in ((1000 * one, 20), (5 * one, 5), (one // 2, 2)):
+        monkeypatch.setattr(sys.modules["pqbench.export.convert"], "OUTPUT_BYTES", budget)
+        new = convert(tiny, "onnx", batch, tmp_path / str(samples))
+        assert new.lineage[-1].details["parity"]["samples"] == samples
 
 
 def test_convert_names_conversions_that_do_not_exist(tiny_onnx: Artifact, tmp_path: Path) -> None:
