@@ -23,6 +23,15 @@ from record_factory import make_failed, make_record  # noqa: E402
 TINY = [*tiny.SHORT, "tracking=none"]
 NOISE = ["dataset=synthetic", "dataset.limit=8", "dataset.train_limit=8", "model.weights=none"]
 SMALL = {
+    "models_images": [*tiny.FOLDER, "model=cnn", "compress=nncf_int8", "backend=openvino"],
+    "models_text": [*NOISE, "model=lstm", "compress=torch_dynamic", "backend=torch"],
+    "models_segmentation": [
+        *NOISE,
+        "model.preprocess.crop=32",
+        "model.preprocess.resize=32",
+        "compress=none",
+        "backend=torch",
+    ],
     "predecessor_onnx_file": [
         *tiny.FOLDER,
         "model.file=net.onnx",
