@@ -25,7 +25,15 @@ from pqbench.errors import DataError
 
 log = logging.getLogger("pqbench")
 ROOMS = ("backends", "compress", "data", "export", "measure", "models", "training")
-MEASURING = ("deploy.py", "experiment.py", "making.py", "recording.py", "tasks.py", "worker.py")
+MEASURING = (
+    "deploy.py",
+    "experiment.py",
+    "making.py",
+    "parity.py",
+    "recording.py",
+    "tasks.py",
+    "worker.py",
+)
 
 
 def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> str:
