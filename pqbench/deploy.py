@@ -124,7 +124,7 @@ def run_cell(
     locked = device or str(candidate.backend.get("device") or "cpu")
     with contextlib.ExitStack() as stack:
         with lock.timing(locked):
-            earlier = [cell.rehearse(number) for number in range(protocol.processes - 1)]
+            earlier = [cell.earlier_start(number) for number in range(protocol.processes - 1)]
             ours = stack.enter_context(cell.start(candidate))
             theirs = stack.enter_context(cell.start(baseline)) if baseline is not None else None
             result = cell.time(ours, theirs, earlier)
@@ -169,8 +169,8 @@ class _Cell:
             deadline=self.deadline,
         )
 
-    def rehearse(self, number: int) -> list[paired.Taken]:
-        """Start both sides, time their share of the blocks, and end them."""
+    def earlier_start(self, number: int) -> list[paired.Taken]:
+        """Start both sides, time this start's share of the blocks, and end them."""
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(self.start(self.candidate, f"start{number}_"))
             theirs = None
