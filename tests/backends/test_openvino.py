@@ -10,7 +10,8 @@ import pytest
 
 from pqbench.artifact import Artifact
 from pqbench.backends.base import Backend, Session
-from pqbench.backends.openvino import OpenvinoBackend, check_compiled, read_layers
+from pqbench.backends.openvino import OpenvinoBackend
+from pqbench.backends.openvino_graph import check_compiled, read_layers
 from pqbench.errors import ConfigError, PlacementError, UnsupportedError
 from pqbench.export import convert_openvino, torch_outputs
 
