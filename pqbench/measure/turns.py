@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.measure import latency
+from pqbench.measure.intervals import p50_interval, ratio_interval, relative_half_width
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import Protocol
 from pqbench.record import Latency, Speedup
@@ -58,34 +59,6 @@ class BatchResult:
     turns: list[Turn] = field(default_factory=list)
 
 
-def ratio_interval(
-    ratios: Sequence[float], seed: int = 0, processes: Sequence[int] = ()
-) -> tuple[float, float, float]:
-    """Median of the pairs' ratios with a 95 % interval.
-
-    From 9 pairs on it is the percentile bootstrap over pairs (4,000 draws), never narrower than
-    the sign test's interval; with fewer, where a bootstrap is known to be too narrow, Student's t
-    on the logarithms. With several processes it is at least as wide as their medians ask for.
-
-    Args:
-        ratios: Baseline over candidate by pair, all above 0.
-        seed: Seeds the bootstrap.
-        processes: Start of the session processes that each pair belongs to; empty: one start.
-
-    Returns:
-        Estimate, lower and upper end; (0, inf) as ends of a single pair.
-    """
-    values = np.asarray(ratios, np.float64)
-    estimate = float(np.median(values))
-    low, high = latency.median_interval(values)
-    if len(values) >= 9:
-        draws = np.random.default_rng(seed).integers(0, len(values), (4000, len(values)))
-        ends = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975])
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-    low, high = latency.between_processes(low, high, values, processes)
-    return estimate, min(low, estimate), max(high, estimate)
-
-
 def pairs(turns: Sequence[Turn], quiet: bool) -> list[Pair]:
     """Pairs in order of time; with ``quiet`` only those without a disturbed block."""
     found: dict[tuple[int, int], Pair] = {}
@@ -98,7 +71,7 @@ def pairs(turns: Sequence[Turn], quiet: bool) -> list[Pair]:
 
 def p50_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     """Median of the candidate's calls in ms and its 95 % interval."""
-    return latency.p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
+    return p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
 
 
 def speedup_of(used: Sequence[Pair], seed: int) -> tuple[float, float, float]:
@@ -108,11 +81,9 @@ def speedup_of(used: Sequence[Pair], seed: int) -> tuple[float, float, float]:
 
 def narrow(used: Sequence[Pair], target: float, seed: int) -> bool:
     """Whether the intervals' half-widths have reached the target."""
-    if latency.relative_half_width(*p50_of(used)) > target:
+    if relative_half_width(*p50_of(used)) > target:
         return False
-    return BASELINE not in used[0] or (
-        latency.relative_half_width(*speedup_of(used, seed)) <= target
-    )
+    return BASELINE not in used[0] or (relative_half_width(*speedup_of(used, seed)) <= target)
 
 
 def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:

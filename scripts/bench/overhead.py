@@ -29,7 +29,7 @@ from bench_models import SIZES, backend_node, make_model, make_split, print_tabl
 
 from pqbench.environment import child_environment, usable_cores
 from pqbench.measure import lock
-from pqbench.measure.turns import ratio_interval
+from pqbench.measure.intervals import ratio_interval
 
 LOADS = {"torch": "torch", "ort": "onnx", "openvino": "openvino"}
 

@@ -13,15 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pqbench.measure.latency import (
+from pqbench.measure.intervals import (
     _STUDENT,
     correlation_factor,
-    drift,
     median_interval,
     p50_interval,
-    summary,
-    time_calls,
 )
+from pqbench.measure.latency import drift, summary, time_calls
 from pqbench.record import json_schema
 
 BLOCKS = st.lists(

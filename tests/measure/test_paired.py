@@ -17,10 +17,11 @@ from scipy import stats
 
 from pqbench.errors import PqbenchError
 from pqbench.measure.foreign import CpuSample, Share, share_between
+from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
 from pqbench.measure.paired import judge, measure, take
 from pqbench.measure.protocol import Protocol
-from pqbench.measure.turns import BatchResult, ratio_interval, save_turns
+from pqbench.measure.turns import BatchResult, save_turns
 from pqbench.record import json_schema
 
 
