@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pqbench.report.rows import Estimate, Row, batch_field
+from pqbench.report.footnotes import batch_field
+from pqbench.report.rows import Estimate, Row
 
 ALPHA = 0.05
 BETTER, WORSE, NOISE, UNTRUSTED = "better", "worse", "no difference shown", "not to be trusted"

@@ -97,6 +97,11 @@ def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, axes[:count]
 
 
+def span(x: Estimate) -> tuple[float, float, float]:
+    """A positive value and its ends, no further than half and twice the value."""
+    return max(x.low, x.value / 2), x.value, min(x.high, 2 * x.value)
+
+
 def reach(value: Estimate) -> list[list[float]]:
     """Lengths of an error bar; an interval need not hold its value, a bar must."""
     return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pqbench.record import METRIC_NAMES, Record
+from pqbench.report.footnotes import batch_field
 from pqbench.report.rows import (
     Estimate,
     Row,
-    batch_field,
     batch_range,
     make_rows,
     metric_name,

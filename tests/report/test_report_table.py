@@ -11,7 +11,7 @@ from record_factory import make_failed, make_record, make_sweep
 from rich.console import Console
 
 from pqbench.report.latex import to_latex
-from pqbench.report.plots import pareto_front
+from pqbench.report.plots_accuracy import pareto_front
 from pqbench.report.render import to_csv, to_markdown, to_rich
 from pqbench.report.table import NONE, make_table
 
