@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 Representation = Literal["torch", "onnx", "openvino", "engine"]
 DESCRIPTION = "artifact.json"
+RESULT = "result.json"  # what a stage's cache puts beside an artifact that it keeps
 
 
 def write_json(path: Path, value: object) -> None:
@@ -129,8 +130,9 @@ class Artifact:
         )
 
     def model_files(self) -> list[Path]:
-        """The files that a deployment needs: all but pqbench's own description."""
-        return sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != DESCRIPTION)
+        """The files that a deployment needs: all but pqbench's own."""
+        ours = {self.folder / DESCRIPTION, self.folder / RESULT}
+        return sorted(p for p in self.folder.rglob("*") if p.is_file() and p not in ours)
 
     def content_hash(self) -> str:
         """SHA-256 over names and contents of the model's files; the lineage does not enter."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench import record as rec
-from pqbench.artifact import Artifact, write_json
-from pqbench.cache import RESULT
+from pqbench.artifact import RESULT, Artifact, write_json
 from pqbench.environment import describe, installed
 from pqbench.errors import Status
 from pqbench.failure import now

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pqbench.cache import GIB, RESULT, Cache
+from pqbench.artifact import RESULT
+from pqbench.cache import GIB, Cache
 from pqbench.cache.__main__ import main
 
 KIB = 1024

@@ -5,7 +5,6 @@ An entry is a folder of files under the hash of what made it, sealed with the ha
 what was used longest ago.
 """
 
-from pqbench.cache.seal import RESULT
 from pqbench.cache.store import GIB, Cache, Entry
 
-__all__ = ["GIB", "RESULT", "Cache", "Entry"]
+__all__ = ["GIB", "Cache", "Entry"]

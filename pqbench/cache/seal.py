@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pqbench.artifact import file_sha256, write_json
+from pqbench.artifact import RESULT, file_sha256, write_json
 from pqbench.errors import DataError
-
-RESULT = "result.json"
 
 
 def seal(folder: Path, payload: Mapping[str, Any]) -> None:

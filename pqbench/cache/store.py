@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pqbench.cache.seal import RESULT, seal, unseal
+from pqbench.artifact import RESULT
+from pqbench.cache.seal import seal, unseal
 from pqbench.errors import DataError
 
 if sys.platform != "win32":

@@ -12,6 +12,7 @@ from session_backends import write_numpy_model
 from torch import nn
 
 from pqbench.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.cache.seal import seal
 from pqbench.checkpoint import save_network
 from pqbench.measure.size import count_macs, count_work, measure_files, one_sample, zipped_bytes
 
@@ -108,4 +109,6 @@ def test_count_work_counts_a_network_with_zeros(tmp_path: Path) -> None:
 
 def test_measure_files_counts_what_a_deployment_needs(tmp_path: Path) -> None:
     artifact = Artifact.load(write_numpy_model(tmp_path / "m"))
+    assert measure_files(artifact)["file_bytes"] == artifact.path.stat().st_size
+    seal(artifact.folder, {"value": {}, "seconds": 1.0})  # in the cache
     assert measure_files(artifact)["file_bytes"] == artifact.path.stat().st_size
