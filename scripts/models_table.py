@@ -85,9 +85,8 @@ def _figures(record: Record) -> list[str]:
 def _metric(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return NONE
-    name = accuracy.metric
-    value, low, high = (getattr(accuracy, f"{name}{end}") for end in ("", "_low", "_high"))
-    return f"{METRIC_NAMES[name]} {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    value, low, high = accuracy.primary
+    return f"{METRIC_NAMES[accuracy.metric]} {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _drop(accuracy: Accuracy | None) -> str:
