@@ -43,7 +43,7 @@ class OrtInt8:
         calibration_size: Training images to calibrate with.
         method: How an activation's range follows from its values: ``minmax`` of all images;
             ``mean_minmax``: each image's extremes, averaged, so that a few extreme images do not
-            set everybody's step (3.0 points down to 0.7 on MobileNetV3 and solar cells);
+            set everybody's step (3.0 points down to 1.7 on MobileNetV3 and solar cells);
             ``entropy`` (smallest divergence of the histograms); ``percentile``.
         percentile: Share of the values kept by ``percentile``, in percent.
         per_channel: One weight scale per output channel; per tensor costs several points of top-1.
