@@ -81,6 +81,7 @@ def accuracy_against(
     figure, axes = panels(len(places), 3.6, 3.2)
     named: list[tuple[Axes, list[_Point], list[tuple[str, _Point]]]] = []
     values = {p: _costs([r for r in rows if place_of(r) == p], x_of) for p in places}
+    stepped = False
     log = any(map(crowded, values.values()))  # all panels alike
     for ax, place in zip(axes, places, strict=True):
         points: list[_Point] = []
@@ -97,6 +98,7 @@ def accuracy_against(
                     zorder=3, **look.fill(row.backend))  # fmt: skip
         front = pareto_front(points)
         if len(front) > 1:
+            stepped = True
             xs, ys = zip(*front, strict=True)
             ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
         others = _references(rows, place, x_of)
@@ -115,7 +117,7 @@ def accuracy_against(
         note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
     if any(others for _, _, others in named):
         note += " Grey: other models, uncompressed, each on its fastest backend."
-    legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, True)
+    legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, stepped)
     figure.draw_without_rendering()  # the panels get their size
     for ax, points, others in named:
         labels: list[Box] = []
