@@ -9,6 +9,11 @@ from pathlib import Path
 from pqbench.errors import ConfigError
 
 MULTIRUN = ("-m", "--multirun")
+_INFO = ("--info", "-i")  # with or without a value
+_WITH_VALUE = (
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--experimental-rerun", "--package", "-p"),
+)
 
 
 def config_folder() -> Path:
@@ -27,8 +32,8 @@ def config_folder() -> Path:
 def prepare(arguments: list[str]) -> list[str]:
     """The arguments as Hydra wants them.
 
-    ``-m`` goes to the front (in the middle Hydra does not understand it). A sweep with nothing to
-    sweep over sweeps over the backends that can run here. ``--backends`` prints and exits.
+    Options go to the front (between settings Hydra does not understand them). A sweep with nothing
+    to sweep over sweeps over the backends that can run here. ``--backends`` prints and exits.
     """
     register_repeats(arguments)
     if "--backends" in arguments:
@@ -36,6 +41,7 @@ def prepare(arguments: list[str]) -> list[str]:
 
         print_backends(config_folder())
         sys.exit(0)
+    arguments = _options_first(arguments)
     if not any(a in MULTIRUN for a in arguments):
         return arguments
     rest = [a for a in arguments if a not in MULTIRUN]
@@ -44,6 +50,15 @@ def prepare(arguments: list[str]) -> list[str]:
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
     return ["-m", *rest]
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    options: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _WITH_VALUE or (before in _INFO and "=" not in argument)
+        (options if argument.startswith("-") or is_value else settings).append(argument)
+    return [*options, *settings]
 
 
 def register_repeats(arguments: list[str]) -> list[str]:

@@ -141,6 +141,14 @@ def test_arguments_move_multirun_to_the_front_and_keep_a_given_sweep() -> None:
     assert prepare(["a=1", "b=1,2"]) == ["a=1", "b=1,2"]
 
 
+def test_arguments_move_options_with_their_values_to_the_front() -> None:
+    given = ["experiment=demo", "--config-dir", "mine", "model=leaf", "-m", "~x"]
+    assert prepare(given) == ["-m", "--config-dir", "mine", "experiment=demo", "model=leaf", "~x"]
+    assert prepare(["a=1", "--config-dir=mine", "b=2"]) == ["--config-dir=mine", "a=1", "b=2"]
+    assert prepare(["a=1", "--info", "searchpath"]) == ["--info", "searchpath", "a=1"]
+    assert prepare(["--info", "a=1"]) == ["--info", "a=1"]
+
+
 def test_arguments_sweep_over_available_backends_when_nothing_is_swept() -> None:
     arguments = prepare(["model=resnet18", "compress=[prune,finetune]", "-m"])
     assert arguments[:3] == ["-m", "model=resnet18", "compress=[prune,finetune]"]
