@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from pqbench.cache import RESULT, Cache
+from pqbench.artifact import RESULT
+from pqbench.cache import Cache
 from pqbench.code import _own_hash, users_code
 from pqbench.errors import (
     DataError,
