@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-Representation = Literal["torch", "onnx", "openvino", "engine"]
+Representation = Literal["torch", "torch_int8", "onnx", "onnx_calibrated", "openvino"]
 DESCRIPTION = "artifact.json"
 RESULT = "result.json"  # what a stage's cache puts beside an artifact that it keeps
 

@@ -153,7 +153,7 @@ class ExperimentRun:
             return self._find() or self._make(index, listing, actions, backend.loads)
 
     def _make(
-        self, index: DataIndex, listing: str, actions: list[Action], loads: Representation
+        self, index: DataIndex, listing: str, actions: list[Action], loads: Sequence[Representation]
     ) -> rec.Record:
         """Run what no record was found for: its baseline first, then all its stages."""
         config = self.config

@@ -14,7 +14,7 @@ from pqbench.backends.base import Availability, Placement
 
 
 class CrashingBackend:
-    loads: ClassVar[str] = "torch"
+    loads: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __init__(self, fault: str) -> None:
         self.fault = fault

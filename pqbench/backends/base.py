@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -106,10 +106,13 @@ class Backend(Protocol):
     The constructor takes the settings and must be cheap: the runtime is imported in the methods.
 
     Attributes:
-        loads: The representation it loads.
+        loads: The representations it loads.
     """
 
-    loads: ClassVar[Representation]
+    @property
+    def loads(self) -> tuple[Representation, ...]:
+        """May depend on the settings."""
+        ...
 
     def availability(self) -> Availability:
         """Whether it can run here, found without loading a model."""

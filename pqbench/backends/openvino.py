@@ -46,7 +46,7 @@ class OpenvinoBackend:
     """
 
     modules: ClassVar[tuple[str, ...]] = ("openvino",)
-    loads: ClassVar[Representation] = "openvino"
+    loads: ClassVar[tuple[Representation, ...]] = ("openvino",)
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class OrtBackend:
     """
 
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    loads: ClassVar[Representation] = "onnx"
+    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
     keeps_graph: ClassVar[bool] = True
     """Whether the provider leaves nodes that can be read back after optimization."""

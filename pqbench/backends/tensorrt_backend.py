@@ -47,7 +47,7 @@ class TensorrtBackend:
         engine_cache: Folder for engines; None takes one beside the stages.
     """
 
-    loads: ClassVar[Representation] = "onnx"
+    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
 
     def __init__(
         self,

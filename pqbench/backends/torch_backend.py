@@ -44,7 +44,6 @@ class TorchBackend:
     """
 
     modules: ClassVar[tuple[str, ...]] = ("torch",)
-    loads: ClassVar[Representation] = "torch"
 
     def __init__(
         self,
@@ -75,6 +74,11 @@ class TorchBackend:
                 "network is not cast",
                 hint="set backend.amp=false: the whole network in that precision",
             )
+
+    @property
+    def loads(self) -> tuple[Representation, ...]:
+        """Only ``torch.compile`` turns PT2E's graph into integer kernels."""
+        return ("torch", "torch_int8") if self.mode == "compile" else ("torch",)
 
     def availability(self) -> Availability:
         """Whether PyTorch is installed, sees the device, and can compile if it has to."""

@@ -5,7 +5,7 @@ Pure logic: nothing is loaded or run, so an impossible recipe is refused before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,19 +15,21 @@ from pqbench.errors import UnsupportedError
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
     "torch": ("onnx",),
-    "onnx": ("openvino", "engine"),
+    "torch_int8": (),
+    "onnx": ("openvino",),
+    "onnx_calibrated": (),
     "openvino": (),
-    "engine": (),
 }
 """Conversions that exist; there is no way back to an earlier representation."""
 
 LOADED_BY: Mapping[Representation, str] = {
     "torch": "torch",
+    "torch_int8": "torch_compile",
     "onnx": "ort",
+    "onnx_calibrated": "tensorrt",
     "openvino": "openvino",
-    "engine": "tensorrt",
 }
-"""The backend that loads each representation, for hints."""
+"""A backend that loads each representation, for hints."""
 
 ILLEGAL: Mapping[tuple[Kind, Kind], str] = {
     ("quantize", "quantize"): "the model is quantized already, and rounding it again only loses "
@@ -58,18 +60,18 @@ class Action:
 def plan(
     steps: Mapping[str, Step | type[Step]],
     start: Representation,
-    loads: Representation,
+    loads: Sequence[Representation],
     backend_name: str,
 ) -> list[Action]:
     """All actions from the source model to what the backend loads, in order.
 
-    A step runs in the representation that the backend loads if the step takes it and the rest of
+    A step runs in a representation that the backend loads if the step takes it and the rest of
     the recipe allows it; otherwise with as few conversions before it as possible.
 
     Args:
         steps: The recipe by name, in order: steps, or their classes.
         start: Representation of the source model.
-        loads: Representation that the backend loads.
+        loads: Representations that the backend loads.
         backend_name: The backend's name, for messages.
 
     Returns:
@@ -123,7 +125,7 @@ def _conversions(start: Representation, route: tuple[Representation, ...]) -> li
 def _find(
     steps: list[tuple[str, Step | type[Step]]],
     start: Representation,
-    loads: Representation,
+    loads: Sequence[Representation],
     fixed: bool = False,
 ) -> list[Action] | None:
     """The preferred way through all steps to ``loads``, or None. At most 4 routes per step.
@@ -133,12 +135,12 @@ def _find(
     routes = [()] if fixed else list(_routes(start))
     if not steps:
         for route in routes:
-            if (route[-1] if route else start) == loads:
+            if (route[-1] if route else start) in loads:
                 return _conversions(start, route)
         return None
     (name, step), rest = steps[0], steps[1:]
     takes = [r for r in routes if (r[-1] if r else start) in step.takes]
-    takes.sort(key=lambda r: (r[-1] if r else start) != loads)
+    takes.sort(key=lambda r: (r[-1] if r else start) not in loads)
     for route in takes:
         here = route[-1] if route else start
         given = gives(step, here)
@@ -151,7 +153,7 @@ def _find(
 def _explain(
     steps: list[tuple[str, Step | type[Step]]],
     start: Representation,
-    loads: Representation,
+    loads: Sequence[Representation],
     backend_name: str,
 ) -> UnsupportedError:
     """Why there is no way: the first step that cannot be reached, or the backend."""
@@ -171,19 +173,21 @@ def _explain(
             )
         reachable, last, stays = {gives(step, r) for r in usable}, name, final(step)
         before = f"{name} gives {_one(reachable)}"
+    wanted = " or ".join(loads)
     backends = [LOADED_BY[r] for r in FORWARD if r in _further(reachable, stays)]
     hint = f"use backend={' or backend='.join(backends)}"
     if not last:
         return UnsupportedError(
-            f"the model is given as {start}, backend '{backend_name}' loads {loads}, and there is "
+            f"the model is given as {start}, backend '{backend_name}' loads {wanted}, and there is "
             "no conversion",
             hint=hint,
         )
-    reason = why_not(steps[-1][1]).get(loads, stays)
+    reasons = why_not(steps[-1][1])
+    reason = next((reasons[r] for r in loads if r in reasons), stays)
     why = f" ({reason})" if reason else ""
     return UnsupportedError(
         f"{last} gives {_one(reachable)} model{why}, backend '{backend_name}' cannot load that: "
-        f"it loads {loads}",
+        f"it loads {wanted}",
         hint=hint,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pqbench.artifact import Representation
 from pqbench.compress.base import Step, limits
-from pqbench.compress.recipe import ILLEGAL, LOADED_BY, plan
+from pqbench.compress.recipe import ILLEGAL, plan
 from pqbench.errors import UnsupportedError
 
 START: Representation = "torch"
@@ -44,10 +44,20 @@ def shipped(conf: Path) -> dict[str, type[Step]]:
     return found
 
 
-def way(steps: Mapping[str, type[Step]], loads: Representation) -> str:
+BACKENDS: Mapping[str, tuple[Representation, ...]] = {
+    "torch": ("torch",),
+    "torch_compile": ("torch", "torch_int8"),
+    "ort": ("onnx",),
+    "openvino": ("openvino",),
+    "tensorrt": ("onnx", "onnx_calibrated"),
+}
+"""The table's columns: a backend of each sort, and what it loads; a test holds them to conf/."""
+
+
+def way(steps: Mapping[str, type[Step]], backend: str) -> str:
     """How a recipe reaches a backend, ``torch > onnx > [ort_int8]``; or why it does not."""
     try:
-        actions = plan(steps, START, loads, LOADED_BY[loads])
+        actions = plan(steps, START, BACKENDS[backend], backend)
     except UnsupportedError as error:
         return f"no: {error}"
     words: list[str] = [START]
@@ -58,9 +68,9 @@ def way(steps: Mapping[str, type[Step]], loads: Representation) -> str:
 def order_problem(first: str, second: str, steps: Mapping[str, type[Step]]) -> str:
     """Why ``second`` cannot follow ``first`` for any backend; empty if it can."""
     problem = ""
-    for loads in LOADED_BY:
+    for backend, loads in BACKENDS.items():
         try:
-            plan({first: steps[first], f"{second} ": steps[second]}, START, loads, LOADED_BY[loads])
+            plan({first: steps[first], f"{second} ": steps[second]}, START, loads, backend)
         except UnsupportedError as error:
             problem = problem or str(error)
         else:
@@ -71,10 +81,10 @@ def order_problem(first: str, second: str, steps: Mapping[str, type[Step]]) -> s
 def markdown(steps: Mapping[str, type[Step]]) -> str:
     """The whole page."""
     lines = [HEAD, "## Step and backend", ""]
-    lines += ["| step | kind | " + " | ".join(f"backend {b}" for b in LOADED_BY.values()) + " |"]
-    lines += ["| --- " * (2 + len(LOADED_BY)) + "|"]
+    lines += ["| step | kind | " + " | ".join(f"backend {b}" for b in BACKENDS) + " |"]
+    lines += ["| --- " * (2 + len(BACKENDS)) + "|"]
     for name, step in steps.items():
-        cells = [_cell(way({name: step}, loads)) for loads in LOADED_BY]
+        cells = [_cell(way({name: step}, backend)) for backend in BACKENDS]
         lines.append(f"| `{name}` | {step.kind} | " + " | ".join(cells) + " |")
     lines += ["", "## Order", "", "Any step may follow any other, except:", ""]
     lines += [f"- *{later}* after *{earlier}*: {why}." for (earlier, later), why in ILLEGAL.items()]

@@ -203,9 +203,9 @@ def open_host(
     data = PreparedSplit.load(split)
     pool = make_pool(data, max(batch_sizes), pool_mb, seed)
     runtime = make_backend(backend)
-    if model.representation != runtime.loads:
+    if model.representation not in runtime.loads:
         raise UnsupportedError(
-            f"{type(runtime).__name__} loads '{runtime.loads}' models, this one is "
+            f"{type(runtime).__name__} loads '{' or '.join(runtime.loads)}' models, this one is "
             f"'{model.representation}' ({model.folder})",
             hint="export the model to that representation first",
         )

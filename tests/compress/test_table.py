@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from pqbench import schema
+from pqbench.arguments import config_folder
 from pqbench.compress.recipe import plan
-from pqbench.compress.table import markdown, order_problem, shipped, way
+from pqbench.compress.table import BACKENDS, markdown, order_problem, shipped, way
 from pqbench.errors import UnsupportedError
+from pqbench.measure.host import make_backend
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = shipped(REPOSITORY / "conf")
@@ -26,7 +31,7 @@ def test_table_has_every_shipped_step() -> None:
 
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_every_step_runs_somewhere_and_says_why_not_elsewhere(name: str) -> None:
-    ways = {loads: way({name: STEPS[name]}, loads) for loads in ("torch", "onnx", "openvino")}
+    ways = {backend: way({name: STEPS[name]}, backend) for backend in BACKENDS}
     assert any(f"[{name}]" in text for text in ways.values())
     for text in ways.values():
         assert f"[{name}]" in text or (text.startswith("no: ") and "use backend=" in text)
@@ -37,5 +42,17 @@ def test_order_problem_is_the_message_of_the_plan() -> None:
     assert order_problem("prune", "ort_int8", STEPS) == ""
     problem = order_problem("ort_int8", "prune", STEPS)
     with pytest.raises(UnsupportedError) as caught:
-        plan({"ort_int8": STEPS["ort_int8"], "prune ": STEPS["prune"]}, "torch", "torch", "torch")
+        plan(
+            {"ort_int8": STEPS["ort_int8"], "prune ": STEPS["prune"]}, "torch", ("torch",), "torch"
+        )
     assert problem == str(caught.value)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_table_columns_are_what_the_shipped_backends_load(name: str) -> None:
+    schema.register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=[f"backend={name}"])
+    node = OmegaConf.to_container(config.backend, resolve=True)
+    assert isinstance(node, dict)
+    assert make_backend({str(k): v for k, v in node.items()}).loads == BACKENDS[name]

@@ -100,4 +100,4 @@ def test_torch_dynamic_refuses_a_network_of_convolutions(tmp_path: Path, data: S
 
 def test_torch_dynamic_is_for_torch_alone() -> None:
     with pytest.raises(UnsupportedError, match="no form in ONNX"):
-        plan({"torch_dynamic": TorchDynamic()}, "torch", "onnx", "ort")
+        plan({"torch_dynamic": TorchDynamic()}, "torch", ("onnx",), "ort")

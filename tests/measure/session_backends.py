@@ -71,7 +71,7 @@ def misbehave(fault: str) -> None:
 
 
 class NumpyBackend:
-    loads: ClassVar[str] = "onnx"
+    loads: ClassVar[tuple[str, ...]] = ("onnx",)
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class NumpyBackend:
 class OnnxBackend:
     """ONNX Runtime on the CPU, without anything around it."""
 
-    loads: ClassVar[str] = "onnx"
+    loads: ClassVar[tuple[str, ...]] = ("onnx",)
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def __init__(self, threads: int = 1) -> None:
