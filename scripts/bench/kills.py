@@ -23,8 +23,8 @@ from hurt import Bench, ended, left_behind, tiny
 
 SWEEP = ["compress=none,round,coarse", "backend=torch,ort"]
 START_S = 0.5
-SHARE = 0.25
-"""Kills fall in this share of an undisturbed sweep's time, so that a sweep outlives several."""
+SHARE = 0.8
+"""Kills fall in this share of the time of an undisturbed sweep, counted from each start."""
 
 
 class Broken(Exception):
