@@ -19,7 +19,7 @@ from pqbench.artifact import Artifact, LineageEntry, TensorSpec, write_json
 from pqbench.errors import ConfigError, PqbenchError, UnsupportedError, WeightsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 WEIGHTS = "weights.safetensors"
 NETWORK = "network.json"
@@ -117,9 +117,13 @@ def save_network(
 
 def builder_of(artifact: Artifact) -> dict[str, Any]:
     """The builder that a ``torch`` artifact was saved with."""
+    return structure_of(artifact)[0]
+
+
+def structure_of(artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The builder of a ``torch`` artifact, and the integer attributes that differ from it."""
     value = json.loads((artifact.folder / NETWORK).read_text(encoding="utf-8"))
-    builder: dict[str, Any] = value["builder"]
-    return builder
+    return value["builder"], value["attributes"]
 
 
 def save_like(
@@ -136,25 +140,30 @@ def save_like(
     )
 
 
-def load_network(artifact: Artifact) -> nn.Module:
-    """Rebuild the network of a ``torch`` artifact, in eval mode, on the CPU.
+def skeleton(
+    builder: Mapping[str, Any],
+    attributes: Mapping[str, Mapping[str, Any]],
+    tensors: Mapping[str, Tensor],
+) -> nn.Module:
+    """A network with a checkpoint's shapes; its parameters are the given ones, its buffers zeros.
+
+    Args:
+        builder: ``_target_`` and arguments.
+        attributes: By module, integer attributes in which it differs from what the builder gives.
+        tensors: The tensors by their names in the state dict, for shape and element type.
 
     Raises:
-        WeightsError: Tensors are missing or left over.
         ConfigError: The builder cannot be imported.
     """
     import torch
-    from safetensors.torch import load_file
     from torch import nn
 
-    value = json.loads((artifact.folder / NETWORK).read_text(encoding="utf-8"))
-    network = build_network(value["builder"])
+    network = build_network(builder)
     modules = dict(network.named_modules())
-    for name, attributes in value["attributes"].items():
-        for key, number in attributes.items():
+    for name, changed in attributes.items():
+        for key, number in changed.items():
             is_tuple = isinstance(getattr(modules[name], key, None), tuple)
             setattr(modules[name], key, tuple(number) if is_tuple else number)
-    tensors = load_file(artifact.path)
     for key, tensor in tensors.items():
         owner, _, leaf = key.rpartition(".")
         module = modules.get(owner)
@@ -166,7 +175,21 @@ def load_network(artifact: Artifact) -> nn.Module:
                 tensor, requires_grad=old is None or old.requires_grad
             )
         elif leaf in module._buffers:
-            module._buffers[leaf] = torch.empty_like(tensor)
+            module._buffers[leaf] = torch.zeros_like(tensor)
+    return network
+
+
+def load_network(artifact: Artifact) -> nn.Module:
+    """Rebuild the network of a ``torch`` artifact, in eval mode, on the CPU.
+
+    Raises:
+        WeightsError: Tensors are missing or left over.
+        ConfigError: The builder cannot be imported.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(artifact.path)
+    network = skeleton(*structure_of(artifact), tensors)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

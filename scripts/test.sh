@@ -8,4 +8,5 @@ bash scripts/setup.sh dev
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports
-exec .venv/bin/python -m pytest "$@"
+# Two processes, by file: tests of one file share models that take long to make.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

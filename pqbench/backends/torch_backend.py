@@ -41,6 +41,8 @@ class TorchBackend:
         compile_mode: ``torch.compile``'s mode: ``default``, ``reduce-overhead``, ``max-autotune``.
         fullgraph: Fail where a part of the network cannot be compiled.
         compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
+        freezing: Compile with the weights as constants, as PyTorch advises for inference; a
+            quantized graph becomes integer kernels only so.
     """
 
     modules: ClassVar[tuple[str, ...]] = ("torch",)
@@ -57,6 +59,7 @@ class TorchBackend:
         compile_mode: str = "default",
         fullgraph: bool = True,
         compile_cache: bool = True,
+        freezing: bool = True,
     ) -> None:
         self.threads = thread_count(threads)
         self.precision = one_of("precision", precision, tuple(PRECISIONS))
@@ -68,6 +71,7 @@ class TorchBackend:
         self.compile_mode = one_of("compile_mode", compile_mode, COMPILE_MODES)
         self.fullgraph = fullgraph
         self.compile_cache = compile_cache
+        self.freezing = freezing
         if mode == "script" and precision != "fp32" and amp:
             raise ConfigError(
                 f"TorchScript with precision={precision} by autocast is not possible: a frozen "
@@ -77,8 +81,9 @@ class TorchBackend:
 
     @property
     def loads(self) -> tuple[Representation, ...]:
-        """Only ``torch.compile`` turns PT2E's graph into integer kernels."""
-        return ("torch", "torch_int8") if self.mode == "compile" else ("torch",)
+        """PT2E's graph becomes integer kernels by ``torch.compile`` for the CPU alone."""
+        integer = self.mode == "compile" and self.freezing and self.device == "cpu"
+        return ("torch", "torch_int8") if integer and self.precision == "fp32" else ("torch",)
 
     def availability(self) -> Availability:
         """Whether PyTorch is installed, sees the device, and can compile if it has to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.backends.support import first_line
@@ -71,7 +72,12 @@ def _check_other_size(network: nn.Module, traced: Network, examples: Sequence[In
 
 
 def compile_network(
-    network: nn.Module, examples: Sequence[Inputs], mode: str, fullgraph: bool, cache: bool
+    network: nn.Module,
+    examples: Sequence[Inputs],
+    mode: str,
+    fullgraph: bool,
+    cache: bool,
+    freezing: bool,
 ) -> tuple[Network, int]:
     """Compile a network for every batch size.
 
@@ -81,6 +87,7 @@ def compile_network(
         mode: ``torch.compile``'s: ``default``, ``reduce-overhead`` or ``max-autotune``.
         fullgraph: Fail where a part cannot be compiled, instead of running that part eagerly.
         cache: Take kernels that an earlier process compiled.
+        freezing: Take the weights for constants: fold them, and store them as the kernels want.
 
     Returns:
         The compiled network, and how many graphs were found: in the cache of an earlier process,
@@ -98,8 +105,10 @@ def compile_network(
     dynamo.recompile_limit = max(dynamo.recompile_limit, len(examples) + 1)
     dynamo.fail_on_recompile_limit_hit = True
     inductor.force_disable_caches = not cache
+    inductor.freezing = freezing
     if all(t.device.type == "cpu" for t in examples[0]):
         inductor.compile_threads = 1  # else idle compiler processes stay and count as memory
+    kernels = _kernels()
     hits = counters["inductor"]["fxgraph_cache_hit"]
     graphs = counters["stats"]["unique_graphs"]
     compiled: Any = torch.compile(network, dynamic=False, fullgraph=fullgraph, mode=mode)
@@ -114,8 +123,17 @@ def compile_network(
             f"torch.compile cannot compile this network: {first_line(error)}",
             hint="backend.fullgraph=false runs what cannot be compiled eagerly",
         ) from error
+    if cache and kernels and _kernels() == kernels:
+        return compiled, len(examples)  # frozen graphs are made anew, of kernels that were there
     known = max(len(examples) - (counters["stats"]["unique_graphs"] - graphs), 0)
     return compiled, counters["inductor"]["fxgraph_cache_hit"] - hits + known
+
+
+def _kernels() -> set[str]:
+    """The compiled kernels in PyTorch's cache folder."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return {str(path) for path in Path(cache_dir()).rglob("*.so")}
 
 
 def check_compiler(device: str) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 HALF_SQNR_DB = 25.0  # scripted or compiled against eager: fusion changes what is rounded
+# a quantizer rounds a value near a tie the other way when its input differs in the last bits
+INTEGER_SQNR_DB = 8.0
 
 
 class TorchSession:
@@ -76,6 +78,8 @@ class TorchSession:
         self._no_grad = torch.inference_mode
         self._out_of_memory = torch.OutOfMemoryError
         self._casts = backend.precision != "fp32" and backend.amp
+        plain = not self._moved and not self._casts
+        self._single = self._names[0] if plain and len(self._names) == 1 else None
         self._network: Callable[..., Any] | None = network
         self._details: dict[str, Any] = {"mode": backend.mode}
         if backend.precision != "fp32":  # fp32 knows no mixing
@@ -99,6 +103,7 @@ class TorchSession:
                     backend.compile_mode,
                     backend.fullgraph,
                     backend.compile_cache,
+                    backend.freezing,
                 )
         self.compile_s = time.perf_counter() - started
         self._check_parity(network)
@@ -119,8 +124,11 @@ class TorchSession:
         import torch
 
         rng = np.random.default_rng(0)
+        integer = self._artifact.representation == "torch_int8"
+        # Beyond the calibrated ranges integer kernels saturate elsewhere than the eager graph.
+        spread = 0.25 if integer else 1.0
         batch = {
-            name: rng.standard_normal(zeros.shape).astype(zeros.dtype)
+            name: (spread * rng.standard_normal(zeros.shape)).astype(zeros.dtype)
             if np.issubdtype(zeros.dtype, np.floating)
             else zeros + 1  # a token, and a mask that lets it through
             for name, zeros in self._zeros(self._size).items()
@@ -133,7 +141,10 @@ class TorchSession:
                 reference = [self._as_array(t) for t in self._forward(batch)]
             finally:
                 self._network = prepared
-        least = FLOAT_SQNR_DB if self._backend.precision == "fp32" else HALF_SQNR_DB
+        if integer:
+            least = INTEGER_SQNR_DB
+        else:
+            least = FLOAT_SQNR_DB if self._backend.precision == "fp32" else HALF_SQNR_DB
         parity = check(compare(f"eager to {self._backend.mode}", reference, got, least, 0.97))
         self._details["parity"] = asdict(parity)
 
@@ -151,7 +162,20 @@ class TorchSession:
         """
         try:
             with self._no_grad():
-                return [self._as_array(t) for t in self._forward(batch)]
+                if self._single is None:
+                    return [self._as_array(t) for t in self._forward(batch)]
+                # The same in fewer frames of Python: they are a tenth of a network of 0.1 ms.
+                array = batch[self._single]
+                value = self._network(  # type: ignore[misc]  # None only when closed
+                    self._as_tensor(array if array.flags.writeable else array.copy())
+                )
+                if (
+                    type(value) is self._tensor
+                    and value.dtype is self._float32
+                    and value.is_contiguous()
+                ):
+                    return [value.numpy()]
+                return [self._as_array(t) for t in flatten_outputs(value)]
         except self._out_of_memory as error:
             raise OutOfMemoryFailure(
                 f"PyTorch: {first_line(error)}", hint="use a smaller batch size or model"

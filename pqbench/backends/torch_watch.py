@@ -11,13 +11,19 @@ from pqbench.tensors import flatten_outputs
 PRODUCTS = frozenset(
     {
         "convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "conv1d",
-        "conv2d", "conv3d", "_convolution_pointwise", "_linear_pointwise", "mkldnn_rnn_layer",
-        "mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "scaled_dot_product_attention",
+        "conv2d", "conv3d", "_convolution_pointwise", "_linear_pointwise", "_mkl_linear",
+        "mkldnn_rnn_layer", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear",
+        "scaled_dot_product_attention",
         "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
     }
 )  # fmt: skip
-INTEGER = frozenset({"linear_dynamic", "quantized_lstm"})
+INTEGER = frozenset(
+    {
+        "linear_dynamic", "quantized_lstm",
+        "qconv_pointwise", "qconv2d_pointwise", "qlinear_pointwise",
+    }
+)  # fmt: skip
 """Operators that multiply in 8-bit integers, though what they are given and give is float."""
 TYPES = {
     "float32": "f32", "bfloat16": "bf16", "float16": "f16",
