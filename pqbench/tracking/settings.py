@@ -14,6 +14,11 @@ from pqbench.errors import ConfigError
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
+def sqlite_uri(file: Path) -> str:
+    """SQLAlchemy's URI of a sqlite file; of a path's characters it takes only two otherwise."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
 @dataclass(frozen=True)
 class TrackingSettings:
     """Where results are tracked beside the records on disk.
@@ -97,17 +102,15 @@ class TrackingSettings:
         """The URI in force, with an absolute path for the local store."""
         if self.uri is not None:
             return self.uri.rstrip("/") if self.is_server else self.uri
-        # of a path's characters SQLAlchemy takes only these for something else
-        return f"sqlite:///{str(self.folder / 'mlflow.db').replace('%', '%25').replace('?', '%3F')}"
+        return sqlite_uri(self.folder / "mlflow.db")
 
     @property
-    def lock_file(self) -> Path | None:
-        """Held while the tables or the experiment are made; beside the sqlite file, None else."""
+    def database_file(self) -> Path | None:
+        """The sqlite file, absolute; None for any other store."""
         prefix = "sqlite:///"
         if not self.tracking_uri.startswith(prefix):
             return None
-        database = Path(unquote(self.tracking_uri.removeprefix(prefix))).absolute()
-        return database.with_name(f".{database.name}.lock")
+        return Path(unquote(self.tracking_uri.removeprefix(prefix))).absolute()
 
     @property
     def artifact_folder(self) -> str | None:

@@ -32,7 +32,7 @@ from pqbench.cache import Cache
 from pqbench.record import FILE, Record
 from pqbench.tracking import content, journal
 from pqbench.tracking.onnx_flavour import log_onnx
-from pqbench.tracking.settings import TrackingSettings
+from pqbench.tracking.settings import TrackingSettings, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -188,13 +188,31 @@ def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
 @contextmanager
 def _making(settings: TrackingSettings) -> Iterator[None]:
     """Held by one process at a time: tables and experiments are not made safely by several."""
-    lock = settings.lock_file
-    if lock is None:
+    file = settings.database_file
+    if file is None:
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        if not file.exists() or not file.stat().st_size:
+            _make_database(file, settings.artifact_location)
         yield
+
+
+def _make_database(file: Path, artifact_location: str | None) -> None:
+    """Make MLflow's tables aside: killed while it makes them, it cannot go on in the same file."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    aside = file.with_name(f".{file.name}.new")
+    for left in (aside, aside.with_name(f"{aside.name}-journal")):
+        left.unlink(missing_ok=True)
+    try:
+        make: Any = SqlAlchemyStore  # MLflow declares no types for it
+        store = make(sqlite_uri(aside), artifact_location or str(file.parent))
+        store.engine.dispose()
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

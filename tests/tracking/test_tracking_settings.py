@@ -28,7 +28,7 @@ def test_settings_server_chooses_its_artifacts():
     assert settings.is_server
     assert settings.tracking_uri == "http://127.0.0.1:5000"
     assert settings.artifact_location is None
-    assert settings.lock_file is None
+    assert settings.database_file is None
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "mlruns"])

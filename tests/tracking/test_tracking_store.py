@@ -345,6 +345,30 @@ def test_processes_meeting_in_a_new_store_do_not_break_it(tmp_path):
     assert answers == {"1"}
 
 
+def test_store_whose_maker_was_killed_half_way_is_made_anew(tmp_path):
+    code = (
+        "import sys; from pqbench.tracking.store import TrackingSettings, ensure_store;"
+        "ensure_store(TrackingSettings(outputs=sys.argv[1]))"
+    )
+    maker = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2]
+    )
+    half_made = tmp_path / ".mlflow.db.new"
+    deadline = time.monotonic() + 100
+    while not (half_made.exists() and half_made.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert maker.poll() is None
+    maker.kill()
+    maker.wait()
+    assert half_made.exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    settings = TrackingSettings(outputs=str(tmp_path))
+    assert store.ensure_store(settings) == "1"
+    record = make_record()
+    assert store.push(record, save(record, tmp_path / "job"), settings, SWEEP)
+    assert not half_made.exists()
+
+
 def test_save_view_is_kept_with_the_experiment(settings):
     experiment_id = store.ensure_store(settings)
     key = store.save_view(settings, experiment_id, [make_record()], "s1")
