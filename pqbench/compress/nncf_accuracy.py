@@ -18,7 +18,12 @@ import numpy as np
 from pqbench.artifact import Artifact, LineageEntry, Representation
 from pqbench.compress.base import StepData
 from pqbench.compress.calibration import Calibration, draw
-from pqbench.compress.nncf_int8 import NncfInt8, fake_quantizers, openvino_edges
+from pqbench.compress.nncf_int8 import (
+    NncfInt8,
+    fake_quantizers,
+    openvino_edges,
+    read_float_model,
+)
 from pqbench.errors import ConfigError, DataError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -73,12 +78,7 @@ class NncfAccuracyInt8(NncfInt8):
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
         whole = self._validation(calibration, data)
-        model = openvino.Core().read_model(artifact.path)
-        if fake_quantizers(model):
-            raise UnsupportedError(
-                "nncf_accuracy_int8: the model is quantized already (FakeQuantize)",
-                hint="start from the float model",
-            )
+        model = read_float_model(artifact, "nncf_accuracy_int8")
         transformer = self.is_transformer(openvino_edges(model))
         scores: list[float] = []
 

@@ -108,12 +108,7 @@ class NncfInt8:
     ) -> tuple[str, bool, int]:
         import openvino
 
-        model = openvino.Core().read_model(artifact.path)
-        if fake_quantizers(model):
-            raise UnsupportedError(
-                "nncf_int8: the model is quantized already (FakeQuantize)",
-                hint="start from the float model",
-            )
+        model = read_float_model(artifact, "nncf_int8")
         transformer = self.is_transformer(openvino_edges(model))
         quantized = self._quantize(model, calibration, transformer, onnx=False)
         # compress_to_fp16 would halve the precision of what stays in float.
@@ -201,6 +196,31 @@ def openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
         for node in model.get_ops()
         for i in range(node.get_input_size())
     }
+
+
+def read_float_model(artifact: Artifact, step: str) -> openvino.Model:
+    """An OpenVINO model with its constants folded.
+
+    Conversion from ONNX leaves the weights of a depthwise convolution behind operators that compute
+    their shape. NNCF would put their quantizers after those, where they cannot be stored as
+    integers and the layer runs in float.
+
+    Raises:
+        UnsupportedError: It is quantized already.
+    """
+    import openvino
+    from openvino.passes import ConstantFolding, Manager
+
+    model = openvino.Core().read_model(artifact.path)
+    if fake_quantizers(model):
+        raise UnsupportedError(
+            f"{step}: the model is quantized already (FakeQuantize)",
+            hint="start from the float model",
+        )
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    return model
 
 
 def fake_quantizers(model: openvino.Model) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from compress_models import make_onnx, make_openvino, make_torch, run_openvino, run_ort, sqnr
 
@@ -132,8 +133,19 @@ def test_nncf_int8_keeps_the_representation_it_was_given(
     assert details["quantizers"] > 20
     assert details["treated_as"] == "cnn"
     assert sum(p.stat().st_size for p in native.model_files()) < 0.4 * source.path.stat().st_size
+    assert _float_kernels(native) == []  # depthwise ones among them
     with pytest.raises(UnsupportedError, match="quantized already"):
         step.apply(native, data, _folder(tmp_path, "again"))
+
+
+def _float_kernels(artifact: Artifact) -> list[tuple[int, ...]]:
+    """Shapes of float constants with four dimensions or more that are not one value per channel."""
+    shapes = [
+        tuple(node.get_output_shape(0))
+        for node in openvino.Core().read_model(artifact.path).get_ops()
+        if node.get_type_name() == "Constant" and node.get_output_element_type(0).is_real()
+    ]
+    return [shape for shape in shapes if len(shape) > 3 and np.prod(shape) > max(shape)]
 
 
 def _folder(parent: Path, name: str) -> Path:
