@@ -98,6 +98,7 @@ class NncfQat(Finetune):
                 self.settings(data.seed, data.threads),
                 teacher,
                 progress=sys.stderr.isatty(),
+                resume=data.resume,
             )
             model = _convert(quantized, example)
         for port, name in zip(model.inputs, names, strict=True):
