@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 Representation = Literal["torch", "torch_int8", "onnx", "onnx_calibrated", "openvino"]
 DESCRIPTION = "artifact.json"
 RESULT = "result.json"  # what a stage's cache puts beside an artifact that it keeps
+CALIBRATION = "calibration"  # folder of samples for a runtime's own calibration; not deployed
 
 
 def write_json(path: Path, value: object) -> None:
@@ -69,7 +70,8 @@ class Artifact:
     """A model on disk.
 
     Attributes:
-        representation: Format family: ``torch``, ``onnx``, ``openvino`` or ``engine``.
+        representation: Format family; ``onnx_calibrated`` is ``onnx`` with calibration samples
+            beside it, for a runtime that calibrates while it builds.
         folder: The folder that holds everything.
         file: Name of the main file inside ``folder``.
         inputs: The model's inputs, in order.
@@ -130,13 +132,17 @@ class Artifact:
         )
 
     def model_files(self) -> list[Path]:
-        """The files that a deployment needs: all but pqbench's own."""
+        """The files that a deployment needs: all but pqbench's own and calibration samples."""
+        calibration = self.folder / CALIBRATION
+        return [path for path in self._files() if calibration not in path.parents]
+
+    def _files(self) -> list[Path]:
         ours = {self.folder / DESCRIPTION, self.folder / RESULT}
         return sorted(p for p in self.folder.rglob("*") if p.is_file() and p not in ours)
 
     def content_hash(self) -> str:
-        """SHA-256 over names and contents of the model's files; the lineage does not enter."""
+        """SHA-256 over names and contents of all files; the lineage does not enter."""
         digest = hashlib.sha256(self.representation.encode())
-        for path in self.model_files():
+        for path in self._files():
             digest.update(f"{path.relative_to(self.folder)}:{file_sha256(path)};".encode())
         return digest.hexdigest()

@@ -15,6 +15,7 @@ from pqbench.environment import versions
 PACKAGE = Path(__file__).parent
 GROUND = (
     "artifact.py",
+    "calibrated.py",
     "checkpoint.py",
     "download.py",
     "errors.py",

@@ -142,6 +142,14 @@ class ExperimentRun:
             raise UnavailableError(
                 f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
             )
+        check_loads = getattr(backend, "check_loads", None)
+        if check_loads is not None:
+            try:
+                check_loads(actions[-1].after if actions else start)
+            except UnsupportedError:
+                if config["compress"]:
+                    self._baseline()
+                raise
         index = make(config["dataset"]["source"], "dataset.source").index()
         listing = index.listing_hash()
         self.identity = identity(config, self.threads, listing)

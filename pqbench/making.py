@@ -86,6 +86,7 @@ class Maker:
         made: Mapping[str, StageResult | None] = {},
         key: Mapping[str, Any] | None = None,
         function: str | None = None,
+        resumable: bool = False,
     ) -> StageResult:
         """Run a stage; ``made`` are folders of earlier stages, which enter by their keys."""
         folders = {k: str(v.folder) if v is not None else None for k, v in made.items()}
@@ -105,6 +106,7 @@ class Maker:
             timeout_s=timeout,
             threads=self.threads,
             memory_mb=self.config["limits"]["memory_mb"],
+            resumable=resumable,
         )
         with _status(f"{self.title}: {name}"):
             result = self.runner.run(spec)
@@ -222,6 +224,7 @@ class Maker:
                 },
                 ("data", "training"),
                 made={"artifact": current, "train": train, "scored": scored},
+                resumable=True,
             )
         source = network = current
         for action in actions:
@@ -251,6 +254,7 @@ class Maker:
                     "teacher": source,
                 },
                 function="apply_step",
+                resumable=True,
             )
             # An integer layer's work and parameters are counted as those it stands for.
             step = make(config["compress"][action.name], f"compress.{action.name}")

@@ -167,6 +167,8 @@ class FitConfig:
         learning_rate: Peak of the AdamW schedule (warm-up, then cosine).
         train_size: Side of the training images in pixels; null takes the model's input size.
         augment: Symmetries used in training; by default the data set's.
+        precision: Of products while training: null (float32), ``bf16-mixed`` or ``16-mixed``.
+        devices: GPUs that share each batch: a number, or ``auto`` for all.
     """
 
     method: FitMethod = FitMethod.auto
@@ -175,6 +177,8 @@ class FitConfig:
     learning_rate: float = 2e-3
     train_size: int | None = 96
     augment: str = "${dataset.augment}"
+    precision: str | None = None
+    devices: Any = 1
 
 
 @dataclass

@@ -8,6 +8,10 @@ in the parent, never its end.
 Cache: the key is a hash of the function, its arguments (a folder made by another stage enters by
 that stage's key), the code of the rooms it uses, the user's own code that the arguments name and
 the versions of the libraries. The child dies with its parent, however that dies.
+
+A resumable stage is told of a folder in the cache that bears its key and outlives it: what it put
+there before it was interrupted it finds when it is run again. The folder goes once the stage is
+done, or has failed for a reason of its own, which would be the same again.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +50,7 @@ if TYPE_CHECKING:  # there is none on Windows
     from multiprocessing.context import ForkServerContext
 
 LOG_TAIL_LINES = 15
+INTERRUPTIONS = (StageTimeout, OutOfMemoryFailure, WorkerCrash)  # from without: worth going on
 _MEMORY_HINT = (
     "use fewer images, a smaller batch or a machine with more memory, or raise limits.memory_mb"
 )
@@ -65,6 +70,8 @@ class StageSpec:
         timeout_s: Time limit in s.
         threads: Threads the process may use.
         memory_mb: Limit of the process's own data in MiB; None: no limit. Linux only.
+        resumable: The function takes ``resume``, the path of a folder for half-done work, which
+            decides nothing about the result; it is left out where there is no cache.
     """
 
     name: str
@@ -75,6 +82,7 @@ class StageSpec:
     timeout_s: float = 1800.0
     threads: int = 1
     memory_mb: float | None = None
+    resumable: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,13 +157,14 @@ class StageRunner:
             if found is not None:
                 return found
             aside = self.cache.aside(final)
-            value, seconds, rss = self._compute(spec, aside)
+            value, seconds, rss = self._compute(_resuming(spec, self.cache.unfinished / key), aside)
             payload = {"name": spec.name, "value": value, "seconds": seconds, "rss_peak_mb": rss}
             try:
                 self.cache.keep(aside, final, payload)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
+            shutil.rmtree(self.cache.unfinished / key, ignore_errors=True)
             return StageResult(final, value, key, seconds, False, rss)
 
     def _find(self, cache: Cache, folder: Path, key: str) -> StageResult | None:
@@ -174,11 +183,20 @@ class StageRunner:
             return _run_process(spec, folder, log)
         except PqbenchError as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if spec.arguments.get("resume") and not isinstance(error, INTERRUPTIONS):
+                shutil.rmtree(spec.arguments["resume"], ignore_errors=True)
             error.stage, error.log = spec.name, log  # type: ignore[attr-defined]
             raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _resuming(spec: StageSpec, folder: Path) -> StageSpec:
+    """The stage with its folder for half-done work among the arguments, if it wants one."""
+    if not spec.resumable:
+        return spec
+    return replace(spec, arguments={**spec.arguments, "resume": str(folder)})
 
 
 def log_tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:

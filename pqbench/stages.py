@@ -93,6 +93,7 @@ def fit(
     settings: Mapping[str, Any],
     seed: int,
     threads: int,
+    resume: str | None = None,
 ) -> dict[str, Any]:
     """Teach the network the data set's classes, on images proved to be none of the scored ones."""
     from pqbench.data.prepare import assert_disjoint
@@ -108,6 +109,7 @@ def fit(
         workdir=workdir,
         seed=seed,
         threads=threads,
+        resume=Path(resume) if resume else None,
     )
     return dict(result.lineage[-1].details)
 
@@ -123,6 +125,7 @@ def apply_step(
     teacher: str | None,
     seed: int,
     threads: int,
+    resume: str | None = None,
 ) -> dict[str, Any]:
     """Run one step of the recipe, on images proved to be none of the scored ones."""
     from pqbench.compress.base import StepData
@@ -135,6 +138,7 @@ def apply_step(
         seed=seed,
         threads=threads,
         teacher=Artifact.load(teacher) if teacher else None,
+        resume=Path(resume) if resume else None,
     )
     result = make(step, f"compress.{name}").apply(Artifact.load(artifact), data, workdir)
     return dict(result.lineage[-1].details)

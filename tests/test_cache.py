@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,13 @@ def test_command_lists_verifies_and_prunes(
     assert main(["prune", "--max-gb", "0", *outputs]) == 0
     assert "1 of 1 entries removed" in capsys.readouterr().out
     assert not folders[1].exists()
+
+
+def test_clean_removes_half_done_work_that_nobody_goes_on_with(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for name, days in (("old", 8), ("new", 6)):
+        (cache.unfinished / name).mkdir(parents=True)
+        when = time.time() - days * 24 * 3600
+        os.utime(cache.unfinished / name, (when, when))
+    assert cache.clean() == [cache.unfinished / "old"]
+    assert [path.name for path in cache.unfinished.iterdir()] == ["new"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def sleep(workdir: Path, seconds: float) -> dict[str, Any]:
     (workdir / "started.aside").rename(workdir / "started")
     time.sleep(seconds)
     return {}
+
+
+def half(workdir: Path, kind: str, resume: str | None = None) -> dict[str, Any]:
+    """Interrupted the first time, half done; then it finds what it has put there."""
+    if resume is None:
+        return {"found": None}
+    place = Path(resume) / "half"
+    if place.is_file():
+        return {"found": place.read_text()}
+    place.parent.mkdir(parents=True)
+    place.write_text("done by half")
+    return fail(workdir, kind)
 
 
 def spec(function: str, timeout_s: float = 60.0, **arguments: Any) -> StageSpec:
@@ -180,3 +193,30 @@ def test_cache_key_follows_content_not_path() -> None:
     assert cache_key(one) == cache_key(two)
     assert cache_key(one) != cache_key(StageSpec("s", "m:f", {"folder": "/a"}, ()))
     json.dumps(dict(one.arguments))
+
+
+@pytest.mark.parametrize("kind", ["SIGKILL", "hang"])
+def test_resumable_stage_finds_its_half_done_work_once(kind: str, runner: StageRunner) -> None:
+    assert runner.cache is not None
+    halves = replace(spec("half", timeout_s=5.0, kind=kind), resumable=True)
+    with pytest.raises((OutOfMemoryFailure, StageTimeout)):
+        runner.run(halves)
+    [left] = runner.cache.unfinished.iterdir()
+    assert left.name == cache_key(halves)
+    assert runner.cache.clean() == [], "the next sweep begins with this"
+    assert runner.run(halves).value == {"found": "done by half"}
+    assert not left.exists()
+
+
+def test_resumable_stage_that_fails_by_itself_begins_anew(runner: StageRunner) -> None:
+    assert runner.cache is not None
+    halves = replace(spec("half", kind="data"), resumable=True)
+    with pytest.raises(DataError):
+        runner.run(halves)
+    assert not list(runner.cache.unfinished.iterdir())
+
+
+def test_resumable_stage_without_cache_is_told_so(runner: StageRunner) -> None:
+    runner.cache = None
+    halves = replace(spec("half", kind="data"), resumable=True)
+    assert runner.run(halves).value == {"found": None}

@@ -105,6 +105,9 @@ class Backend(Protocol):
 
     The constructor takes the settings and must be cheap: the runtime is imported in the methods.
 
+    A class may also have ``check_loads(representation)``, which raises ``UnsupportedError`` before
+    any work if the library that is installed here cannot load one of ``loads``.
+
     Attributes:
         loads: The representations it loads.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,13 @@ def cast_fp16(source: Path, target: Path) -> Path:
     onnx.save(model, aside)
     aside.replace(target)
     return target
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write aside and rename, so that another process never reads half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_bytes(content)
+    aside.replace(path)
 
 
 def shape_at(spec: TensorSpec, batch_size: int) -> tuple[int, ...]:

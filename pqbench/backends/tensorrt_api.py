@@ -46,6 +46,11 @@ class Library:
         return hasattr(self.trt.BuilderFlag, "FP16")
 
     @property
+    def calibrates(self) -> bool:
+        """Whether it finds the ranges of INT8 itself, from calibration samples (10)."""
+        return hasattr(self.trt, "IInt8EntropyCalibrator2")
+
+    @property
     def portable(self) -> bool:
         """Whether engines are built for compute capabilities, without a GPU at hand (RTX)."""
         return hasattr(self.trt, "ComputeCapability")

@@ -1,13 +1,14 @@
 """TensorRT itself: an engine of its own, on TensorRT 10, 11 or TensorRT-RTX.
 
-Loads ONNX, builds the engine for the protocol's batch sizes, and feeds it from one CUDA stream.
+Loads ONNX, which TensorRT 10 quantizes itself where calibration samples come with it; builds the
+engine for the protocol's batch sizes, and feeds it from one CUDA stream.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pqbench.artifact import Artifact, Representation
 from pqbench.backends.base import Availability
@@ -17,6 +18,7 @@ from pqbench.backends.support import one_of, thread_count, versions
 from pqbench.backends.tensorrt_api import MODULES, load_library
 from pqbench.backends.tensorrt_buffers import KINDS, make_buffers
 from pqbench.backends.tensorrt_build import BuildOptions, find_or_build
+from pqbench.backends.tensorrt_calibration import check_calibrates
 from pqbench.backends.tensorrt_session import TensorrtSession
 from pqbench.errors import ConfigError, UnavailableError
 
@@ -36,7 +38,8 @@ class TensorrtBackend:
         library: ``tensorrt``, ``tensorrt_rtx``, or ``auto``: the first that is installed.
         precision: ``fp32`` or ``fp16`` for what is not quantized. TensorRT 10 does float16 by a
             builder flag, 11 and RTX by a cast ONNX file. INT8 comes with the model, as signed
-            symmetric Q/DQ pairs (``compress=ort_int8_trt``).
+            symmetric Q/DQ pairs (``compress=ort_int8_trt``), or TensorRT 10 calibrates it while it
+            builds (``compress=trt_entropy_int8``).
         tf32: Float32 products may run in TF32; TensorRT's own default is true.
         shapes: ``static``: one optimization profile for each batch size; ``dynamic``: one for all.
         buffers: Who owns device memory and stream: ``torch``, ``pycuda`` or ``cuda_python``.
@@ -45,9 +48,10 @@ class TensorrtBackend:
         optimization_level: The builder's, 0 (quick build) to 5.
         capabilities: Compute capabilities to build for (``SM89``), TensorRT-RTX only; empty: all.
         engine_cache: Folder for engines; None takes one beside the stages.
-    """
 
-    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
+    Attributes:
+        loads: ``onnx``, and unless TensorRT-RTX is chosen ``onnx_calibrated``.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,9 @@ class TensorrtBackend:
         self.index = parse_device(device)
         self.device = f"cuda:{self.index}"
         self.library = one_of("library", library, ("auto", *MODULES))
+        self.loads: tuple[Representation, ...] = (
+            ("onnx",) if self.library == "tensorrt_rtx" else ("onnx", "onnx_calibrated")
+        )
         self.shapes = one_of("shapes", shapes, ("static", "dynamic"))
         self.buffers = one_of("buffers", buffers, KINDS)
         self.cuda_graph = cuda_graph
@@ -109,6 +116,16 @@ class TensorrtBackend:
         reason = "; ".join(p.message for p in problems)
         return Availability(False, self.device, found, reason, "; ".join(p.hint for p in problems))
 
+    def check_loads(self, representation: Representation) -> None:
+        """Refuse before any work what the TensorRT that is installed cannot load.
+
+        Raises:
+            UnavailableError: There is no TensorRT.
+            UnsupportedError: It has no calibration of its own.
+        """
+        if representation == "onnx_calibrated":
+            check_calibrates(load_library(self.library))
+
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> TensorrtSession:
         """Find or build the engine and make it ready to run.
 
@@ -130,6 +147,7 @@ class TensorrtBackend:
             self.options,
             engine_folder(artifact, self.engine_cache) / library.name,
             f"{card.name} {card.capability} driver {card.driver}",
+            lambda: make_buffers(self.buffers, self.index),
         )
         build_s = None if engine.cached else time.perf_counter() - started
         details: dict[str, Any] = {
@@ -145,6 +163,8 @@ class TensorrtBackend:
             "engine_build_s": round(engine.build_s, 3),
             "builder_warnings": engine.warnings,
         }
+        if engine.calibration is not None:
+            details["calibration"] = engine.calibration
         return TensorrtSession(
             library,
             engine.plan,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.artifact import Artifact, file_sha256, write_json
-from pqbench.backends.onnx_files import cast_fp16, is_quantized, shape_at
+from pqbench.backends.onnx_files import cast_fp16, is_quantized, shape_at, write_aside
 from pqbench.backends.tensorrt_api import (
     Library,
     check,
@@ -21,6 +20,14 @@ from pqbench.backends.tensorrt_api import (
     one_line,
     reason,
 )
+from pqbench.backends.tensorrt_buffers import Buffers
+from pqbench.backends.tensorrt_calibration import (
+    Calibration,
+    cache_file,
+    check_calibrates,
+    make_calibrator,
+)
+from pqbench.calibrated import CalibrationBatches
 from pqbench.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -59,7 +66,8 @@ class Engine:
         build_s: Seconds its build took, when it was built.
         cached: True if it was found.
         warnings: What the builder warned of.
-        quantized: Whether the ONNX file has Q/DQ pairs.
+        quantized: Whether the ONNX file has Q/DQ pairs, or TensorRT calibrated it.
+        calibration: What TensorRT's own calibration used; None without one.
     """
 
     plan: bytes
@@ -67,6 +75,7 @@ class Engine:
     cached: bool = False
     warnings: list[str] = field(default_factory=list)
     quantized: bool = False
+    calibration: dict[str, Any] | None = None
 
 
 def profile_ranges(
@@ -99,6 +108,7 @@ def build(
     profiles: Sequence[Mapping[str, Range]],
     options: BuildOptions,
     timing_cache: Path | None = None,
+    calibration: Calibration | None = None,
 ) -> Engine:
     """Parse an ONNX file and build an engine.
 
@@ -109,15 +119,18 @@ def build(
         options: What to build.
         timing_cache: File of measured tactics, read and written back; a build that finds its
             tactics there is quicker and chooses the same ones again.
+        calibration: Samples to find the ranges of INT8 with; None leaves float what is float.
 
     Raises:
-        UnsupportedError: The parser or the builder refuses, with the library's reason; or a
-            warning says that the engine would compute something else.
+        UnsupportedError: The parser or the builder refuses, with the library's reason; a warning
+            says that the engine would compute something else; or the library has no calibration.
     """
     trt, log = library.trt, make_logger(library.trt)
     started = time.perf_counter()
-    quantized = is_quantized(onnx)
-    weak = library.weak_typing and options.precision == "fp16"
+    calibrator = None if calibration is None else make_calibrator(library, calibration)
+    quantized = is_quantized(onnx) or calibration is not None
+    half = library.weak_typing and options.precision == "fp16"
+    weak = half or calibration is not None
     flags = 0 if weak else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     builder: tensorrt.Builder = trt.Builder(log)
     network: tensorrt.INetworkDefinition = builder.create_network(flags)
@@ -137,28 +150,43 @@ def build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # placement reads the layers
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if weak:
+    if half:
         config.set_flag(trt.BuilderFlag.FP16)
-        if quantized:
-            config.set_flag(trt.BuilderFlag.INT8)
+    if weak and quantized:
+        config.set_flag(trt.BuilderFlag.INT8)
     _set_capabilities(library, config, options.capabilities)
     shapes: list[Any] = [network.get_input(i).shape for i in range(network.num_inputs)]
     free = any(-1 in tuple(shape) for shape in shapes)
     for ranges in profiles if free else ():
-        profile: Any = builder.create_optimization_profile()
-        for name, (low, best, high) in ranges.items():
-            profile.set_shape(name, low, best, high)
-        if config.add_optimization_profile(profile) < 0:
+        if config.add_optimization_profile(_profile(builder, ranges)) < 0:
             raise UnsupportedError(f"TensorRT refuses the profile {dict(ranges)}: {reason(log)}")
+    if calibration is not None:
+        config.int8_calibrator = calibrator
+        if free:
+            one = {name: (shape, shape, shape) for name, shape in calibration.shapes().items()}
+            check(
+                config.set_calibration_profile(_profile(builder, one)),
+                f"calibration profile {one} refused",
+                log,
+            )
     cache = None if library.portable else _load_timing_cache(config, timing_cache)
-    plan = check(
-        builder.build_serialized_network(network, config), f"cannot build {onnx.name}", log
-    )
+    built = builder.build_serialized_network(network, config)
+    if calibrator is not None:
+        calibrator.close()
+    plan = check(built, f"cannot build {onnx.name}", log)
+    calibrated = None if calibrator is None else calibrator.report()
     if cache is not None and timing_cache is not None:
-        _write(timing_cache, bytes(memoryview(cache.serialize())))
+        write_aside(timing_cache, bytes(memoryview(cache.serialize())))
     warnings = judge_warnings(log.lines)
     seconds = time.perf_counter() - started
-    return Engine(bytes(memoryview(plan)), seconds, False, warnings, quantized)
+    return Engine(bytes(memoryview(plan)), seconds, False, warnings, quantized, calibrated)
+
+
+def _profile(builder: Any, ranges: Mapping[str, Range]) -> Any:
+    profile = builder.create_optimization_profile()
+    for name, (low, best, high) in ranges.items():
+        profile.set_shape(name, low, best, high)
+    return profile
 
 
 def _set_capabilities(library: Library, config: Any, capabilities: Sequence[str]) -> None:
@@ -201,6 +229,7 @@ def find_or_build(
     options: BuildOptions,
     folder: Path,
     gpu: str,
+    buffers: Callable[[], Buffers] | None = None,
 ) -> Engine:
     """The engine of an artifact: from the folder if it was built before, else built and kept.
 
@@ -209,19 +238,29 @@ def find_or_build(
 
     Args:
         library: Which TensorRT.
-        artifact: The ``onnx`` artifact.
+        artifact: The ``onnx`` or ``onnx_calibrated`` artifact.
         batch_sizes: The protocol's, ascending.
         static: See :func:`profile_ranges`.
         options: What to build.
-        folder: Where engines, casts and the timing cache are kept.
+        folder: Where engines, casts, ranges and the timing cache are kept.
         gpu: Name, compute capability and driver of the GPU.
+        buffers: Makes device memory for calibration; an ``onnx_calibrated`` artifact needs it.
 
     Raises:
         UnsupportedError: See :func:`build`; or a float16 engine of a quantized model is asked of a
             strongly typed library.
     """
     profiles = profile_ranges(artifact, batch_sizes, static)
-    what = [file_sha256(artifact.path), library.name, library.version, gpu, profiles]
+    what: list[Any] = [file_sha256(artifact.path), library.name, library.version, gpu, profiles]
+    calibration = None
+    if artifact.representation == "onnx_calibrated":
+        check_calibrates(library)
+        if buffers is None:
+            raise ValueError("a calibrated artifact needs device memory to calibrate with")
+        batches = CalibrationBatches.load(artifact)
+        ranges = cache_file(library, artifact.path, batches, folder)
+        calibration = Calibration(batches, ranges, buffers)
+        what.append(batches.content)
     text = json.dumps([*what, asdict(options)], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     place, facts = folder / f"{key}.engine", folder / f"{key}.json"
@@ -238,18 +277,13 @@ def find_or_build(
         source = cast_fp16(source, folder / f"{file_sha256(source)[:24]}-fp16.onnx")
     folder.mkdir(parents=True, exist_ok=True)
     timing = hashlib.sha256(f"{library.name} {library.version} {gpu}".encode()).hexdigest()[:16]
-    engine = build(library, source, profiles, options, folder / f"{timing}.timing")
-    _write(place, engine.plan)
+    engine = build(library, source, profiles, options, folder / f"{timing}.timing", calibration)
+    write_aside(place, engine.plan)
     kept = {
         "build_s": engine.build_s,
         "warnings": engine.warnings,
         "quantized": engine.quantized,
+        "calibration": engine.calibration,
     }
     write_json(facts, kept)
     return engine
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 KINDS = ("stages", "records")
 _LOCK_WAIT_S = 0.0
+UNFINISHED_S = 7 * 24 * 3600.0  # half-done work that nobody went on with for so long is removed
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Cache:
         self.stages = root / "stages"
         self.records = root / "records"
         self.locks = root / "locks"
+        self.unfinished = root / "unfinished"  # by key: half-done work of a stage that was killed
         self._held: dict[Path, int] = {}
 
     def lock(self, name: str) -> FileLock:
@@ -169,10 +171,20 @@ class Cache:
     def clean(self) -> list[Path]:
         """Remove what dead processes left: half-made entries, and lock files that nobody holds.
 
+        Work that can be resumed stays for a week.
+
         Returns:
             The half-made entries that were removed.
         """
         removed = []
+        for left in self.unfinished.glob("*"):
+            try:
+                with FileLock(self._made(self.locks) / f"{left.name}.lock", timeout=_LOCK_WAIT_S):
+                    if time.time() - left.stat().st_mtime > UNFINISHED_S:
+                        shutil.rmtree(left, ignore_errors=True)
+                        removed.append(left)
+            except (Timeout, OSError):
+                continue  # in use, or not ours to remove
         for kind in KINDS:
             for left in (self.root / kind).glob("*.tmp"):
                 name = left.name.split(".")[0]

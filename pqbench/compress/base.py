@@ -22,12 +22,15 @@ class StepData:
         seed: Seeds every draw and every training run.
         threads: Threads the step may use.
         teacher: The model as it was before the first step (``torch``), for distillation; or None.
+        resume: A folder that outlives an interrupted run of this very step and is removed once the
+            step is done: what is put there is found when the step is run again. May not exist yet.
     """
 
     train: PreparedSplit
     seed: int
     threads: int
     teacher: Artifact | None = None
+    resume: Path | None = None
 
 
 @runtime_checkable

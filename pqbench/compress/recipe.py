@@ -202,6 +202,6 @@ def _further(heres: set[Representation], stays: str = "") -> set[Representation]
 def _one(representations: set[Representation]) -> str:
     """``an onnx or openvino``, in the order of conversion."""
     names = [r for r in FORWARD if r in representations]
-    shown = {"onnx": "ONNX", "openvino": "OpenVINO"}
+    shown = {"onnx": "ONNX", "openvino": "OpenVINO", "onnx_calibrated": "calibrated ONNX"}
     text = " or ".join(shown.get(n, n) for n in names)
     return f"an {text}" if text[0] in "OEe" else f"a {text}"

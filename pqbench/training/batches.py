@@ -33,6 +33,9 @@ class Batches:
         seed: With the number of the pass it fixes order and augmentation.
         shuffle: False for validation: in order, nothing left out.
         passes: Passes begun so far.
+        rank: Which of ``world`` equal shares of each batch is taken; order and augmentation are
+            those of the whole batch.
+        world: Number of shares. While training, images that do not fill all alike are left out.
     """
 
     split: PreparedSplit
@@ -43,12 +46,15 @@ class Batches:
     seed: int
     shuffle: bool = True
     passes: int = 0
+    rank: int = 0
+    world: int = 1
 
     def sizes(self) -> list[int]:
         """Number of samples in each batch of a pass."""
         whole, rest = divmod(len(self.indices), self.batch_size)
         keep_rest = rest and (not self.shuffle or not whole or rest >= max(2, self.batch_size / 2))
-        return [self.batch_size] * whole + ([rest] if keep_rest else [])
+        rest -= rest % self.world
+        return [self.batch_size] * whole + ([rest] if keep_rest and rest else [])
 
     def __len__(self) -> int:
         return len(self.sizes())
@@ -64,6 +70,8 @@ class Batches:
             picked = order[start : start + size]
             start += size
             turns = rng.integers(0, 8, size)
+            if self.world > 1:
+                picked, turns = picked[self.rank :: self.world], turns[self.rank :: self.world]
             inputs = tuple(self._input(name, picked, turns) for name in self.split.arrays)
             yield inputs, self._labels(labels, picked, turns)
 

@@ -35,6 +35,10 @@ class TrainingData(Protocol):
         """Threads that torch may use."""
 
     @property
+    def resume(self) -> Path | None:
+        """Folder for a half-done training's checkpoint."""
+
+    @property
     def teacher(self) -> Artifact | None:
         """The model as it was before the first step."""
 
@@ -69,6 +73,8 @@ class Finetune:
     teacher_weight: float = 0.0
     temperature: float = 2.0
     keep_zeros: bool = True
+    precision: str | None = None
+    devices: int | str = 1
     recalibrate_bn: int = 256
 
     def __post_init__(self) -> None:
@@ -103,7 +109,8 @@ class Finetune:
         network = load_network(artifact)
         teacher = load_network(data.teacher) if distils and data.teacher is not None else None
         settings = self.settings(data.seed, data.threads)
-        report = fit(network, data.train, settings, teacher, progress=sys.stderr.isatty())
+        shown = sys.stderr.isatty()
+        report = fit(network, data.train, settings, teacher, shown, data.resume)
         used = 0
         if self.recalibrate_bn and changes_size(self.train_size, data.train):
             names = [spec.name for spec in artifact.inputs]

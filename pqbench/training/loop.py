@@ -10,12 +10,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pqbench.networks import first_output
-from pqbench.training.batches import Batch
+from pqbench.training.batches import Batch, Batches
+from pqbench.training.seats import Seat
 from pqbench.training.settings import FitSettings
 
 WARM_UP_SHARE = 0.1
@@ -69,7 +71,9 @@ class Learner(pl.LightningModule):
         self.settings = settings
         self.total = total
         self.images = 0
-        self.masks: list[tuple[Tensor, Tensor]] = []
+        self.stopped = False
+        # Before a checkpoint is loaded: a trained weight may have become zero by chance.
+        self.masks = zero_masks(network) if settings.keep_zeros else []
 
     def loss(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Mean loss of one batch."""
@@ -86,24 +90,49 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Lightning's hook: one step."""
-        self.images += len(batch[1])
+        count = len(batch[1])
+        self.images += count * self.trainer.world_size
         loss = self.loss(*batch)
-        self.log("loss", loss, on_epoch=True, on_step=False, batch_size=len(batch[1]))
+        self.log("loss", loss, on_epoch=True, on_step=False, batch_size=count, sync_dist=True)
         return loss
 
     def on_fit_start(self) -> None:
         """Lightning's hook; the network is on its device by now."""
-        self.masks = zero_masks(self.network) if self.settings.keep_zeros else []
+        self.masks = [(p, mask.to(p.device)) for p, mask in self.masks]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook, after the optimizer's step."""
         with torch.no_grad():
             for parameter, mask in self.masks:
                 parameter.mul_(mask)
+        # Lightning's own max_steps takes the end of an epoch for its middle when it resumes.
+        if self.trainer.global_step >= self.total:
+            self.trainer.should_stop = True
+
+    def on_validation_start(self) -> None:
+        """Lightning's hook: every process validates rank 0's network, on the same images."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook: one validation batch."""
-        self.log("validation_loss", self.loss(*batch), batch_size=len(batch[1]))
+        loss = self.loss(*batch)
+        self.log("validation_loss", loss, batch_size=len(batch[1]), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook."""
+        checkpoint["images"] = self.images
+        checkpoint["stopped"] = self.trainer.should_stop
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook."""
+        self.images = checkpoint["images"]
+        self.stopped = checkpoint["stopped"]
+
+    def on_train_start(self) -> None:
+        """Lightning's hook; what was out of patience when it was saved stays so."""
+        self.trainer.should_stop = self.stopped
 
     def configure_optimizers(self) -> Any:
         """AdamW; scales and biases are not decayed."""
@@ -141,16 +170,63 @@ def zero_masks(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 class Diary(pl.Callback):
-    """Notes loss and time of each epoch, and keeps the best weights where they are watched."""
+    """Notes loss and time of each epoch, and keeps the best weights where they are watched.
 
-    def __init__(self, network: nn.Module) -> None:
+    Its state goes into checkpoints, with that of the random numbers and of the batches' order, so
+    that a resumed training goes on as if it had never stopped.
+
+    Args:
+        network: What is trained.
+        feed: The training batches.
+    """
+
+    def __init__(self, network: nn.Module, feed: Batches) -> None:
         self.network = network
+        self.feed = feed
         self.loss: list[float] = []
         self.validation_loss: list[float] = []
         self.seconds: list[float] = []
         self.kept_epoch = 0
         self.best: dict[str, Tensor] | None = None
+        self.resumed_epochs = 0
+        self._random: list[Tensor] = []
         self._began = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's hook, after an epoch."""
+        device = next(self.network.parameters()).device
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return {
+            "loss": self.loss,
+            "validation_loss": self.validation_loss,
+            "seconds": self.seconds,
+            "kept_epoch": self.kept_epoch,
+            "best": self.best,
+            "passes": self.feed.passes,
+            "random": [torch.get_rng_state(), *cuda],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning's hook, before the first epoch of a resumed training."""
+        self.loss = state_dict["loss"]
+        self.validation_loss = state_dict["validation_loss"]
+        self.seconds = state_dict["seconds"]
+        self.kept_epoch = state_dict["kept_epoch"]
+        self.best = state_dict["best"]
+        self.resumed_epochs = len(self.loss)
+        self.feed.passes = state_dict["passes"]
+        self._random = state_dict["random"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Lightning's hook."""
+        if not self.resumed_epochs:
+            return
+        if trainer.global_rank:  # the checkpoint has rank 0's state only
+            torch.manual_seed(self.feed.seed + trainer.global_rank + 7919 * self.resumed_epochs)
+            return
+        torch.set_rng_state(self._random[0].cpu())
+        for state in self._random[1:]:
+            torch.cuda.set_rng_state(state.cpu(), next(self.network.parameters()).device)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Lightning's hook."""
@@ -168,6 +244,55 @@ class Diary(pl.Callback):
         if self.validation_loss[-1] <= min(self.validation_loss):
             self.kept_epoch = len(self.loss) - 1
             self.best = deepcopy(self.network.state_dict())
+
+
+class SeatEnvironment(ClusterEnvironment):
+    """Tells Lightning who takes part: the processes of ``pqbench.training.seats``."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """They run already."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """All are on this machine."""
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """Where rank 0 listens."""
+        return self.seat.port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never chosen by itself."""
+        return False
+
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.seat.count
+
+    def set_world_size(self, size: int) -> None:
+        """Lightning's hook: the number is fixed."""
+
+    def global_rank(self) -> int:
+        """This process's number."""
+        return self.seat.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Lightning's hook: the number is fixed."""
+
+    def local_rank(self) -> int:
+        """This process's number on this machine, which is the only one."""
+        return self.seat.rank
+
+    def node_rank(self) -> int:
+        """There is one machine."""
+        return 0
 
 
 class ProgressBar(pl.callbacks.TQDMProgressBar):

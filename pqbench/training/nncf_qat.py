@@ -41,6 +41,7 @@ class NncfQat(Finetune):
         calibration_size: Training images for the ranges that training starts from.
         reduce_range: 7-bit weights in all layers, for CPUs without VNNI.
         recalibrate_bn: Unused here: the statistics are part of what is trained.
+        devices: 1 alone: NNCF's quantizers cannot be handed to another process.
     """
 
     kind: ClassVar[Literal["quantize"]] = "quantize"  # type: ignore[assignment]  # trains, too
@@ -65,6 +66,10 @@ class NncfQat(Finetune):
             raise ConfigError(f"calibration_size must be at least 1, got {self.calibration_size}")
         if self.recalibrate_bn:
             raise ConfigError("nncf_qat.recalibrate_bn must be 0: the quantizers' ranges fit BN")
+        if self.devices != 1:
+            raise ConfigError(
+                "nncf_qat.devices must be 1: NNCF's quantizers cannot be handed to another process"
+            )
 
     def apply(self, artifact: Artifact, data: TrainingData, workdir: Path) -> Artifact:
         """Quantize, train, convert, save ``model.xml``.
@@ -98,6 +103,7 @@ class NncfQat(Finetune):
                 self.settings(data.seed, data.threads),
                 teacher,
                 progress=sys.stderr.isatty(),
+                resume=data.resume,
             )
             model = _convert(quantized, example)
         for port, name in zip(model.inputs, names, strict=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pqbench.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "dihedral")
+PRECISIONS = (None, "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class FitSettings:
         temperature: Divides both sides' logits in the teacher's part of the loss.
         keep_zeros: Weights that are zero stay zero, in tensors of two or more dimensions with at
             least a tenth of zeros: what ``prune_unstructured`` removed does not grow again.
+        precision: Of the products while training: None for float32; ``bf16-mixed``; ``16-mixed``
+            (float16 with a scaled loss, CUDA only). Weights and what is saved stay float32.
+        devices: GPUs: a number, or ``auto`` for all. A batch is shared among them, so that a step
+            sees as many images as on one; BatchNorm sees each device's share.
         seed: Seeds order, augmentation and dropout.
         threads: Threads that torch may use.
     """
@@ -47,6 +52,8 @@ class FitSettings:
     teacher_weight: float = 0.0
     temperature: float = 2.0
     keep_zeros: bool = True
+    precision: str | None = None
+    devices: int | str = 1
     seed: int = 0
     threads: int = 1
 
@@ -72,6 +79,15 @@ class FitSettings:
                 f"training: augment '{self.augment}' is unknown",
                 hint=f"choose one of {', '.join(AUGMENTATIONS)}",
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"training: precision '{self.precision}' is unknown",
+                hint="choose null, bf16-mixed or 16-mixed",
+            )
+        if self.devices != "auto" and not (isinstance(self.devices, int) and self.devices >= 1):
+            raise ConfigError(
+                f"training: devices must be auto or at least 1, got {self.devices}",
+            )
         if self.patience is not None and self.validation_share == 0:
             raise ConfigError(
                 "training: patience needs images to watch", hint="set validation_share=0.1, say"
@@ -83,10 +99,10 @@ class FitReport:
     """What a training run did.
 
     Attributes:
-        epochs: Epochs begun.
+        epochs: Epochs begun; those before a resumption counted.
         steps: Optimizer steps.
         images: Images seen, repetitions counted.
-        seconds: Wall time.
+        seconds: Wall time; of a resumed training, with its epochs before.
         device: Where it ran: ``cpu`` or ``cuda``.
         train_images: Images in the training part.
         loss: Mean training loss of each epoch.
@@ -95,6 +111,8 @@ class FitReport:
         kept_epoch: Epoch (from 0) whose weights were kept.
         parameters: Parameters trained.
         subnormals_flushed: Weights too small to be normal numbers that were set to zero.
+        devices: Devices that shared each batch.
+        resumed_epochs: Epochs that an earlier, interrupted run of the same training had finished.
     """
 
     epochs: int
@@ -109,3 +127,5 @@ class FitReport:
     kept_epoch: int
     parameters: int
     subnormals_flushed: int
+    devices: int = 1
+    resumed_epochs: int = 0

@@ -62,6 +62,9 @@ class FakeTensorrt:
         fail: Members that fail as TensorRT does, by giving None or False: ``{"Builder": {...}}``.
         warning: Logged while parsing.
         free: Whether the network has a free batch size.
+
+    Attributes:
+        calibrated: The batches that calibration took, read from device memory.
     """
 
     def __init__(
@@ -84,6 +87,9 @@ class FakeTensorrt:
         self.host: dict[int, np.ndarray] = {}
         self.ILogger = type("ILogger", (), {})
         self.IProfiler = type("IProfiler", (), {})
+        if "IInt8EntropyCalibrator2" in self.members:
+            self.IInt8EntropyCalibrator2 = type("IInt8EntropyCalibrator2", (), {})
+        self.calibrated: list[np.ndarray] = []
 
     def make(self, kind: str, behaviour: dict[str, Any] | None = None) -> Double:
         if kind not in self.members:
@@ -103,7 +109,7 @@ class FakeTensorrt:
                 "create_network": self._network,
                 "create_builder_config": self._config,
                 "create_optimization_profile": profile,
-                "build_serialized_network": lambda network, config: b"an engine",
+                "build_serialized_network": self._build,
             },
         )
 
@@ -120,8 +126,41 @@ class FakeTensorrt:
                 "add_optimization_profile": lambda profile: 0,
                 "create_timing_cache": lambda known: cache,
                 "set_timing_cache": lambda cache, ignore_mismatch: True,
+                **self._calibration(),
             },
         )
+
+    def _calibration(self) -> dict[str, Any]:
+        if "int8_calibrator" not in self.members["IBuilderConfig"]:
+            return {}
+        return {"int8_calibrator": None, "set_calibration_profile": lambda profile: True}
+
+    def _build(self, network: Double, config: Double) -> bytes | None:
+        flags = [call[1].name for call in config.calls if call[0] == "set_flag"]
+        if "INT8" in flags and (calibrator := config.int8_calibrator) is not None:
+            if self.free and not any(call[0] == "set_calibration_profile" for call in config.calls):
+                self.log.log("Severity.ERROR", "calibration profile is not defined")
+                return None
+            self._calibrate(calibrator)
+        return b"an engine"
+
+    def _calibrate(self, calibrator: Any) -> None:
+        """As the builder does; a callback that raises ends the data, as the bindings make of it."""
+        known = calibrator.read_calibration_cache()
+        if known is not None:
+            assert known == b"ranges"
+            return
+        shape = (calibrator.get_batch_size(), 3, SIDE, SIDE)
+        while True:
+            try:
+                addresses = calibrator.get_batch(["image"])
+            except Exception:
+                break
+            if not addresses:
+                break
+            [address] = addresses
+            self.calibrated.append(self.host[address].view(np.float32).reshape(shape).copy())
+        calibrator.write_calibration_cache(memoryview(b"ranges"))
 
     def OnnxParser(self, network: Double, log: Any) -> Double:  # noqa: N802
         def parse(path: str) -> bool:

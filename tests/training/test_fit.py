@@ -51,6 +51,7 @@ class Data:
     seed: int = 0
     threads: int = 1
     teacher: Artifact | None = None
+    resume: Path | None = None
 
 
 def _by_brightness(split: PreparedSplit, folder: Path) -> PreparedSplit:

@@ -1,0 +1,222 @@
+"""One process's part in a training: Lightning's trainer, from the first epoch or the last saved."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.inputs import PreparedSplit
+from pqbench.networks import torch_threads
+from pqbench.training.batches import Batches
+from pqbench.training.seats import Seat
+from pqbench.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pqbench.training.loop import Diary
+
+log = logging.getLogger(__name__)
+
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how; the same in every process.
+
+    Attributes:
+        network: On the CPU; trained in place.
+        teacher: To follow, or None.
+        split: The prepared train split.
+        trained: Indices to train on.
+        watched: Indices to watch; may be empty.
+        settings: How.
+        resume: Folder for the last finished epoch's checkpoint; None keeps none.
+    """
+
+    network: nn.Module
+    teacher: nn.Module | None
+    split: PreparedSplit
+    trained: npt.NDArray[np.int64]
+    watched: npt.NDArray[np.int64]
+    settings: FitSettings
+    resume: Path | None = None
+
+    def batches(self, shuffle: bool, seat: Seat) -> Batches:
+        """The training batches (this seat's share), or the whole of those that are watched."""
+        settings = self.settings
+        return Batches(
+            split=self.split,
+            indices=self.trained if shuffle else self.watched,
+            batch_size=settings.batch_size,
+            train_size=settings.train_size,
+            augment=settings.augment if shuffle else "none",
+            seed=settings.seed,
+            shuffle=shuffle,
+            rank=seat.rank if shuffle else 0,
+            world=seat.count if shuffle else 1,
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside the network.
+
+    Attributes:
+        diary: Losses and times.
+        steps: Optimizer steps.
+        images: Images seen by all processes.
+    """
+
+    diary: Diary
+    steps: int
+    images: int
+
+
+def train(seat: Seat, job: Job, progress: bool = False) -> Trained:
+    """Take part in a training; the network is left on the CPU with the weights to keep."""
+    import torch
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+    from pqbench.training.loop import Diary, Learner, ProgressBar
+
+    settings, network, teacher = job.settings, job.network, job.teacher
+    feed = job.batches(True, seat)
+    total = len(feed) * settings.epochs
+    if settings.max_steps is not None:
+        total = min(total, settings.max_steps)
+    learner = Learner(network, teacher, settings, total)
+    diary = Diary(network, feed)
+    callbacks: list[Callback] = [diary]
+    if settings.patience:
+        callbacks.insert(0, EarlyStopping("validation_loss", patience=settings.patience))
+    if progress:
+        callbacks.append(ProgressBar())
+    if job.resume is not None:
+        callbacks.append(
+            ModelCheckpoint(
+                job.resume,
+                "{epoch:06d}",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        )
+    last = find_checkpoint(job.resume)
+    with _quiet(), _reproducible(settings, seat), _group(seat) as strategy:
+        network.to(memory_format=torch.channels_last)
+        network.train()
+        if teacher is not None:
+            teacher.eval()
+            teacher.to(seat.device)
+        trainer = Trainer(
+            accelerator=seat.accelerator,
+            devices=seat.count,
+            precision=cast('Literal["32-true"]', settings.precision or "32-true"),
+            max_epochs=settings.epochs,
+            gradient_clip_val=CLIP_NORM,
+            callbacks=callbacks,
+            enable_progress_bar=progress,
+            enable_checkpointing=job.resume is not None,
+            enable_model_summary=False,
+            logger=False,
+            num_sanity_val_steps=0,
+            **strategy,
+        )
+        trainer.fit(
+            learner,
+            feed,
+            job.batches(False, seat) if len(job.watched) else None,
+            ckpt_path=last,
+            weights_only=True,
+        )
+        if diary.best is not None:
+            network.load_state_dict(diary.best)
+        network.to("cpu").to(memory_format=torch.contiguous_format)
+        if teacher is not None:
+            teacher.to("cpu")
+    return Trained(diary, trainer.global_step, learner.images)
+
+
+def find_checkpoint(folder: Path | None) -> Path | None:
+    """The newest checkpoint of a folder that can be read; a damaged one is removed."""
+    import torch
+
+    for path in sorted(folder.glob("*.ckpt"), reverse=True) if folder is not None else ():
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            log.warning("training starts without the damaged checkpoint %s: %s", path, error)
+            path.unlink(missing_ok=True)
+        else:
+            return path
+    return None
+
+
+@contextmanager
+def _group(seat: Seat) -> Iterator[dict[str, Any]]:
+    """Trainer arguments that say with whom it trains; the processes' group ends with the block."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    if seat.count == 1:
+        # One process, also inside a Slurm job, which Lightning would otherwise join.
+        yield {"plugins": [LightningEnvironment()]}
+        return
+    import torch
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from pqbench.training.loop import SeatEnvironment
+
+    try:
+        # Layers that the first output does not need (auxiliary heads) get no gradient.
+        yield {
+            "strategy": DDPStrategy(find_unused_parameters=True),
+            "plugins": [SeatEnvironment(seat)],
+        }
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notices on devices, loaders and tips out of the log."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _reproducible(settings: FitSettings, seat: Seat) -> Iterator[None]:
+    """Seeded random numbers, a fixed number of threads, subnormals flushed; restored afterwards."""
+    import torch
+
+    devices = [seat.rank] if seat.accelerator == "gpu" else []
+    threads = settings.threads
+    if seat.accelerator == "cpu":
+        threads = max(1, threads // seat.count)
+    with torch_threads(threads), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(settings.seed + seat.rank)
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(False)
