@@ -127,7 +127,7 @@ def build(
     """
     trt, log = library.trt, make_logger(library.trt)
     started = time.perf_counter()
-    calibrator = None if calibration is None else make_calibrator(library, calibration)
+    calibrator: Any = None if calibration is None else make_calibrator(library, calibration)
     quantized = is_quantized(onnx) or calibration is not None
     half = library.weak_typing and options.precision == "fp16"
     weak = half or calibration is not None
