@@ -57,8 +57,8 @@ class TrtEntropyInt8:
             raise ConfigError(f"trt_entropy_int8.batch_size must be at least 1: {self.batch_size}")
         if self.calibration_size < self.batch_size:
             raise ConfigError(
-                f"trt_entropy_int8.calibration_size={self.calibration_size} does not fill a batch of "
-                f"{self.batch_size}",
+                f"trt_entropy_int8.calibration_size={self.calibration_size} does not fill a "
+                f"batch of {self.batch_size}",
                 hint="lower batch_size",
             )
 
