@@ -262,7 +262,7 @@ class Prune:
             ValueError,
         ) as error:
             raise UnsupportedError(
-                f"Torch-Pruning {tp.__version__} cannot prune {type(network).__name__}: "
+                f"Torch-Pruning cannot prune {type(network).__name__}: "
                 f"{type(error).__name__}: {error}",
                 hint="name the layers it stumbles over in compress.prune.ignored_layers",
             ) from error

@@ -65,13 +65,14 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
 
 def _machines(good: Sequence[Record]) -> list[str]:
     labels = environment_labels(good)
-    seen: dict[str, Record] = {}
+    seen: dict[str, list[Record]] = {}
     for label, record in zip(labels, good, strict=True):
-        seen.setdefault(label, record)
-    return [_machine(label, record) for label, record in list(seen.items())[:8]]
+        seen.setdefault(label, []).append(record)
+    return [_machine(label, records) for label, records in list(seen.items())[:8]]
 
 
-def _machine(label: str, record: Record) -> str:
+def _machine(label: str, records: Sequence[Record]) -> str:
+    record = records[0]
     environment = record.environment
     cpu = environment.get("cpu") or {}
     libraries = environment.get("libraries") or {}
@@ -87,10 +88,14 @@ def _machine(label: str, record: Record) -> str:
     versions = [f"Python {environment['python']}"] if environment.get("python") else []
     versions += shown
     text += f" Software: {', '.join(versions)}." if versions else ""
-    git = environment.get("git") or {}
-    if git.get("commit"):
-        dirty = " with uncommitted changes" if git.get("dirty") else ""
-        text += f" pqbench at commit {git['commit'][:10]}{dirty}."
+    states = [r.environment.get("git") or {} for r in records]
+    commits = dict.fromkeys(
+        state["commit"][:10] + (" with uncommitted changes" if state.get("dirty") else "")
+        for state in states
+        if state.get("commit")
+    )
+    if commits:
+        text += f" pqbench at commit{'s' if len(commits) > 1 else ''} {_list(list(commits))}."
     return text
 
 

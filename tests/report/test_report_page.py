@@ -113,6 +113,15 @@ def test_latex_compiles_without_an_edit(tmp_path):
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
 
 
+def test_methods_name_every_commit_that_measured():
+    records = make_sweep()
+    assert "pqbench at commit 0123456789." in "\n".join(methods_paragraphs(records))
+    other = {"commit": "f" * 40, "dirty": True}
+    records[-1].environment = {**records[-1].environment, "git": other}
+    text = "\n".join(methods_paragraphs(records))
+    assert "pqbench at commits 0123456789 and ffffffffff with uncommitted changes." in text
+
+
 def test_methods_name_what_was_measured():
     text = "\n".join(methods_paragraphs(make_sweep()))
     for part in ("mobilenetv3", "elpv (val)", "nncf_int8", "openvino", "256 images", "525 samples"):
