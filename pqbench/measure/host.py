@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.artifact import Artifact
+from pqbench.environment import usable_cores
 from pqbench.errors import ConfigError, PqbenchError, UnavailableError, UnsupportedError
 from pqbench.inputs import PreparedSplit, ahead
 from pqbench.measure import recompile
@@ -55,6 +56,7 @@ class Host:
     cold_times: Cold
     cold_reasons: dict[str, str]
     flushed: bool
+    spare_core: bool = True
     batches: dict[int, list[Batch]] = field(default_factory=dict)
     turn: int = 0
 
@@ -100,7 +102,8 @@ class Host:
         scored = self.split if split is None else PreparedSplit.load(split)
         array: npt.NDArray[Any] | None = None
         count = 0
-        for batch in ahead(scored.batches(batch_size)):
+        batches = scored.batches(batch_size)
+        for batch in ahead(batches) if self.spare_core else batches:
             size = len(next(iter(batch.values())))
             if size < batch_size:
                 batch = {
@@ -249,4 +252,6 @@ def open_host(
         cold_times=Cold(import_s, load_s, compile_s, first_ms),
         cold_reasons=reasons,
         flushed=flushed,
+        # A thread that reads ahead takes a core from a runtime that computes on all of them.
+        spare_core=available.device != "cpu" or usable_cores() > getattr(runtime, "threads", 0),
     )
