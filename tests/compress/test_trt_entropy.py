@@ -69,7 +69,7 @@ def test_trt_entropy_takes_a_fixed_batch_and_refuses_too_few_images(
     assert fixed.lineage[-1].details["calibration_size"] == 11
     with pytest.raises(UnsupportedError, match="48 training images do not fill"):
         run(source, split, tmp_path / "b", batch_size=64)
-    with pytest.raises(ConfigError, match="do not fill a batch"):
+    with pytest.raises(ConfigError, match="does not fill a batch"):
         TrtEntropyInt8(calibration_size=3, batch_size=4)
 
 
