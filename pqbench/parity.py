@@ -21,6 +21,10 @@ import numpy.typing as npt
 from pqbench.errors import ParityError
 
 FLOAT_SQNR_DB = 40.0  # asked of float32 models; rounding alone leaves 90 dB and more
+# A quantizer rounds a value near a tie the other way when its input differs in the last bits, and a
+# noisy quantized model amplifies that: 16 to 26 dB between ONNX Runtime and OpenVINO, both
+# computing quantizers in float, on MobileNetV3-Large. A wrong scale or axis leaves 0 dB and less.
+QDQ_SQNR_DB = 8.0
 SQNR_CAP_DB = 200.0
 NEAR_TIE = 4.0
 ROUNDING_DB = 90.0

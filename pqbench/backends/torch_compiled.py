@@ -106,7 +106,8 @@ def compile_network(
     dynamo.fail_on_recompile_limit_hit = True
     inductor.force_disable_caches = not cache
     inductor.freezing = freezing
-    if all(t.device.type == "cpu" for t in examples[0]):
+    on_cpu = all(t.device.type == "cpu" for t in examples[0])
+    if on_cpu:
         inductor.compile_threads = 1  # else idle compiler processes stay and count as memory
     kernels = _kernels()
     hits = counters["inductor"]["fxgraph_cache_hit"]
@@ -123,14 +124,14 @@ def compile_network(
             f"torch.compile cannot compile this network: {first_line(error)}",
             hint="backend.fullgraph=false runs what cannot be compiled eagerly",
         ) from error
-    if cache and kernels and _kernels() == kernels:
+    if cache and freezing and on_cpu and kernels and _kernels() == kernels:
         return compiled, len(examples)  # frozen graphs are made anew, of kernels that were there
     known = max(len(examples) - (counters["stats"]["unique_graphs"] - graphs), 0)
     return compiled, counters["inductor"]["fxgraph_cache_hit"] - hits + known
 
 
 def _kernels() -> set[str]:
-    """The compiled kernels in PyTorch's cache folder."""
+    """The C++ kernels in PyTorch's cache folder; those of a GPU are other files."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     return {str(path) for path in Path(cache_dir()).rglob("*.so")}

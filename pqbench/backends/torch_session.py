@@ -24,7 +24,7 @@ from pqbench.backends.torch_watch import (
     watch_operators,
 )
 from pqbench.errors import OutOfMemoryFailure, PlacementError
-from pqbench.parity import FLOAT_SQNR_DB, check, compare
+from pqbench.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
 from pqbench.tensors import flatten_outputs
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 HALF_SQNR_DB = 25.0  # scripted or compiled against eager: fusion changes what is rounded
-# a quantizer rounds a value near a tie the other way when its input differs in the last bits
-INTEGER_SQNR_DB = 8.0
 
 
 class TorchSession:
@@ -142,7 +140,7 @@ class TorchSession:
             finally:
                 self._network = prepared
         if integer:
-            least = INTEGER_SQNR_DB
+            least = QDQ_SQNR_DB
         else:
             least = FLOAT_SQNR_DB if self._backend.precision == "fp32" else HALF_SQNR_DB
         parity = check(compare(f"eager to {self._backend.mode}", reference, got, least, 0.97))

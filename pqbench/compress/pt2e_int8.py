@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,7 +45,6 @@ class Pt2eInt8:
         "only torch.compile turns PT2E's graph into integer kernels; anywhere else it computes in "
         "float with quantizers between"
     )
-    why_not: ClassVar[Mapping[Representation, str]] = {}
     limits: ClassVar[Sequence[str]] = (
         "networks that torch.export cannot capture as one graph, LSTMs among them",
     )

@@ -12,8 +12,8 @@ from pqbench.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.checkpoint import build_network, save_network
 from pqbench.errors import ParityError, UnsupportedError
 from pqbench.export import convert, export_onnx, onnx_outputs, openvino_outputs, torch_outputs
-from pqbench.export.convert import AGREEMENT, QDQ_SQNR_DB
-from pqbench.parity import check, compare
+from pqbench.export.convert import AGREEMENT
+from pqbench.parity import QDQ_SQNR_DB, check, compare
 
 
 def two_heads() -> object:
