@@ -8,10 +8,10 @@ import hydra
 from hydra.core.plugins import Plugins
 
 from hydra_plugins.pqbench_search import SearchSweeper
-from pqbench import stop
-from pqbench.arguments import config_folder, prepare
-from pqbench.callbacks import OUTCOME
-from pqbench.job import run
+from pqbench.app.arguments import config_folder, prepare
+from pqbench.app.callbacks import OUTCOME
+from pqbench.app.job import run
+from pqbench.core import interrupt as stop
 
 INTERRUPTED = 130
 

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pqbench.errors import DataError, PqbenchError
-from pqbench.record import Record
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.record import Record
 from pqbench.report.environments import environment_key, environment_labels
 from pqbench.report.judged import print_figures
 from pqbench.report.load import find_records, newest

@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pqbench.environment import describe, versions
-from pqbench.errors import DataError, PqbenchError
-from pqbench.record import Record
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.record import Record
+from pqbench.experiment.config import fingerprint, validate
+from pqbench.machine.describe import describe
+from pqbench.machine.software import versions
 from pqbench.report.environments import machine
 from pqbench.report.judged import print_figures
 from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
-from pqbench.schema import fingerprint, validate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +127,7 @@ def run_again(record: Record, outputs: Path | None) -> Record:
         DataError: The configuration does not fit this version of pqbench.
         ConfigError: A value of it cannot be meant here.
     """
-    from pqbench.experiment import ExperimentRun
+    from pqbench.experiment.run import ExperimentRun
 
     config = record.config
     missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(config)

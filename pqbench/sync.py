@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pqbench.errors import PqbenchError
-from pqbench.record import Record
+from pqbench.core.errors import PqbenchError
+from pqbench.core.record import Record
 from pqbench.report.load import find_records
 from pqbench.tracking import journal
 from pqbench.tracking.settings import TrackingSettings

@@ -39,10 +39,11 @@ from typing import Any
 
 import yaml
 
-from pqbench import schema
-from pqbench.arguments import config_folder, register_repeats
-from pqbench.environment import cpu_saturates_int8, describe
-from pqbench.record import Record
+from pqbench.app.arguments import config_folder, register_repeats
+from pqbench.core.record import Record
+from pqbench.experiment import config as schema
+from pqbench.machine.cpu import cpu_saturates_int8
+from pqbench.machine.describe import describe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / "tests" / "conformance"
@@ -90,7 +91,7 @@ def run(golden: Mapping[str, Any], cell: Mapping[str, Any], outputs: Path) -> Re
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
-    from pqbench.experiment import ExperimentRun
+    from pqbench.experiment.run import ExperimentRun
 
     recipe = ",".join(cell["recipe"])
     overrides = [

@@ -100,13 +100,13 @@ def _yaml(path: Path, until: str | None = None) -> list[str]:
 def record_page() -> str:
     """Every class of the record with its fields."""
     sys.path.insert(0, str(ROOT))
-    from pqbench import record
+    from pqbench.core import record
 
     lines = [
         "# The record",
         "",
         "Each experiment leaves a `record.json` with these fields; this page is made from "
-        "`pqbench/record.py`. `pqbench.record.json_schema()` gives the JSON Schema.",
+        "`pqbench/record.py`. `pqbench.core.record.json_schema()` gives the JSON Schema.",
         "",
         "Units are in the names: `_ms` milliseconds, `_s` seconds, `_mb` mebibytes (2^20 bytes), "
         "`_bytes`, `_per_s`, `_pt` percentage points. `low` and `high` are the ends of a 95 % "
@@ -147,5 +147,5 @@ def _type_name(hint: Any) -> str:
     return (
         hint.__name__
         if type(hint) is type
-        else str(hint).replace("pqbench.record.", "").replace("typing.", "")
+        else str(hint).replace("pqbench.core.record.", "").replace("typing.", "")
     )

@@ -61,11 +61,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="time for everything")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from pqbench.arguments import config_folder
-    from pqbench.availability import backends
-    from pqbench.backends.cuda import gpu
-    from pqbench.environment import describe
-    from pqbench.errors import UnavailableError
+    from pqbench.app.arguments import config_folder
+    from pqbench.app.backends_here import backends
+    from pqbench.core.errors import UnavailableError
+    from pqbench.machine.cuda_driver import gpu
+    from pqbench.machine.describe import describe
 
     end = time.monotonic() + 60 * arguments.minutes
     try:

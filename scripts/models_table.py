@@ -13,7 +13,7 @@ from pathlib import Path
 
 from predecessors import NONE, put
 
-from pqbench.record import METRIC_NAMES, Accuracy, Record
+from pqbench.core.record import METRIC_NAMES, Accuracy, Record
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
 

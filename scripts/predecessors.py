@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqbench.record import Accuracy, Latency, Record
+from pqbench.core.record import Accuracy, Latency, Record
 from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs

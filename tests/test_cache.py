@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pqbench.artifact import RESULT
 from pqbench.cache import GIB, Cache
 from pqbench.cache.__main__ import main
+from pqbench.core.artifact import RESULT
 
 KIB = 1024
 

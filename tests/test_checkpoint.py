@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.checkpoint import build_network, load_network, save_network
-from pqbench.errors import ConfigError, UnsupportedError, WeightsError
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.errors import ConfigError, UnsupportedError, WeightsError
+from pqbench.nets.checkpoint import build_network, load_network, save_network
 
 INPUTS = (TensorSpec("input", (None, 3, 64, 64)),)
 

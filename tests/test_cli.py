@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from pqbench.record import Record, json_schema
+from pqbench.core.record import Record, json_schema
 from pqbench.report.load import load_records
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ SMALL = [
 
 
 def pqbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    path = os.pathsep.join([str(HERE.parent), str(HERE / "helpers")])
     return subprocess.run(
         [sys.executable, "-m", "pqbench", *arguments],
         cwd=folder,

@@ -1,17 +1,13 @@
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "report"))
 from record_factory import make_failed, make_record
 
 from pqbench import compare, reproduce
-from pqbench.record import Record
+from pqbench.core.record import Record
+from pqbench.experiment.config import fingerprint
 from pqbench.report.regression import Allowances
-from pqbench.schema import fingerprint
 
 
 def save(record, folder):

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
-from pqbench import schema
-from pqbench.arguments import config_folder, prepare, register_repeats
-from pqbench.errors import ConfigError
+from pqbench.app.arguments import config_folder, prepare, register_repeats
+from pqbench.core.errors import ConfigError
+from pqbench.experiment import config as schema
 
 CONF = config_folder()
 OPTIONS = sorted(

@@ -1,5 +1,4 @@
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,9 @@ def test_options_page_shows_every_option(site):
 
 
 def test_record_page_shows_every_field():
-    sys.path.insert(0, str(ROOT / "scripts"))
     import docs_hook
 
-    from pqbench.record import json_schema
+    from pqbench.core.record import json_schema
 
     text = docs_hook.record_page()
     for name, value in json_schema()["properties"].items():

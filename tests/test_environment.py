@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pqbench import environment
+from pqbench.machine import environment
 
 
 def test_describe_is_json_and_holds_what_a_reader_needs() -> None:
@@ -27,7 +27,7 @@ def test_describe_is_json_and_holds_what_a_reader_needs() -> None:
 
 def test_describe_imports_no_framework() -> None:
     code = (
-        "import sys; from pqbench.environment import describe; describe(1);"
+        "import sys; from pqbench.machine.environment import describe; describe(1);"
         "print([m for m in ('torch','onnxruntime','openvino','nncf','mlflow') if m in sys.modules])"
     )
     root = Path(environment.__file__).parents[1]

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import predecessors
 import pytest
 import tiny_sweep as tiny
 from onnx import TensorProto, helper, numpy_helper
+from record_factory import make_failed, make_record
 
 from pqbench.report.load import load_records
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "report")]
-import predecessors  # noqa: E402
-from record_factory import make_failed, make_record  # noqa: E402
 
 TINY = [*tiny.SHORT, "tracking=none"]
 NOISE = ["dataset=synthetic", "dataset.limit=8", "dataset.train_limit=8", "model.weights=none"]

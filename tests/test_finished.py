@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
+from record_factory import make_record
 
 from pqbench.cache import Cache
-from pqbench.finished import FinishedRecords
-from pqbench.record import FILE, Record
-
-sys.path.insert(0, str(Path(__file__).parent / "report"))
-from record_factory import make_record
+from pqbench.core.record import FILE, Record
+from pqbench.experiment.reuse import FinishedRecords
 
 
 @pytest.fixture

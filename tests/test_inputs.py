@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pqbench.inputs import Normalization, ahead, normalize
+from pqbench.core.split import Normalization, ahead, normalize
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7, 3), (1, 4, 4, 1)])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import models_table
 import pytest
+from predecessors import BEGIN, END
+from record_factory import make_failed, make_record
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "report")]
-import models_table  # noqa: E402
-from predecessors import BEGIN, END  # noqa: E402
-from record_factory import make_failed, make_record  # noqa: E402
 
 
 def test_models_table_has_a_line_for_every_cell_with_its_figures_or_reason(tmp_path: Path) -> None:

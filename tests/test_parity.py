@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pqbench.errors import ParityError
-from pqbench.parity import check, compare, sqnr_db
+from pqbench.core.errors import ParityError
+from pqbench.core.parity import check, compare, sqnr_db
 
 LOGITS = arrays(np.float32, (6, 5), elements=st.floats(-100, 100, width=32))
 

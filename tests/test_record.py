@@ -8,8 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pqbench.errors import DataError
-from pqbench.record import (
+from pqbench.core.errors import DataError
+from pqbench.core.record import (
     Accuracy,
     AgainstBaseline,
     ErrorInfo,

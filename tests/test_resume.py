@@ -15,9 +15,9 @@ import psutil
 import pytest
 import tiny_sweep as tiny
 
-from pqbench.record import Record
+from pqbench.app.sweep_state import LOCK
+from pqbench.core.record import Record
 from pqbench.report.load import find_records
-from pqbench.sweep import LOCK
 
 SWEEP = ["compress=none,round,crash", "backend=torch", "-m"]
 WAIT_S = 120

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import pytest
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
-
-from pqbench.errors import ConfigError
-from pqbench.search import FILE, Found, Search, mark_front, value_of
-from pqbench.space import search_space
-
-sys.path.insert(0, str(Path(__file__).parent / "report"))
 from record_factory import make_failed, make_record
+
+from pqbench.app.search import FILE, Found, Search, mark_front, value_of
+from pqbench.app.search_space import search_space
+from pqbench.core.errors import ConfigError
 
 OBJECTIVES = {"accuracy/drop_pt": "minimize", "speedup/b1": "maximize"}
 PARAMS = {"compress": "choice(none,nncf_int8)", "ratio": "interval(0.1,0.9)"}

@@ -15,17 +15,17 @@ from typing import Any
 import psutil
 import pytest
 
-from pqbench.artifact import RESULT
 from pqbench.cache import Cache
-from pqbench.code import _own_hash, users_code
-from pqbench.errors import (
+from pqbench.cache.keys import _own_hash, users_code
+from pqbench.core.artifact import RESULT
+from pqbench.core.errors import (
     DataError,
     OutOfMemoryFailure,
     PqbenchError,
     StageTimeout,
     WorkerCrash,
 )
-from pqbench.stage import StageRunner, StageSpec, cache_key
+from pqbench.workers.stage import StageRunner, StageSpec, cache_key
 
 HERE = "tests.test_stage" if __name__.startswith("tests.") else Path(__file__).stem
 
@@ -74,9 +74,7 @@ def half(workdir: Path, kind: str, resume: str | None = None) -> dict[str, Any]:
 
 
 def spec(function: str, timeout_s: float = 60.0, **arguments: Any) -> StageSpec:
-    return StageSpec(
-        function, f"{HERE}:{function}", arguments, (), timeout_s=timeout_s, memory_mb=1024
-    )
+    return StageSpec(function, f"{HERE}:{function}", arguments, timeout_s=timeout_s, memory_mb=1024)
 
 
 @pytest.fixture
@@ -154,7 +152,7 @@ def test_stage_dies_with_its_parent_and_the_next_one_finds_nothing_in_the_way(
     assert runner.cache is not None
     code = (
         "from pathlib import Path; from pqbench.cache import Cache;"
-        "from pqbench.stage import StageRunner; import test_stage as t;"
+        "from pqbench.workers.stage import StageRunner; import test_stage as t;"
         f"r = StageRunner(Cache(Path({str(runner.cache.root)!r})), Path('w'),"
         f" Path({str(tmp_path / 'logs')!r}));"
         "r.run(t.spec('sleep', seconds=100))"
@@ -188,10 +186,10 @@ def test_users_own_code_enters_the_key_and_a_library_does_not(
 
 
 def test_cache_key_follows_content_not_path() -> None:
-    one = StageSpec("s", "m:f", {"folder": "/a"}, (), key={"folder": "content"})
-    two = StageSpec("s", "m:f", {"folder": "/b"}, (), key={"folder": "content"})
+    one = StageSpec("s", "m:f", {"folder": "/a"}, key={"folder": "content"})
+    two = StageSpec("s", "m:f", {"folder": "/b"}, key={"folder": "content"})
     assert cache_key(one) == cache_key(two)
-    assert cache_key(one) != cache_key(StageSpec("s", "m:f", {"folder": "/a"}, ()))
+    assert cache_key(one) != cache_key(StageSpec("s", "m:f", {"folder": "/a"}))
     json.dumps(dict(one.arguments))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from record_factory import make_failed, make_record
 
-from pqbench.errors import ConfigError, OutputError
-from pqbench.sweep import (
+from pqbench.app.sweep_state import (
     LOCK,
     PROGRESS,
     Sweep,
@@ -19,9 +18,7 @@ from pqbench.sweep import (
     read_state,
     view,
 )
-
-sys.path.insert(0, str(Path(__file__).parent / "report"))
-from record_factory import make_failed, make_record
+from pqbench.core.errors import ConfigError, OutputError
 
 COMMAND = ["model=a,b", "threads=1"]
 

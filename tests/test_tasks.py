@@ -9,11 +9,11 @@ import pytest
 import torch
 from test_cli import HERE, pqbench
 
-from pqbench.errors import ConfigError
-from pqbench.record import Record
+from pqbench.core.errors import ConfigError
+from pqbench.core.record import Record
+from pqbench.experiment.config import TASKS
+from pqbench.experiment.tasks import get_task
 from pqbench.report.load import load_records
-from pqbench.schema import TASKS
-from pqbench.tasks import get_task
 
 QUICK = [
     "protocol=quick",
@@ -33,7 +33,7 @@ def by_recipe_and_backend(folder: Path) -> dict[tuple[str, str], Record]:
 
 def test_get_task_knows_its_names_and_refuses_others() -> None:
     assert {get_task(name).metric for name in TASKS} == {"top1", "miou"}
-    assert get_task("pqbench.tasks.Segmentation").metric == "miou"
+    assert get_task("pqbench.experiment.tasks.Segmentation").metric == "miou"
     with pytest.raises(ConfigError, match="juggling"):
         get_task("juggling.Clubs")
 

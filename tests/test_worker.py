@@ -15,9 +15,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "measure"))
-
 from session_backends import (
     CLASSES,
     node,
@@ -26,8 +23,7 @@ from session_backends import (
     write_split,
 )
 
-from pqbench.deploy import SideSpec, run_cell
-from pqbench.errors import (
+from pqbench.core.errors import (
     ConfigError,
     OutOfMemoryFailure,
     PlacementError,
@@ -36,10 +32,11 @@ from pqbench.errors import (
     UnavailableError,
     WorkerCrash,
 )
-from pqbench.inputs import PreparedSplit
+from pqbench.core.record import json_schema
+from pqbench.core.split import PreparedSplit
+from pqbench.experiment.measure_pair import SideSpec, run_cell
 from pqbench.measure.protocol import Protocol
-from pqbench.record import json_schema
-from pqbench.worker import SessionWorker
+from pqbench.workers.session import SessionWorker
 
 COUNT = 50
 BRIEF = Protocol(
@@ -224,9 +221,9 @@ worker.block(1, 1000)
 def test_worker_dies_with_its_parent_even_in_mid_call(
     tmp_path: Path, model: Path, split: Path
 ) -> None:
-    from pqbench.environment import child_environment
+    from pqbench.workers.child import child_environment
 
-    here = str(Path(__file__).parent / "measure")
+    here = str(Path(__file__).parent / "helpers")
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, here, str(model), str(split), str(tmp_path / "log.txt")],
         stdout=subprocess.PIPE,
@@ -305,7 +302,7 @@ def test_run_cell_profiles_an_int8_model_that_is_not_faster(
 def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(
     tmp_path: Path, model: Path, split: Path
 ) -> None:
-    from pqbench.measure import lock
+    from pqbench.machine import device_lock as lock
 
     before = set(psutil.Process().children())  # a fork server of another test, say
     with pytest.raises(WorkerCrash, match=r"baseline died .*SIGSEGV") as caught:

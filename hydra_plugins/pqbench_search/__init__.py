@@ -40,7 +40,7 @@ class SearchConf:
 
 
 class SearchSweeper(Sweeper):
-    """Asks Optuna what to run next; see :mod:`pqbench.search`."""
+    """Asks Optuna what to run next; see :mod:`pqbench.app.search`."""
 
     config: "DictConfig | None" = None
     launcher: "Launcher | None" = None
@@ -61,7 +61,7 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search until all trials are done; arguments of the command line add to the space."""
-        from pqbench.search import Search
+        from pqbench.app.search import Search
 
         if self.config is None or self.launcher is None:
             raise RuntimeError("setup() comes before sweep()")

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pqbench.artifact import Artifact, TensorSpec
+from pqbench.core.artifact import Artifact, TensorSpec
 
 
 def engine_folder(artifact: Artifact, chosen: str | None) -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 from types import ModuleType
 
-from pqbench.environment import usable_cores
-from pqbench.errors import ConfigError, UnavailableError
+from pqbench.core.errors import ConfigError, UnavailableError
+from pqbench.machine.cpu import usable_cores
 
 
 def one_of(key: str, value: str, allowed: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pqbench.cache.seal import unseal
 from pqbench.cache.store import GIB, KINDS, Cache, Entry
-from pqbench.errors import DataError
+from pqbench.core.errors import DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pqbench.artifact import RESULT, file_sha256, write_json
-from pqbench.errors import DataError
+from pqbench.core.artifact import RESULT
+from pqbench.core.errors import DataError
+from pqbench.core.files import file_sha256, write_json
 
 
 def seal(folder: Path, payload: Mapping[str, Any]) -> None:

@@ -20,9 +20,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pqbench.artifact import RESULT
 from pqbench.cache.seal import seal, unseal
-from pqbench.errors import DataError
+from pqbench.core.artifact import RESULT
+from pqbench.core.errors import DataError
 
 if sys.platform != "win32":
     import fcntl

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.networks import feed_tensors, first_output
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.nets.layers import feed_tensors, first_output
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from pqbench.inputs import PreparedSplit
+    from pqbench.core.split import PreparedSplit
 
 CRITERIA: Mapping[str, Literal["", "mean", "squares"]] = {
     "magnitude_l2": "",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import refuse_quantized
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.step import Kind, StepData
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.compress.base import StepData
 from pqbench.compress.calibration import Calibration, draw
 from pqbench.compress.nncf_int8 import (
     NncfInt8,
@@ -24,7 +22,9 @@ from pqbench.compress.nncf_int8 import (
     openvino_edges,
     read_float_model,
 )
-from pqbench.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.step import StepData
 
 if TYPE_CHECKING:
     import openvino

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
-from pqbench.errors import ConfigError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
 
 if TYPE_CHECKING:
     import onnx

@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import refuse_quantized
-from pqbench.errors import ConfigError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
 
 ACCEPTED = ("MatMul", "Gemm", "LSTM", "Attention", "EmbedLayerNormalization", "Gather")
 WEIGHTS = {"int8": "QInt8", "uint8": "QUInt8"}

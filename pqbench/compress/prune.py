@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import load_network, save_like
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.criteria import check_criterion, gather_gradients, importance
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.networks import (
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
+from pqbench.nets.checkpoint import load_network, save_like
+from pqbench.nets.layers import (
     feed_tensors,
     output_layers,
     output_shapes,

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import refuse_quantized
-from pqbench.errors import ConfigError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
 
 if TYPE_CHECKING:
     import onnx

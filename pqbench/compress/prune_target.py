@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pqbench.errors import UnsupportedError
-from pqbench.networks import parameter_count
+from pqbench.core.errors import UnsupportedError
+from pqbench.nets.layers import parameter_count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import load_network, save_like
-from pqbench.compress.base import Kind, StepData
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.networks import recalibrate_batch_norm, torch_threads
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
+from pqbench.nets.checkpoint import load_network, save_like
+from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pqbench.checkpoint import skeleton
-from pqbench.errors import UnsupportedError, WeightsError
+from pqbench.core.errors import UnsupportedError, WeightsError
+from pqbench.nets.checkpoint import skeleton
 
 ACTIVATION = ("quantize_per_tensor", "dequantize_per_tensor")
 WEIGHT = "dequantize_per_channel"

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import load_network, save_network, structure_of
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import Calibration, check_size, draw
-from pqbench.errors import UnsupportedError
-from pqbench.networks import feed_tensors, torch_threads
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.step import Kind, StepData
+from pqbench.nets.checkpoint import load_network, save_network, structure_of
+from pqbench.nets.layers import feed_tensors, torch_threads
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pqbench.artifact import Representation
-from pqbench.compress.base import Kind, Step, final, gives, why_not
-from pqbench.errors import UnsupportedError
+from pqbench.core.artifact import Representation
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.step import Kind, Step, final, gives, why_not
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
     "torch": ("onnx",),

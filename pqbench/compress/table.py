@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pqbench.artifact import Representation
-from pqbench.compress.base import Step, limits
 from pqbench.compress.recipe import ILLEGAL, plan
-from pqbench.errors import UnsupportedError
+from pqbench.core.artifact import Representation
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.step import Step, limits
 
 START: Representation = "torch"
 HEAD = """\

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import builder_of, load_network, save_network
-from pqbench.compress.base import Kind, StepData
-from pqbench.errors import UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.step import Kind, StepData
+from pqbench.nets.checkpoint import builder_of, load_network, save_network
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pqbench.checkpoint import build_network
+from pqbench.nets.checkpoint import build_network
 
 
 class DynamicLinear(nn.Module):

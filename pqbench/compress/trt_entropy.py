@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.calibrated import write_batches
-from pqbench.compress.base import Kind, StepData
 from pqbench.compress.calibration import check_size, draw, refuse_quantized
-from pqbench.errors import ConfigError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.calibration_batches import write_batches
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
 
 
 @dataclass(frozen=True)

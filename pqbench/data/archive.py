@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pqbench.download import Remote, fetch
-from pqbench.errors import DataError
+from pqbench.assets.download import Remote, fetch
+from pqbench.core.errors import DataError
 
 
 def unpack(archive: Path, folder: Path) -> None:

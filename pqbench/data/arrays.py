@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.assets.download import Remote, fetch
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
-from pqbench.data.base import DataIndex, Split
-from pqbench.data.split import stratified_split
-from pqbench.download import Remote, fetch
-from pqbench.errors import ConfigError, DataError
+from pqbench.data.stratify import stratified_split
 
 Pixels = npt.NDArray[np.uint8]
 HELD_OUT, SEED = 0.2, 0

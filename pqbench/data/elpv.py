@@ -15,9 +15,9 @@ import csv
 import importlib.util
 from pathlib import Path
 
-from pqbench.data.base import DataIndex, Split
-from pqbench.data.split import stratified_split
-from pqbench.errors import DataError
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import DataError
+from pqbench.data.stratify import stratified_split
 
 CLASSES = ("functional", "defective")
 HELD_OUT = 0.25

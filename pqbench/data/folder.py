@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pqbench.data.base import DataIndex, Split
-from pqbench.data.split import stratified_split
-from pqbench.errors import DataError
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import DataError
+from pqbench.data.stratify import stratified_split
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

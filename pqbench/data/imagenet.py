@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from pqbench.data.base import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import DataError
 from pqbench.data.folder import class_folders, list_classes
-from pqbench.errors import DataError
 
 CLASSES = 1000
 INNER = ("", "imagenet-mini", "ILSVRC/Data/CLS-LOC")

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from pqbench.assets.download import Remote
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
-from pqbench.data.base import DataIndex, Split
 from pqbench.data.folder import list_classes
-from pqbench.download import Remote
-from pqbench.errors import ConfigError, DataError
 
 CLASSES = {
     "n01440764": ("tench", 0),

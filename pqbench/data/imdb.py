@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
+from pqbench.assets.download import Remote
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import DataError
 from pqbench.data.archive import obtain
-from pqbench.data.base import DataIndex, Split
-from pqbench.download import Remote
-from pqbench.errors import DataError
 
 ARCHIVE = Remote(  # URL and MD5 as in torchtext
     "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",

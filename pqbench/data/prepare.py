@@ -1,4 +1,4 @@
-"""Decode a split once into the folder that :class:`pqbench.inputs.PreparedSplit` reads."""
+"""Decode a split once into the folder that :class:`pqbench.core.split.PreparedSplit` reads."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pqbench.artifact import write_json
-from pqbench.data.base import Dataset, Sample, Split
-from pqbench.data.choice import choose, content_key, sample_name
+from pqbench.core.dataset import Dataset, Sample, Split
+from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.files import write_json
+from pqbench.core.split import MANIFEST, PreparedSplit
 from pqbench.data.preprocess import Preprocess, decode, to_pixels
-from pqbench.errors import ConfigError, DataError
-from pqbench.inputs import MANIFEST, PreparedSplit
+from pqbench.data.subset import choose, content_key, sample_name
 
 OnError = Literal["fail", "skip"]
 CHUNK = 128

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pqbench.errors import ConfigError, DataError
+from pqbench.core.errors import ConfigError, DataError
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MODES = ("crop", "squash")

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pqbench.data.base import DataIndex, Dataset, Split
-from pqbench.data.choice import choose
+from pqbench.core.dataset import DataIndex, Dataset, Split
+from pqbench.core.errors import DataError
+from pqbench.core.split import IGNORED, MANIFEST, PreparedSplit
 from pqbench.data.folder import images_below
 from pqbench.data.prepare import OnError, save_manifest, skip_note, write_pixels
 from pqbench.data.preprocess import Preprocess, to_pixels
-from pqbench.errors import DataError
-from pqbench.inputs import IGNORED, MANIFEST, PreparedSplit
+from pqbench.data.subset import choose
 
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car",
@@ -149,8 +149,8 @@ def prepare_segmentation(
     """Decode images and masks of a split once, into ``folder``; both at the model's size.
 
     Writes ``<input_name>.npy`` uint8 (N, H, W, 3), ``labels.npy`` int16 (N, H, W), in which pixels
-    that do not count are ``pqbench.inputs.IGNORED``, and last ``manifest.json``. Arguments as for
-    :func:`pqbench.data.prepare.prepare`.
+    that do not count are ``pqbench.core.split.IGNORED``, and last ``manifest.json``. Arguments as
+    for :func:`pqbench.data.prepare.prepare`.
 
     Raises:
         DataError: The split is missing or empty, has no masks, or a file cannot be read.

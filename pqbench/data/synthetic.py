@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pqbench.data.base import DataIndex, Split
-from pqbench.errors import ConfigError
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import ConfigError
 
 WORDS = 2000
 NOTE = "synthetic inputs: latency, memory and size mean something, accuracy does not"

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from pqbench.assets.download import Remote
+from pqbench.core.dataset import DataIndex, Dataset, Split
+from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.split import MANIFEST, PreparedSplit
 from pqbench.data.archive import obtain
-from pqbench.data.base import DataIndex, Dataset, Split
-from pqbench.data.choice import choose, content_key
 from pqbench.data.prepare import save_manifest
-from pqbench.data.split import stratified_split
+from pqbench.data.stratify import stratified_split
+from pqbench.data.subset import choose, content_key
 from pqbench.data.tokenize import Tokenizer
-from pqbench.download import Remote
-from pqbench.errors import ConfigError, DataError
-from pqbench.inputs import MANIFEST, PreparedSplit
 
 SST2 = Remote(  # URL and MD5 as in torchtext
     "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip", "", md5="9f81648d4199384278b86e315dac217c"

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pqbench import minilm
-from pqbench.errors import ConfigError, DataError, UnavailableError
+from pqbench.assets import minilm
+from pqbench.core.errors import ConfigError, DataError, UnavailableError
 
 PAD, UNKNOWN, FIRST_WORD = 0, 1, 2
 WORD = re.compile(r"\w+|[^\w\s]")

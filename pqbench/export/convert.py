@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pqbench.artifact import Artifact, Representation
-from pqbench.errors import UnsupportedError
+from pqbench.core.artifact import Artifact, Representation
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
 from pqbench.export.onnx_export import export_onnx
 from pqbench.export.openvino_convert import convert_openvino
 from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
-from pqbench.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
 
 FLOAT_VARYING_SQNR_DB = 20.0
 AGREEMENT = 0.97

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.artifact import Artifact, LineageEntry
-from pqbench.errors import UnsupportedError
-from pqbench.tensors import as_tensors
+from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.core.errors import UnsupportedError
+from pqbench.nets.layers import as_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +52,7 @@ def export_onnx(
     """
     import torch
 
-    from pqbench.checkpoint import load_network
+    from pqbench.nets.checkpoint import load_network
 
     started = time.perf_counter()
     network = load_network(artifact).float()

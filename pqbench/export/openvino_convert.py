@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pqbench.artifact import Artifact, LineageEntry
-from pqbench.errors import UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.core.errors import UnsupportedError
 
 OPENVINO_FILE = "model.xml"
 

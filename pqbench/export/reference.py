@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.artifact import Artifact
-from pqbench.environment import usable_cores
-from pqbench.errors import UnsupportedError
-from pqbench.tensors import as_tensors, flatten_outputs
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import UnsupportedError
+from pqbench.machine.cpu import usable_cores
+from pqbench.nets.layers import as_tensors, flatten_outputs
 
 # Samples computed at once. Without optimization a runtime keeps every layer's output: 32 images of
 # 224 px through FCN-ResNet50 took more than 16 GB.
@@ -28,7 +28,7 @@ def torch_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     """Outputs of a ``torch`` artifact: eager, float32, CPU. Arrays (n, ...)."""
     import torch
 
-    from pqbench.checkpoint import load_network
+    from pqbench.nets.checkpoint import load_network
 
     network = load_network(artifact).float()
     parts = []

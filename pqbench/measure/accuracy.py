@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.errors import DataError, PqbenchError
-from pqbench.inputs import PreparedSplit
-from pqbench.record import Accuracy, AgainstBaseline
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.record import Accuracy, AgainstBaseline
+from pqbench.core.split import PreparedSplit
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]

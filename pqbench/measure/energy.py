@@ -61,7 +61,7 @@ def _read_rapl(powercap: Path) -> tuple[Reading | None, str]:
 
 
 def _read_nvml(device: str) -> tuple[Reading | None, str]:
-    from pqbench.environment import nvml_device
+    from pqbench.machine.gpu import nvml_device
 
     with nvml_device(device) as gpu:
         if gpu is None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.core.record import Latency
 from pqbench.measure.intervals import p50_interval, relative_half_width
-from pqbench.record import Latency
 
 # Least number of calls that supports a percentile, as MLPerf LoadGen's (99 % confidence).
 P90_CALLS = 64

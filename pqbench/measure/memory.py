@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pqbench.record import Memory
+from pqbench.core.record import Memory
 
 _MB = 2**20
 
@@ -165,7 +165,7 @@ class MemoryWatch:
 
 def device_used_bytes(device: str) -> int | None:
     """Memory in use on a GPU by all processes, in bytes; None where NVML does not tell."""
-    from pqbench.environment import nvml_device
+    from pqbench.machine.gpu import nvml_device
 
     with nvml_device(device) as gpu:
         return None if gpu is None else int(gpu.nvml.nvmlDeviceGetMemoryInfo(gpu.handle).used)
@@ -173,7 +173,7 @@ def device_used_bytes(device: str) -> int | None:
 
 def process_gpu_bytes(device: str, pid: int) -> int | None:
     """GPU memory of one process by the driver, in bytes; None if the driver does not list it."""
-    from pqbench.environment import nvml_device
+    from pqbench.machine.gpu import nvml_device
 
     with nvml_device(device) as gpu:
         if gpu is None:

@@ -15,11 +15,9 @@ from typing import Protocol as Shape
 
 import numpy as np
 
+from pqbench.machine.foreign_load import CpuSample, Share
 from pqbench.measure import recompile
-from pqbench.measure.foreign import CpuSample, Share
-from pqbench.measure.latency import Block
-from pqbench.measure.protocol import Protocol
-from pqbench.measure.turns import (
+from pqbench.measure.blocks import (
     BASELINE,
     CANDIDATE,
     BatchResult,
@@ -29,6 +27,8 @@ from pqbench.measure.turns import (
     pairs,
     set_aside,
 )
+from pqbench.measure.latency import Block
+from pqbench.measure.protocol import Protocol
 
 _MAX_CALLS = 1_000_000
 _STEADY = 0.05

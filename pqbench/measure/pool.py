@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.errors import DataError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.errors import DataError
+from pqbench.core.split import PreparedSplit
 
 Batch = dict[str, npt.NDArray[Any]]
 

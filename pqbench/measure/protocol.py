@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pqbench.errors import PqbenchError
+from pqbench.core.errors import PqbenchError
 
 
 def compilations() -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.errors import DataError
-from pqbench.inputs import IGNORED, PreparedSplit
-from pqbench.record import Accuracy, AgainstBaseline
+from pqbench.core.errors import DataError
+from pqbench.core.record import Accuracy, AgainstBaseline
+from pqbench.core.split import IGNORED, PreparedSplit
 
 RESAMPLES = 2000
 SEED = 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.artifact import Artifact, TensorSpec
+from pqbench.core.artifact import Artifact, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -168,11 +168,11 @@ def count_work(network: Artifact) -> dict[str, int | None]:
     Returns:
         ``parameters``, ``nonzero_parameters`` and ``macs`` (of one sample; null if an input has a
         free size besides the batch, or the model was given as ONNX), as in
-        :class:`pqbench.record.Size`.
+        :class:`pqbench.core.record.Size`.
     """
     if network.representation == "onnx":
         return count_onnx(network)
-    from pqbench.checkpoint import load_network
+    from pqbench.nets.checkpoint import load_network
 
     module = load_network(network)
     parameters = list(module.parameters())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.errors import WeightsError
+from pqbench.core.errors import WeightsError
 from pqbench.models.weights import load_file
 
 if TYPE_CHECKING:

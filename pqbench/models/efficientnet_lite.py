@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pqbench.errors import ConfigError, UnavailableError
+from pqbench.core.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from torch import nn

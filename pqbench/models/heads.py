@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec, file_sha256
-from pqbench.errors import ParityError, UnsupportedError, WeightsError
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.core.errors import ParityError, UnsupportedError, WeightsError
+from pqbench.core.files import file_sha256
 
 if TYPE_CHECKING:
     import onnx

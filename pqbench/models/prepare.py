@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec, file_sha256
-from pqbench.checkpoint import build_network, save_network
-from pqbench.errors import ConfigError, WeightsError
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.core.errors import ConfigError, WeightsError
+from pqbench.core.files import file_sha256
 from pqbench.models import bundled
 from pqbench.models.heads import get_head, head_size, new_head, slice_head
 from pqbench.models.pretrained import WeightsFile
 from pqbench.models.weights import apply, load_file, match_names
+from pqbench.nets.checkpoint import build_network, save_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pqbench.download import Remote, fetch, verify
-from pqbench.errors import ConfigError, WeightsError
+from pqbench.assets.download import Remote, fetch, verify
+from pqbench.core.errors import ConfigError, WeightsError
 
 OFFLINE = (
     "offline, these work: dataset=elpv with bundled weights, model=efficientnet_lite0 (its weights "

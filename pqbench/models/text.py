@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pqbench import minilm
-from pqbench.errors import WeightsError
+from pqbench.assets import minilm
+from pqbench.core.errors import WeightsError
 
 
 class LstmClassifier(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pqbench.errors import ConfigError, UnavailableError, WeightsError
+from pqbench.core.errors import ConfigError, UnavailableError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +58,8 @@ def preprocess(model_name: str, key: str) -> Any:
 
     Args:
         model_name: A model of timm.
-        key: A key of ``pqbench.schema.PreprocessConfig``. As in timm's own transform, ``resize`` is
-            ``crop / crop_pct``.
+        key: A key of ``pqbench.experiment.config.PreprocessConfig``. As in timm's own
+            transform, ``resize`` is ``crop / crop_pct``.
     """
     config = _config(model_name)
     crop = int(config.input_size[-1])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.errors import WeightsError
+from pqbench.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pqbench.errors import PqbenchError
-from pqbench.record import Record
+from pqbench.core.errors import PqbenchError
+from pqbench.core.record import Record
 from pqbench.report.environments import record_keys
 from pqbench.report.filters import matching
 from pqbench.report.load import find_records, newest_found

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 
 _TOOLS = ("pqbench", "hydra-core", "omegaconf", "mlflow", "pandas", "pyarrow")  # no result's cause
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pqbench.errors import ConfigError
-from pqbench.record import Record
+from pqbench.core.errors import ConfigError
+from pqbench.core.record import Record
 from pqbench.report.environments import machine
 
 _CONDITION = re.compile(r"([A-Za-z_][\w.]*)(!?=)(.*)", re.DOTALL)

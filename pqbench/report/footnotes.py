@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 
 LOW_INT8_SHARE = 0.5
 _FIELDS = {  # where a cell's number comes from in the record: the paths that explain a null

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pqbench.record import METRIC_NAMES, Record
+from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.rows import Estimate, Row, metric_name

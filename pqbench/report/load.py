@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pqbench.errors import DataError
-from pqbench.record import FILE, Record
+from pqbench.core.errors import DataError
+from pqbench.core.record import FILE, Record
 from pqbench.report.environments import record_keys
 
 log = logging.getLogger(__name__)

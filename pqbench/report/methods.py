@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report.environments import environment_labels
 
 _SHOWN = (

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pqbench.errors import DataError
-from pqbench.record import FILE, Record
+from pqbench.core.errors import DataError
+from pqbench.core.record import FILE, Record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report.plots_accuracy import MAX_POINTS, accuracy_against, place_of
 from pqbench.report.plots_raw import raw_figures
 from pqbench.report.rows import (

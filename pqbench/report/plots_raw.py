@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report.environments import record_keys
 from pqbench.report.rows import Row, metric_name
 from pqbench.report.style import Look, crowded, enough, legend, legend_below, panels, scale

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report.rows import MIB, Estimate
 from pqbench.report.significance import ALPHA, difference_p, holm, ratio_p
 

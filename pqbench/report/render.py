@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pqbench.record import Latency, Record
+from pqbench.core.record import Latency, Record
 from pqbench.report.rows import Row
 from pqbench.report.significance import compare_with_baselines
 from pqbench.report.table import Cell, Table

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pqbench.record import METRIC_NAMES, Accuracy, Latency, Record, Speedup
+from pqbench.core.record import METRIC_NAMES, Accuracy, Latency, Record, Speedup
 from pqbench.report.environments import environment_keys, environment_labels
 from pqbench.report.footnotes import batch_field, footnotes
 

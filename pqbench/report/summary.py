@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report.load import newest
 from pqbench.report.render import to_rich
 from pqbench.report.table import make_table

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pqbench.record import METRIC_NAMES, Record
+from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report.footnotes import batch_field
 from pqbench.report.rows import (
     Estimate,

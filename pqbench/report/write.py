@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.report import latex
 from pqbench.report.html import to_html
 from pqbench.report.load import newest

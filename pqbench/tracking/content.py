@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 
 MIB = 2**20
 _TAG_LIMIT = 8000  # MLflow cuts longer tag values and notes

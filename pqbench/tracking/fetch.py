@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pqbench.artifact import file_sha256
-from pqbench.errors import DataError
-from pqbench.record import FILE, Record
+from pqbench.core.errors import DataError
+from pqbench.core.files import file_sha256
+from pqbench.core.record import FILE, Record
 from pqbench.tracking.settings import TrackingSettings
 from pqbench.tracking.store import StoreError, opened
 

@@ -10,9 +10,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pqbench.artifact import file_sha256, write_json
-from pqbench.errors import DataError
-from pqbench.record import FILE
+from pqbench.core.errors import DataError
+from pqbench.core.files import file_sha256, write_json
+from pqbench.core.record import FILE
 
 JOURNAL = "tracking.json"
 LOCK = ".tracking.lock"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 
 # Where a database listens whose URI does not say it.
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pqbench.cache import Cache
-from pqbench.record import FILE, Record
+from pqbench.core.record import FILE, Record
 from pqbench.tracking import content, journal
 from pqbench.tracking.onnx_flavour import log_onnx
 from pqbench.tracking.settings import TrackingSettings, sqlite_uri

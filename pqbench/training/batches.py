@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.errors import UnsupportedError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import feed_tensors, first_output
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.layers import feed_tensors, first_output
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import load_network, save_like
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import recalibrate_batch_norm, torch_threads
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.checkpoint import load_network, save_like
+from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size
 from pqbench.training.fit import fit
 from pqbench.training.settings import FitSettings
 
 
 class TrainingData(Protocol):
-    """What the step uses of ``pqbench.compress.base.StepData``, which this room does not import."""
+    """What the step uses of ``pqbench.core.step.StepData``, which this room does not import."""
 
     @property
     def train(self) -> PreparedSplit:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pqbench.artifact import Artifact, LineageEntry
-from pqbench.checkpoint import load_network, save_like
-from pqbench.errors import ConfigError, DataError, PqbenchError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import flush_subnormals, recalibrate_batch_norm, torch_threads
+from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.core.errors import ConfigError, DataError, PqbenchError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.checkpoint import load_network, save_like
+from pqbench.nets.layers import flush_subnormals, recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size, check_classes, split_off
-from pqbench.training.seats import find_seat, others
+from pqbench.training.ranks import find_seat, others
 from pqbench.training.settings import FitReport, FitSettings
 from pqbench.training.trainer import Job
 from pqbench.training.trainer import train as run_trainer

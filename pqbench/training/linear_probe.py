@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.errors import ConfigError, DataError, UnsupportedError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import feed_tensors, torch_threads
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.layers import feed_tensors, torch_threads
 from pqbench.training.batches import check_classes
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pqbench.networks import first_output
+from pqbench.nets.layers import first_output
 from pqbench.training.batches import Batch, Batches
-from pqbench.training.seats import Seat
+from pqbench.training.ranks import Seat
 from pqbench.training.settings import FitSettings
 
 WARM_UP_SHARE = 0.1
@@ -247,7 +247,7 @@ class Diary(pl.Callback):
 
 
 class SeatEnvironment(ClusterEnvironment):
-    """Tells Lightning who takes part: the processes of ``pqbench.training.seats``."""
+    """Tells Lightning who takes part: the processes of ``pqbench.training.ranks``."""
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat

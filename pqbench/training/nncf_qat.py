@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pqbench.artifact import Artifact, LineageEntry, Representation
-from pqbench.checkpoint import load_network
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.networks import feed_tensors, torch_threads
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.nets.checkpoint import load_network
+from pqbench.nets.layers import feed_tensors, torch_threads
 from pqbench.training.finetune import Finetune, TrainingData
 from pqbench.training.fit import fit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "dihedral")
 PRECISIONS = (None, "bf16-mixed", "16-mixed")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import torch_threads
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.layers import torch_threads
 from pqbench.training.batches import Batches
-from pqbench.training.seats import Seat
+from pqbench.training.ranks import Seat
 from pqbench.training.settings import FitSettings
 
 if TYPE_CHECKING:

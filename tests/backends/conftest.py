@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec
-from pqbench.checkpoint import build_network, save_network
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.nets.checkpoint import build_network, save_network
 
 SIDE = 32
 Feed = dict[str, np.ndarray]

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pqbench.backends.base import Backend
 from pqbench.backends.support import library
-from pqbench.errors import ConfigError, UnavailableError
-from pqbench.schema import make, register, to_plain
+from pqbench.core.backend import Backend
+from pqbench.core.errors import ConfigError, UnavailableError
+from pqbench.core.instantiate import make
+from pqbench.experiment.config import register, to_plain
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino")
@@ -57,7 +58,7 @@ def test_availability_says_what_is_missing(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", GPU_NAMES)
 def test_gpu_backend_says_exactly_why_it_cannot_run_here(name: str) -> None:
-    from pqbench.backends.cuda import gpu
+    from pqbench.machine.cuda_driver import gpu
 
     backend = make(node(name, None), name)
     assert isinstance(backend, Backend)
@@ -75,7 +76,7 @@ def test_gpu_backend_says_exactly_why_it_cannot_run_here(name: str) -> None:
 
 
 def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
-    from pqbench.backends.cuda import gpu
+    from pqbench.machine.cuda_driver import gpu
 
     try:
         gpu()

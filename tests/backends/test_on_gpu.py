@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact
-from pqbench.backends.base import Backend
-from pqbench.backends.cuda import gpu
-from pqbench.backends.ort_gpu import OrtCudaBackend, OrtTensorrtBackend, OrtTensorrtRtxBackend
-from pqbench.backends.tensorrt_backend import TensorrtBackend
-from pqbench.backends.torch_backend import TorchBackend
-from pqbench.errors import UnavailableError
+from pqbench.backends.ort.gpu import OrtCudaBackend, OrtTensorrtBackend, OrtTensorrtRtxBackend
+from pqbench.backends.tensorrt.backend import TensorrtBackend
+from pqbench.backends.torch.backend import TorchBackend
+from pqbench.core.artifact import Artifact
+from pqbench.core.backend import Backend
+from pqbench.core.errors import UnavailableError
 from pqbench.export import torch_outputs
+from pqbench.machine.cuda_driver import gpu
 
 pytestmark = pytest.mark.gpu
 Feed = dict[str, np.ndarray]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact
-from pqbench.backends.base import Backend, Session
-from pqbench.backends.openvino import OpenvinoBackend
-from pqbench.backends.openvino_graph import check_compiled, read_layers
-from pqbench.errors import ConfigError, PlacementError, UnsupportedError
+from pqbench.backends.openvino.backend import OpenvinoBackend
+from pqbench.backends.openvino.graph import check_compiled, read_layers
+from pqbench.core.artifact import Artifact
+from pqbench.core.backend import Backend, Session
+from pqbench.core.errors import ConfigError, PlacementError, UnsupportedError
 from pqbench.export import convert_openvino, torch_outputs
 
 Feed = dict[str, np.ndarray]

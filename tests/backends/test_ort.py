@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact
-from pqbench.backends.base import Backend, Session
-from pqbench.backends.ort import OrtBackend, check_placement
-from pqbench.errors import ConfigError, PlacementError, UnsupportedError
+from pqbench.backends.ort.backend import OrtBackend, check_placement
+from pqbench.core.artifact import Artifact
+from pqbench.core.backend import Backend, Session
+from pqbench.core.errors import ConfigError, PlacementError, UnsupportedError
 from pqbench.export import torch_outputs
 
 Feed = dict[str, np.ndarray]

@@ -11,11 +11,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from pqbench.artifact import Artifact
-from pqbench.backends.cuda import gpu
 from pqbench.backends.onnx_files import cast_fp16, engine_folder
-from pqbench.backends.ort import OrtBackend, check_placement
-from pqbench.backends.ort_gpu import (
+from pqbench.backends.ort.backend import OrtBackend, check_placement
+from pqbench.backends.ort.gpu import (
     CUDA,
     RTX,
     TENSORRT,
@@ -23,10 +21,12 @@ from pqbench.backends.ort_gpu import (
     OrtTensorrtBackend,
     OrtTensorrtRtxBackend,
 )
-from pqbench.backends.ort_session import BoundMemory
+from pqbench.backends.ort.session import BoundMemory
 from pqbench.backends.shared_objects import missing, needed
-from pqbench.errors import ConfigError, PlacementError, UnavailableError, UnsupportedError
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, PlacementError, UnavailableError, UnsupportedError
 from pqbench.export import torch_outputs
+from pqbench.machine.cuda_driver import gpu
 
 Feed = dict[str, np.ndarray]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from pqbench.backends.ort_graph import FLOAT_KERNELS, INTEGER_KERNELS, graph_facts, profile_ms
+from pqbench.backends.ort.graph import FLOAT_KERNELS, INTEGER_KERNELS, graph_facts, profile_ms
 
 KINDS = sorted(FLOAT_KERNELS | INTEGER_KERNELS | {"Relu", "QuantizeLinear", "Reshape"})
 DOMAINS = ["", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"]

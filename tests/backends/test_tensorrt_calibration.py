@@ -13,17 +13,17 @@ from hydra import compose, initialize_config_dir
 from onnx import TensorProto, helper
 from tensorrt_doubles import SIDE, FakeTensorrt, HostBuffers
 
-from pqbench import schema
-from pqbench.arguments import config_folder
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.backends import tensorrt_backend
-from pqbench.backends.base import Availability
-from pqbench.backends.tensorrt_api import Library
-from pqbench.backends.tensorrt_backend import TensorrtBackend
-from pqbench.backends.tensorrt_build import BuildOptions, Engine, find_or_build
-from pqbench.calibrated import write_batches
-from pqbench.errors import OutOfMemoryFailure, UnsupportedError
-from pqbench.experiment import ExperimentRun
+from pqbench.app.arguments import config_folder
+from pqbench.backends.tensorrt import backend as tensorrt_backend
+from pqbench.backends.tensorrt.api import Library
+from pqbench.backends.tensorrt.backend import TensorrtBackend
+from pqbench.backends.tensorrt.build import BuildOptions, Engine, find_or_build
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.backend import Availability
+from pqbench.core.calibration_batches import write_batches
+from pqbench.core.errors import OutOfMemoryFailure, UnsupportedError
+from pqbench.experiment import config as schema
+from pqbench.experiment.run import ExperimentRun
 
 COUNT, BATCH = 6, 2
 

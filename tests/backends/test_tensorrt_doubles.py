@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tensorrt_doubles import CLASSES, SIDE, VERSIONS, FakeTensorrt, HostBuffers
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.backends.tensorrt_api import Library
-from pqbench.backends.tensorrt_build import BuildOptions, build, find_or_build, profile_ranges
-from pqbench.backends.tensorrt_session import TensorrtSession, read_layers
-from pqbench.errors import UnavailableError, UnsupportedError
+from pqbench.backends.tensorrt.api import Library
+from pqbench.backends.tensorrt.build import BuildOptions, build, find_or_build, profile_ranges
+from pqbench.backends.tensorrt.session import TensorrtSession, read_layers
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.errors import UnavailableError, UnsupportedError
 
 REAL_NAMES = Path(__file__).parents[3] / "shared" / "tensorrt"
 

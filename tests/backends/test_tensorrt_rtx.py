@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.backends.onnx_files import cast_fp16, is_quantized
-from pqbench.backends.tensorrt_api import Library, load_library
-from pqbench.backends.tensorrt_backend import TensorrtBackend
-from pqbench.backends.tensorrt_build import BuildOptions, build, find_or_build, profile_ranges
-from pqbench.backends.tensorrt_session import TensorrtSession
-from pqbench.checkpoint import build_network, save_network
-from pqbench.errors import ConfigError, UnavailableError, UnsupportedError
+from pqbench.backends.tensorrt.api import Library, load_library
+from pqbench.backends.tensorrt.backend import TensorrtBackend
+from pqbench.backends.tensorrt.build import BuildOptions, build, find_or_build, profile_ranges
+from pqbench.backends.tensorrt.session import TensorrtSession
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.core.errors import ConfigError, UnavailableError, UnsupportedError
 from pqbench.export import export_onnx
+from pqbench.nets.checkpoint import build_network, save_network
 
 SIDE = 64
 MODELS = ("resnet18", "mobilenet_v3_large")

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact
-from pqbench.backends.base import Backend, Session
-from pqbench.backends.torch_backend import TorchBackend
-from pqbench.errors import ConfigError, PlacementError
+from pqbench.backends.torch.backend import TorchBackend
+from pqbench.core.artifact import Artifact
+from pqbench.core.backend import Backend, Session
+from pqbench.core.errors import ConfigError, PlacementError
 from pqbench.export import torch_outputs
 
 Feed = dict[str, np.ndarray]
@@ -104,7 +104,7 @@ def test_torch_refuses_options_that_cannot_be_meant(options: dict[str, object]) 
 
 
 def test_flatten_outputs_keeps_order() -> None:
-    from pqbench.tensors import flatten_outputs
+    from pqbench.nets.layers import flatten_outputs
 
     a, b, c = SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
     assert flatten_outputs({"x": [a, (b, None)], "y": c}) == [a, b, c]

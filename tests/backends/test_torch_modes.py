@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.backends import torch_session
-from pqbench.backends.torch_backend import TorchBackend
-from pqbench.checkpoint import build_network, save_network
-from pqbench.errors import (
+from pqbench.backends.torch import session as torch_session
+from pqbench.backends.torch.backend import TorchBackend
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.errors import (
     ConfigError,
     ParityError,
     PlacementError,
@@ -21,6 +20,7 @@ from pqbench.errors import (
 )
 from pqbench.export import torch_outputs
 from pqbench.measure import recompile
+from pqbench.nets.checkpoint import build_network, save_network
 
 Feed = dict[str, np.ndarray]
 
@@ -171,6 +171,6 @@ def test_torch_placement_fails_if_operators_run_on_another_device(torch_artifact
 
 
 def seen_once(session):
-    from pqbench.backends.torch_watch import SeenOperator
+    from pqbench.backends.torch.placement import SeenOperator
 
     return [SeenOperator("convolution", "f32", "cuda"), SeenOperator("mm", "f32", "cuda")]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from prepared_images import elpv_split
 
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import torch_threads
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.layers import torch_threads
 
 SIDE = 64
 

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pqbench.compress.base import Step
-from pqbench.errors import ConfigError
-from pqbench.schema import make, register
+from pqbench.core.errors import ConfigError
+from pqbench.core.instantiate import make
+from pqbench.core.step import Step
+from pqbench.experiment.config import register
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "compress").glob("*.yaml"))
@@ -132,7 +133,7 @@ def test_choice_refuses_impossible_settings(
 
 
 def test_reduce_range_is_what_the_cpu_needs(conf: Path) -> None:
-    from pqbench.environment import cpu_saturates_int8
+    from pqbench.machine.cpu import cpu_saturates_int8
 
     for choice in ("ort_int8", "nncf_int8", "nncf_qat", "ort_dynamic"):
         recipe = _compose(conf, f"compress={choice}")
@@ -146,7 +147,7 @@ def test_layer_ratios_are_set_by_name(conf: Path) -> None:
 
 
 def test_the_same_step_twice_has_settings_of_its_own(conf: Path) -> None:
-    from pqbench.arguments import register_repeats
+    from pqbench.app.arguments import register_repeats
 
     arguments = ["compress=[finetune,prune,finetune_2]", "compress.finetune_2.epochs=5"]
     assert register_repeats(arguments) == ["finetune_2"]
@@ -158,7 +159,7 @@ def test_the_same_step_twice_has_settings_of_its_own(conf: Path) -> None:
 
 
 def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> None:
-    from pqbench.arguments import register_repeats
+    from pqbench.app.arguments import register_repeats
 
     own = tmp_path / "compress"
     own.mkdir()

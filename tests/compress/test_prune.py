@@ -11,15 +11,15 @@ import torch
 from compress_models import BUILDERS, make_torch
 from torch import nn
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import load_network, save_network
-from pqbench.compress.base import StepData
 from pqbench.compress.criteria import CRITERIA, gather_gradients, task_loss
 from pqbench.compress.prune import Prune
 from pqbench.compress.prune_unstructured import PruneUnstructured
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import (
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.nets.checkpoint import load_network, save_network
+from pqbench.nets.layers import (
     feed_tensors,
     flush_subnormals,
     output_layers,

@@ -11,12 +11,12 @@ import pytest
 from compress_models import run_ort
 from onnx import numpy_helper
 
-from pqbench.artifact import Artifact
-from pqbench.compress.base import StepData
 from pqbench.compress.ort_int8 import OrtInt8
 from pqbench.compress.prune_onnx import PruneOnnx
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
 
 SIDE = 64  # of the images of the fixture split
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from compress_models import make_torch
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import load_network
-from pqbench.compress.base import StepData
 from pqbench.compress.prune_unstructured import PruneUnstructured, pattern_mask
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.nets.checkpoint import load_network
 
 
 @pytest.fixture(scope="module")

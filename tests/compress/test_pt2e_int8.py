@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from compress_models import make_tiny, make_torch, sqnr
 
-from pqbench.artifact import Artifact
-from pqbench.backends.torch_backend import TorchBackend
-from pqbench.checkpoint import load_network
-from pqbench.compress.base import StepData
+from pqbench.backends.torch.backend import TorchBackend
 from pqbench.compress.prune import Prune
 from pqbench.compress.pt2e_int8 import Pt2eInt8
 from pqbench.compress.recipe import plan
-from pqbench.environment import cpu_saturates_int8
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import feed_tensors
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.machine.cpu import cpu_saturates_int8
+from pqbench.nets.checkpoint import load_network
+from pqbench.nets.layers import feed_tensors
 
 STEP = Pt2eInt8(calibration_size=8, reduce_range=cpu_saturates_int8())
 

@@ -11,15 +11,15 @@ import openvino
 import pytest
 from compress_models import make_onnx, make_openvino, make_torch, run_openvino, run_ort, sqnr
 
-from pqbench.artifact import Artifact
-from pqbench.compress.base import StepData
 from pqbench.compress.calibration import draw
 from pqbench.compress.nncf_int8 import NncfInt8
 from pqbench.compress.ort_int8 import OrtInt8
 from pqbench.compress.prune import Prune
-from pqbench.environment import cpu_saturates_int8
-from pqbench.errors import UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.machine.cpu import cpu_saturates_int8
 
 MODELS = ("resnet18", "efficientnet_lite0")
 

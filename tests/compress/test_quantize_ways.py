@@ -11,8 +11,6 @@ import openvino
 import pytest
 from compress_models import make_onnx, make_openvino, make_tiny, run_openvino, run_ort, sqnr
 
-from pqbench.artifact import Artifact
-from pqbench.compress.base import StepData
 from pqbench.compress.calibration import draw
 from pqbench.compress.fp16 import Fp16
 from pqbench.compress.nncf_accuracy import NncfAccuracyInt8, _right
@@ -20,8 +18,10 @@ from pqbench.compress.nncf_int8 import NncfInt8
 from pqbench.compress.nncf_weights import NncfWeights
 from pqbench.compress.ort_dynamic import OrtDynamic
 from pqbench.compress.ort_int8 import OrtInt8
-from pqbench.errors import ConfigError, DataError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
 from pqbench.training.nncf_qat import NncfQat
 
 

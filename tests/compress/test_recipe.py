@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pqbench.compress.base import Step
 from pqbench.compress.nncf_int8 import NncfInt8
 from pqbench.compress.ort_dynamic import OrtDynamic
 from pqbench.compress.ort_int8 import OrtInt8
 from pqbench.compress.prune import Prune
 from pqbench.compress.recipe import FORWARD, Action, plan
-from pqbench.errors import UnsupportedError
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.step import Step
 from pqbench.training.finetune import Finetune
 from pqbench.training.nncf_qat import NncfQat
 

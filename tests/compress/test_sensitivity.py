@@ -10,12 +10,12 @@ import torch
 from compress_models import make_tiny, make_torch
 from safetensors.torch import load_file
 
-from pqbench.artifact import Artifact, LineageEntry
-from pqbench.checkpoint import load_network, save_like
-from pqbench.compress.base import StepData
 from pqbench.compress.sensitivity import Sensitivity, rounded, smallest
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import feed_tensors, first_output
+from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.nets.checkpoint import load_network, save_like
+from pqbench.nets.layers import feed_tensors, first_output
 
 
 @pytest.fixture

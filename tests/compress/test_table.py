@@ -8,12 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pqbench import schema
-from pqbench.arguments import config_folder
+from pqbench.app.arguments import config_folder
 from pqbench.compress.recipe import plan
 from pqbench.compress.table import BACKENDS, markdown, order_problem, shipped, way
-from pqbench.errors import UnsupportedError
-from pqbench.measure.host import make_backend
+from pqbench.core.errors import UnsupportedError
+from pqbench.experiment import config as schema
+from pqbench.measure.session_host import make_backend
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = shipped(REPOSITORY / "conf")

@@ -8,17 +8,17 @@ import pytest
 import torch
 from compress_models import make_tiny, make_torch, sqnr
 
-from pqbench.artifact import Artifact
-from pqbench.backends.torch_backend import TorchBackend
-from pqbench.checkpoint import load_network
-from pqbench.compress.base import StepData
+from pqbench.backends.torch.backend import TorchBackend
 from pqbench.compress.prune import Prune
 from pqbench.compress.recipe import plan
 from pqbench.compress.torch_dynamic import TorchDynamic
 from pqbench.compress.torch_dynamic_layers import DynamicLinear, DynamicLstm
-from pqbench.environment import cpu_saturates_int8
-from pqbench.errors import UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.machine.cpu import cpu_saturates_int8
+from pqbench.nets.checkpoint import load_network
 
 STEP = TorchDynamic(reduce_range=cpu_saturates_int8())
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from compress_models import make_onnx, make_tiny
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.calibrated import CalibrationBatches
-from pqbench.compress.base import StepData
 from pqbench.compress.ort_int8 import OrtInt8
 from pqbench.compress.recipe import plan
 from pqbench.compress.trt_entropy import TrtEntropyInt8
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.calibration_batches import CalibrationBatches
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
 from pqbench.measure.size import measure_files
 
 

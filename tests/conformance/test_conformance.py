@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import conformance
+import conformance_page
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-import conformance  # noqa: E402
-import conformance_page  # noqa: E402
 
 FILES = sorted(Path(__file__).parent.glob("*.yaml"))
 QUICK = "mobilenetv3_elpv_quick.yaml"  # measured again by the tests; installed wheels suffice

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.arrays import Cifar, FashionMnist, Mnist5k, read_idx
 from pqbench.data.prepare import assert_disjoint, prepare
 from pqbench.data.preprocess import Preprocess
 from pqbench.data.synthetic import Synthetic
-from pqbench.errors import ConfigError, DataError
 
 SMALL = Preprocess(32, 32, "bilinear", (0.5,) * 3, (0.25,) * 3, "squash")
 

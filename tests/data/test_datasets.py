@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pqbench.data.base import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import DataError
 from pqbench.data.elpv import Elpv
 from pqbench.data.folder import ImageFolder
 from pqbench.data.imagenette import CLASSES, Imagenette
-from pqbench.data.split import stratified_split
-from pqbench.errors import DataError
+from pqbench.data.stratify import stratified_split
 
 
 def image(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> Path:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pqbench.assets.download import Remote, fetch
+from pqbench.core.errors import ConfigError, DataError, WeightsError
 from pqbench.data import imagenette, imdb
 from pqbench.data.archive import unpack
 from pqbench.data.imagenette import CLASSES, Imagenette
 from pqbench.data.imdb import Imdb
-from pqbench.download import Remote, fetch
-from pqbench.errors import ConfigError, DataError, WeightsError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -168,7 +168,7 @@ def test_fetch_downloads_once_for_threads_that_ask_together(server: Server, tmp_
 def test_fetch_does_not_wait_for_a_server_that_never_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pqbench.download.ANSWER_DEADLINE_S", 0.2)
+    monkeypatch.setattr("pqbench.assets.download.ANSWER_DEADLINE_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pqbench.data.base import DataIndex, Split
-from pqbench.data.choice import stratified_subset
+from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.split import PreparedSplit
 from pqbench.data.elpv import Elpv
 from pqbench.data.imagenette import Imagenette
 from pqbench.data.prepare import assert_disjoint, prepare
 from pqbench.data.preprocess import Preprocess, decode, to_pixels
-from pqbench.errors import ConfigError, DataError
-from pqbench.inputs import PreparedSplit
+from pqbench.data.subset import stratified_subset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = Preprocess(20, 16, "bilinear", MEAN, STD)

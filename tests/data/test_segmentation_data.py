@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pqbench.core.errors import DataError
+from pqbench.core.split import IGNORED
 from pqbench.data.folder import ImageFolder
 from pqbench.data.imagenet import ImageNet
 from pqbench.data.preprocess import Preprocess
 from pqbench.data.segmentation import CAMVID, CamVid, MaskFolder, prepare_segmentation
-from pqbench.errors import DataError
-from pqbench.inputs import IGNORED
 
 SIZE = Preprocess(16, 16, "bilinear", (0.5,) * 3, (0.25,) * 3, "squash")
 CLASSES = ("a", "b", "c")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.imdb import Imdb
 from pqbench.data.prepare import assert_disjoint
 from pqbench.data.text import Sst2, TextTable, prepare_text, read_table
 from pqbench.data.tokenize import SubwordTokenizer, WordTokenizer
-from pqbench.errors import ConfigError, DataError
 
 REVIEWS = [("a fine film", 1), ("a dull film", 0), ("fine , fine !", 1), ("dull , dull", 0)] * 5
 

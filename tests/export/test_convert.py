@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec
-from pqbench.checkpoint import build_network, save_network
-from pqbench.errors import ParityError, UnsupportedError
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
+from pqbench.core.errors import ParityError, UnsupportedError
+from pqbench.core.parity import QDQ_SQNR_DB, check, compare
 from pqbench.export import convert, export_onnx, onnx_outputs, openvino_outputs, torch_outputs
 from pqbench.export.convert import AGREEMENT
-from pqbench.parity import QDQ_SQNR_DB, check, compare
+from pqbench.nets.checkpoint import build_network, save_network
 
 
 def two_heads() -> object:

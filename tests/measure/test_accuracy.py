@@ -19,8 +19,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from pqbench.errors import DataError, PqbenchError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.record import json_schema
+from pqbench.core.split import PreparedSplit
 from pqbench.measure.accuracy import (
     compare,
     macro_f1,
@@ -30,7 +31,6 @@ from pqbench.measure.accuracy import (
     top_k,
     wilson,
 )
-from pqbench.record import json_schema
 
 LABELS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=80

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"))
 import evaluate
+import pytest
 
 
 def test_evaluate_bench_prints_both_rates_and_judges_their_ratio(

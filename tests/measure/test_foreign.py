@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqbench.measure.foreign import (
+from pqbench.machine.foreign_load import (
     CpuSample,
     ForeignLoad,
     process_cpu_s,

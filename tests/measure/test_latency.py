@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pqbench.core.record import json_schema
 from pqbench.measure.intervals import (
     _STUDENT,
     correlation_factor,
@@ -20,7 +21,6 @@ from pqbench.measure.intervals import (
     p50_interval,
 )
 from pqbench.measure.latency import drift, summary, time_calls
-from pqbench.record import json_schema
 
 BLOCKS = st.lists(
     st.lists(st.integers(1_000, 10**9), min_size=1, max_size=40), min_size=1, max_size=20

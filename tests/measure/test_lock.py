@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pqbench.measure import lock
+from pqbench.machine import device_lock as lock
 
 HOLD = """
 import sys, time

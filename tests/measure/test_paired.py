@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pqbench.errors import PqbenchError
-from pqbench.measure.foreign import CpuSample, Share, share_between
+from pqbench.core.errors import PqbenchError
+from pqbench.core.record import json_schema
+from pqbench.machine.foreign_load import CpuSample, Share, share_between
+from pqbench.measure.blocks import BatchResult, save_turns
 from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
 from pqbench.measure.paired import judge, measure, take
 from pqbench.measure.protocol import Protocol
-from pqbench.measure.turns import BatchResult, save_turns
-from pqbench.record import json_schema
 
 
 class World:

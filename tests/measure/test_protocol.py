@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 from pqbench.measure.protocol import Protocol, keys
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

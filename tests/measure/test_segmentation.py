@@ -9,11 +9,11 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from pqbench.artifact import write_json
-from pqbench.errors import DataError, PqbenchError
-from pqbench.inputs import IGNORED, PreparedSplit
-from pqbench.measure.host import dense_classes
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.files import write_json
+from pqbench.core.split import IGNORED, PreparedSplit
 from pqbench.measure.segmentation import confusion, iou, mean_iou, score
+from pqbench.measure.session_host import dense_classes
 
 CLASSES = ("sky", "road", "car", "never")
 COUNT, SIDE = 8, 12

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from session_backends import write_split
 
-from pqbench.errors import PqbenchError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.errors import PqbenchError
+from pqbench.core.split import PreparedSplit
 from pqbench.measure import recompile
 from pqbench.measure.pool import make_pool, views
 from pqbench.measure.profile import explain

@@ -11,10 +11,10 @@ import torch
 from session_backends import write_numpy_model
 from torch import nn
 
-from pqbench.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.cache.seal import seal
-from pqbench.checkpoint import save_network
+from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.measure.size import count_macs, count_work, measure_files, one_sample, zipped_bytes
+from pqbench.nets.checkpoint import save_network
 
 
 @pytest.mark.parametrize(

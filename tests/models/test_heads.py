@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.models import squeezenet1_1
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 from pqbench.models.heads import head_size, new_head, slice_head
 
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.errors import UnsupportedError, WeightsError
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.errors import UnsupportedError, WeightsError
 from pqbench.export.reference import onnx_outputs, openvino_outputs
 from pqbench.models.onnx_file import load_checked, prepare_onnx
 

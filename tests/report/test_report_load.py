@@ -4,8 +4,8 @@ import jsonschema
 import pytest
 from record_factory import make_failed, make_record, make_sweep
 
-from pqbench.errors import DataError
-from pqbench.record import Record, json_schema
+from pqbench.core.errors import DataError
+from pqbench.core.record import Record, json_schema
 from pqbench.report.load import find_records, load_records, newest
 
 

@@ -2,7 +2,6 @@ import base64
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -45,7 +44,6 @@ def test_page_escapes_what_records_say(tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on this machine")
 def test_page_sorts_and_hovers_offline_without_an_error(tmp_path):
-    sys.path.insert(0, str(ROOT / "scripts"))
     from screenshot import Browser
 
     hostile = make_failed(message=HOSTILE)

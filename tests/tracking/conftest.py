@@ -1,6 +1,1 @@
 """The fake records live beside the report's tests."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from record_factory import make_failed, make_record
 
-from pqbench.record import Record
+from pqbench.core.record import Record
 from pqbench.tracking.fetch import fetch
 from pqbench.tracking.settings import TrackingSettings
 from pqbench.tracking.store import ensure_store, push

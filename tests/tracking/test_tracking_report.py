@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 from record_factory import make_record
 
-from pqbench.errors import ConfigError, DataError
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.report import __main__ as report
 from pqbench.report.mlflow_source import fetch_records
 from pqbench.tracking import store

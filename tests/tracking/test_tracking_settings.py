@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pqbench.errors import ConfigError
+from pqbench.core.errors import ConfigError
 from pqbench.tracking import links
 from pqbench.tracking.settings import TrackingSettings
 

@@ -16,7 +16,7 @@ import pytest
 from record_factory import make_failed, make_record
 
 from pqbench import sync
-from pqbench.errors import DataError
+from pqbench.core.errors import DataError
 from pqbench.tracking import journal, store
 from pqbench.tracking.settings import TrackingSettings
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from prepared_images import elpv_split
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import build_network, save_network
-from pqbench.inputs import PreparedSplit
-from pqbench.networks import torch_threads
+from pqbench.core.artifact import Artifact
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.checkpoint import build_network, save_network
+from pqbench.nets.layers import torch_threads
 
 RESNET18 = {"_target_": "torchvision.models.resnet18", "num_classes": 2}
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqbench.inputs import PreparedSplit
+from pqbench.core.split import PreparedSplit
 from pqbench.training.batches import Batches, augmented, changes_size, split_off
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pqbench.artifact import write_json
-from pqbench.inputs import IGNORED, PreparedSplit
+from pqbench.core.files import write_json
+from pqbench.core.split import IGNORED, PreparedSplit
 from pqbench.training.batches import Batches
 from pqbench.training.loop import distillation
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import load_network
-from pqbench.errors import ConfigError, PqbenchError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, PqbenchError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.checkpoint import load_network
 from pqbench.training.finetune import Finetune
 from pqbench.training.fit import fit, fit_artifact
 from pqbench.training.settings import FitSettings

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pqbench.artifact import Artifact
-from pqbench.checkpoint import build_network, load_network, save_network
-from pqbench.errors import ConfigError, DataError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.nets.checkpoint import build_network, load_network, save_network
 from pqbench.training.fit import fit_artifact
 from pqbench.training.linear_probe import (
     ProbeSettings,

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from pqbench.cache import Cache
-from pqbench.errors import OutOfMemoryFailure
-from pqbench.inputs import PreparedSplit
-from pqbench.stage import StageRunner, StageSpec
+from pqbench.core.errors import OutOfMemoryFailure
+from pqbench.core.split import PreparedSplit
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
 from pqbench.training.settings import FitReport, FitSettings
+from pqbench.workers.stage import StageRunner, StageSpec
 
 HERE = Path(__file__).stem
 SETTINGS = FitSettings(epochs=4, batch_size=40, train_size=24, learning_rate=0.02)
@@ -135,7 +135,7 @@ def test_killed_stage_goes_on_from_its_last_epoch(split: PreparedSplit, tmp_path
     cache = Cache(tmp_path / "cache")
     runner = StageRunner(cache, tmp_path / "work", tmp_path / "logs")
     arguments = {"split": str(split.folder)}
-    spec = StageSpec("train", f"{HERE}:train_in_stage", arguments, (), resumable=True)
+    spec = StageSpec("train", f"{HERE}:train_in_stage", arguments, resumable=True)
     with pytest.raises(OutOfMemoryFailure, match="SIGKILL"):
         runner.run(spec)
     assert len(list(cache.unfinished.glob("*/*.ckpt"))) == 1

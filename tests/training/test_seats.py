@@ -10,13 +10,13 @@ import torch
 from test_resumed_training import Killed, killed_in, stop
 from torch import nn
 
-from pqbench.errors import ConfigError, UnsupportedError
-from pqbench.inputs import PreparedSplit
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
 from pqbench.training import fit as module
 from pqbench.training.batches import Batches
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
-from pqbench.training.seats import Seat, find_seat
+from pqbench.training.ranks import Seat, find_seat
 from pqbench.training.settings import FitSettings
 
 SETTINGS = FitSettings(epochs=2, batch_size=40, train_size=24, learning_rate=0.02)

@@ -1,0 +1,124 @@
+"""The command line before Hydra sees it: ``-m`` anywhere, ``--backends``, a default sweep."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from pqbench.core.errors import ConfigError
+
+MULTIRUN = ("-m", "--multirun")
+_INFO = ("--info", "-i")  # with or without a value
+_WITH_VALUE = (
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--experimental-rerun", "--package", "-p"),
+)
+
+
+def config_folder() -> Path:
+    """The shipped ``conf``: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        ConfigError: Neither is there.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    raise ConfigError(f"no conf folder beside {package}", hint="install pqbench again")
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra wants them.
+
+    Options go to the front (between settings Hydra does not understand them). A sweep with nothing
+    to sweep over sweeps over the backends that can run here. ``--backends`` prints and exits.
+    """
+    register_repeats(arguments)
+    if "--backends" in arguments:
+        from pqbench.app.backends_here import print_backends
+
+        print_backends(config_folder())
+        sys.exit(0)
+    arguments = _options_first(arguments)
+    if not any(a in MULTIRUN for a in arguments):
+        return arguments
+    rest = [a for a in arguments if a not in MULTIRUN]
+    if not _sweeps_over_something(rest):
+        from pqbench.app.backends_here import available_backends
+
+        rest.append("backend=" + ",".join(available_backends(config_folder())))
+    return ["-m", *rest]
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    options: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _WITH_VALUE or (before in _INFO and "=" not in argument)
+        (options if argument.startswith("-") or is_value else settings).append(argument)
+    return [*options, *settings]
+
+
+def register_repeats(arguments: list[str]) -> list[str]:
+    """Make ``finetune_2`` a choice of ``compress`` wherever it is named: ``finetune`` once more.
+
+    Hydra takes each file once. A number after a step's name therefore stands for a copy of its
+    YAML under that name, whose settings can differ: ``compress='[finetune,prune,finetune_2]'
+    compress.finetune_2.epochs=5``. Named in an argument or in an experiment's file.
+
+    Returns:
+        The names that were registered.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig, OmegaConf
+
+    folders = [config_folder(), *_own_folders(arguments)]
+    text = " ".join(arguments)
+    for name in re.findall(r"experiment=([\w,/-]+)", text):
+        for folder in folders:
+            for file in (folder / "experiment" / f"{part}.yaml" for part in name.split(",")):
+                text += file.read_text(encoding="utf-8") if file.is_file() else ""
+    made = []
+    for name, step, number in sorted(set(re.findall(r"\b((\w+?)_([1-9]\d*))\b", text))):
+        files = [folder / "compress" / f"{step}.yaml" for folder in folders]
+        own = [folder / "compress" / f"{name}.yaml" for folder in folders]
+        found = [file for file in files if file.is_file()]
+        if not found or any(file.is_file() for file in own) or int(number) < 2:
+            continue
+        loaded = OmegaConf.load(found[-1])
+        assert isinstance(loaded, DictConfig)
+        node = {f"{key}_{number}": loaded[key] for key in map(str, loaded)}
+        ConfigStore.instance().store(
+            name=name, node=node, group="compress", package="compress", provider="pqbench"
+        )
+        made.append(name)
+    return made
+
+
+def _own_folders(arguments: list[str]) -> list[Path]:
+    """The folder of ``--config-dir``, if given."""
+    for i, argument in enumerate(arguments):
+        for flag in ("--config-dir", "-cd"):
+            if argument == flag and i + 1 < len(arguments):
+                return [Path(arguments[i + 1])]
+            if argument.startswith(f"{flag}="):
+                return [Path(argument.removeprefix(f"{flag}="))]
+    return []
+
+
+def _sweeps_over_something(arguments: list[str]) -> bool:
+    """Whether an override is a sweep, a backend is named, or an experiment file may say it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    overrides = [a for a in arguments if "=" in a and not a.startswith("--")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException:
+        return True  # Hydra says what is wrong with it
+    return any(
+        o.is_sweep_override() or o.key_or_group in ("backend", "experiment", "search")
+        for o in parsed
+    )

@@ -1,0 +1,268 @@
+"""What happens around runs: the tracking store is made first, the summary printed last."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from pqbench.app.sweep_state import (
+    Sweep,
+    command_of,
+    find_earlier,
+    note_end,
+    note_start,
+    unwritable_folder,
+    view,
+)
+from pqbench.core.errors import ConfigError, OutputError, PqbenchError, Status
+from pqbench.experiment.config import to_plain, validate
+
+if TYPE_CHECKING:
+    from pqbench.core.record import Record
+    from pqbench.tracking.settings import TrackingSettings
+
+log = logging.getLogger("pqbench")
+REFUSED = 2
+FAILED = 3
+UNWRITABLE = 4
+NOT_FAILURES_IN_A_SWEEP = (Status.OK, Status.UNSUPPORTED, Status.UNAVAILABLE, Status.SKIPPED)
+
+
+@dataclass
+class Outcome:
+    """How the program ends; set by the callback, read by the entry point of the same process."""
+
+    exit_code: int = 0
+
+
+OUTCOME = Outcome()
+
+
+def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:
+    """Print what cannot be meant and end the program.
+
+    ``SystemExit`` and not the error itself: Hydra would wrap the latter into a traceback.
+    """
+    print(f"pqbench: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def check_combinations(config: DictConfig) -> int | None:
+    """Refuse a sweep of Hydra's basic sweeper if one of its combinations cannot be meant.
+
+    Other sweepers choose combinations as they go; theirs are checked when they start.
+
+    Returns:
+        How many there are; None if that is not known beforehand.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if config.hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+        trials: int | None = config.hydra.sweeper.get("n_trials")
+        return trials
+    total = 0
+    sweeper = BasicSweeper(max_batch_size=None, params=config.hydra.sweeper.params)
+    loader = GlobalHydra.instance().config_loader()
+    arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    for batch in BasicSweeper.split_arguments(parsed, None):
+        for overrides in batch:
+            total += 1
+            job = loader.load_sweep_config(config, list(overrides))
+            with open_dict(job):
+                del job["hydra"]
+            try:
+                validate(to_plain(job))
+            except ConfigError as error:
+                refuse(error)
+    return total
+
+
+def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
+    """Go back to the unfinished sweep of this command, or start one.
+
+    Raises:
+        ConfigError: Another process runs a sweep in the folder that was asked for.
+        OutputError: The folder cannot be written.
+    """
+    overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    command = command_of(overrides)
+    folder = Path(config.hydra.sweep.dir)
+    if any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra):
+        return Sweep(folder, command, total)
+    again = str(config.get("retry", "none")).endswith("failed")
+    earlier = find_earlier(folder.parent, command, finished_too=again)
+    if earlier is not None and not config.force:
+        print(f"going on with {earlier}")
+        folder = earlier
+    number = 1
+    free = folder
+    while free != earlier and free.exists():  # another sweep of the same second
+        number += 1
+        free = Path(f"{folder}_{number}")
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(free)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{free}'")
+    return Sweep(free, command, total)
+
+
+class Results(Callback):
+    """Prepares the tracking store before a run or sweep and prints the summary after it."""
+
+    _sweep: Sweep | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Launchers send callbacks to their workers; the sweep, its lock too, stays here."""
+        return {k: v for k, v in self.__dict__.items() if k != "_sweep"}
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder and the store before the experiment starts."""
+        del kwargs
+        folder = Path(config.hydra.run.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refuse(unwritable_folder(folder, error), UNWRITABLE)
+        self._prepare(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check every combination; make the store once, in the parent, before any worker starts."""
+        del kwargs
+        total = check_combinations(config)
+        try:
+            self._sweep = enter_sweep(config, total)
+        except PqbenchError as error:
+            refuse(error, UNWRITABLE if isinstance(error, OutputError) else REFUSED)
+        self._prepare(config)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note that an experiment of a sweep has started; in the process that runs it."""
+        del kwargs
+        folder = _sweep_folder(config)
+        if folder is not None:
+            note_start(folder, Path(config.hydra.runtime.output_dir).name)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Say how far the sweep has got; in the process that ran the experiment."""
+        del kwargs, job_return
+        from pqbench.core.record import FILE, Record
+
+        folder, where = _sweep_folder(config), Path(config.hydra.runtime.output_dir)
+        if folder is None or not (where / FILE).is_file():
+            return
+        note_end(folder, where.name, Record.load(where))
+        log.info("  [%s]", view(folder))
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table of one experiment and its baseline."""
+        del kwargs
+        self._finish(config, Path(config.hydra.runtime.output_dir), sweep=False)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table of the whole sweep, rebuilt from its records on disk."""
+        del kwargs
+        self._finish(config, Path(config.hydra.sweep.dir), sweep=True)
+        if self._sweep is not None:
+            self._sweep.finish()
+
+    def _prepare(self, config: DictConfig) -> None:
+        from pqbench.cache import Cache
+        from pqbench.tracking.settings import TrackingSettings
+        from pqbench.tracking.store import ensure_store
+
+        Cache(Path(config.outputs).absolute() / "cache").clean()
+        settings = TrackingSettings.from_config(_tracking(config))
+        ensure_store(settings)
+
+    def _finish(self, config: DictConfig, folder: Path, sweep: bool) -> None:
+        from rich.console import Console
+
+        from pqbench.core.record import FILE
+        from pqbench.report.environments import record_key
+        from pqbench.report.load import find_records, load_records
+        from pqbench.report.summary import Pointers, print_summary
+        from pqbench.report.write import write_report
+        from pqbench.tracking.settings import TrackingSettings
+
+        records = load_records(folder)
+        accepted = NOT_FAILURES_IN_A_SWEEP if sweep else (Status.OK,)
+        if not records or any(r.status not in accepted for r in records):
+            OUTCOME.exit_code = FAILED
+        if not sweep and not any(r.ok for r in records):
+            print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
+            return
+        settings = TrackingSettings.from_config(_tracking(config))
+        places = {record_key(record): where for record, where in find_records(folder)}
+        files = (
+            write_report(records, folder / "report", plots=sweep, folders=places) if records else []
+        )
+        pages = _mlflow_pages(settings, folder, records, sweep, files)
+        found = Pointers(folder=folder, files=files, **pages)
+        print_summary(records, Console(), found)
+
+
+def _mlflow_pages(
+    settings: TrackingSettings,
+    folder: Path,
+    records: list[Record],
+    sweep: bool,
+    files: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """How to open MLflow on the runs below a folder, and what it lacks."""
+    from pqbench.report.load import find_records
+    from pqbench.tracking import journal
+    from pqbench.tracking.links import base_url, compare_url, run_url, runs_url, ui_command
+    from pqbench.tracking.report_run import push_report
+    from pqbench.tracking.store import save_view
+
+    if not settings.enabled:
+        return {}
+    found = [(record.ok, journal.pushed(where)) for record, where in find_records(folder)]
+    entries = [pushed for _, pushed in found]
+    last = [pushed[-1] for pushed in entries if pushed]
+    missing = len(entries) - len(last)
+    problem = (
+        f"{missing} of {len(entries)} records are not in MLflow; push them later: "
+        f"python -m pqbench.sync {folder}"
+    )
+    pages: dict[str, Any] = {"problem": problem if missing else ""}
+    if not last:
+        return pages
+    name = folder.name if sweep else None
+    base, experiment = base_url(settings), last[0].experiment_id or ""
+    # the page starts with the first metric that all runs have: of failed ones only their time
+    good = [pushed[-1] for ok, pushed in found if ok and pushed]
+    runs = {e.record_sha256: e.run_id for e in good or last if e.run_id}
+    view = save_view(settings, experiment, records, name)
+    report = push_report(settings, experiment, name, files) if name else None
+    return {
+        **pages,
+        "report_url": run_url(base, experiment, report) if report else None,
+        "mlflow_command": ui_command(settings),
+        "runs_url": runs_url(base, experiment, name, view),
+        "compare_url": compare_url(base, experiment, list(runs.values())),
+    }
+
+
+def _sweep_folder(config: DictConfig) -> Path | None:
+    """The folder of the sweep that a job belongs to; None for a single run."""
+    if config.hydra.mode != RunMode.MULTIRUN:
+        return None
+    return Path(config.hydra.sweep.dir)
+
+
+def _tracking(config: DictConfig) -> dict[str, Any]:
+    """The keys of the configuration that say where results are tracked."""
+    plain = OmegaConf.to_container(config.tracking, resolve=True)
+    return {"tracking": plain, "outputs": config.outputs}

@@ -1,0 +1,63 @@
+"""One job of Hydra: a module's function, so that launchers hand it to other processes by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pqbench.app.callbacks import UNWRITABLE, refuse
+from pqbench.core import interrupt as stop
+from pqbench.core.errors import ConfigError, OutputError
+from pqbench.experiment import config as schema
+
+
+def run(config: DictConfig) -> str:
+    """Validate, run the experiment, log its records.
+
+    Returns:
+        The record's status.
+
+    Raises:
+        SystemExit: 2 if the configuration cannot be meant; 4 if results cannot be written.
+        Stopped: The user has asked to stop.
+    """
+    from pqbench.experiment.run import ExperimentRun
+    from pqbench.report.load import find_records
+    from pqbench.tracking.settings import TrackingSettings
+    from pqbench.tracking.store import push
+
+    stop.install()
+    stop.check()
+    plain = schema.to_plain(config)
+    try:
+        schema.validate(plain)
+    except ConfigError as error:
+        refuse(error)
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    try:
+        status = ExperimentRun(plain, folder, list(job.overrides.task)).run().status
+        sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+        settings = TrackingSettings.from_config(plain)
+        for record, where in find_records(folder):
+            push(record, where, settings, sweep)
+    except OutputError as error:
+        unwritable(str(error))
+    except OSError as error:
+        unwritable(f"cannot write to {folder}: {error.strerror or error}")
+    return str(status)
+
+
+def unwritable(why: str) -> NoReturn:
+    """End the sweep: nothing that it finds out could be kept."""
+    print(f"pqbench: {why}", file=sys.stderr)
+    raise SystemExit(UNWRITABLE)
+
+
+# Other processes unpickle `run` by importing this module, and compose the configuration next.
+schema.register()

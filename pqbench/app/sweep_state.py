@@ -1,0 +1,192 @@
+"""A sweep on disk: which command it is, who runs it now, and how far it has got.
+
+The same command goes back to its unfinished sweep. One process at a time runs a sweep; its lock
+goes with it, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pqbench.core.errors import ConfigError, OutputError
+from pqbench.core.files import write_json
+
+if TYPE_CHECKING:
+    from pqbench.core.record import Record
+
+log = logging.getLogger("pqbench")
+
+STATE = "sweep.json"
+PROGRESS = "progress.jsonl"
+LOCK = ".sweep.lock"
+_NOT_THE_COMMAND = ("force", "retry", "hydra.sweep.dir")
+_MINUTE = 60
+
+
+@dataclass(frozen=True)
+class State:
+    """What ``sweep.json`` holds.
+
+    Attributes:
+        command: Arguments that name the sweep.
+        total: Experiments it is to have, without their baselines; None if not known beforehand.
+        started: Start of this attempt, in s since the epoch.
+        finished: Whether it came to its end, failures included.
+    """
+
+    command: list[str]
+    total: int | None
+    started: float
+    finished: bool = False
+
+
+def command_of(overrides: Sequence[str]) -> list[str]:
+    """The arguments without those that say how to run the sweep, not which."""
+    return [o for o in overrides if o.lstrip("+").partition("=")[0] not in _NOT_THE_COMMAND]
+
+
+def read_state(folder: Path) -> State | None:
+    """The state of a sweep; None if there is no readable one."""
+    try:
+        return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def find_earlier(parent: Path, command: Sequence[str], finished_too: bool) -> Path | None:
+    """The newest sweep of the same command that is not finished and that nobody runs now."""
+    found: list[tuple[float, Path]] = []
+    for path in parent.glob(f"*/{STATE}"):
+        state = read_state(path.parent)
+        if state is None or state.command != list(command):
+            continue
+        if (finished_too or not state.finished) and not _is_running(path.parent):
+            found.append((state.started, path.parent))
+    return max(found)[1] if found else None
+
+
+def _is_running(folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            (folder / LOCK).unlink(missing_ok=True)  # of a process that died
+            return False
+    except Timeout:
+        return True
+
+
+class Sweep:
+    """A sweep that this process runs.
+
+    Args:
+        folder: Its folder; made if it is new.
+        command: Arguments that name it.
+        total: How many experiments it is to have.
+
+    Raises:
+        ConfigError: Another process runs a sweep in this folder.
+        OutputError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], total: int | None) -> None:
+        from filelock import FileLock, Timeout  # --help needs neither
+
+        self.folder = folder
+        self._lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self.state = State(list(command), total, time.time())
+            (folder / PROGRESS).unlink(missing_ok=True)
+            write_json(folder / STATE, asdict(self.state))
+        except Timeout:
+            raise ConfigError(
+                f"another process runs a sweep in {folder}",
+                hint="wait for it, or set another hydra.sweep.dir",
+            ) from None
+        except OSError as error:
+            raise unwritable_folder(folder, error) from error
+
+    def finish(self) -> None:
+        """Mark the sweep as come to its end and let go of it."""
+        write_json(self.folder / STATE, asdict(replace(self.state, finished=True)))
+        (self.folder / LOCK).unlink(missing_ok=True)  # filelock sees an unlinked file
+        self._lock.release()
+
+
+def unwritable_folder(folder: Path, error: OSError) -> OutputError:
+    """Why results cannot be written to a folder."""
+    return OutputError(
+        f"cannot write to {folder}: {error.strerror or error}",
+        hint="set outputs= to a folder that can be written",
+    )
+
+
+def note_start(folder: Path, job: str) -> None:
+    """Note that an experiment has started."""
+    _append(folder, {"job": job, "status": "running", "at": time.time()})
+
+
+def note_end(folder: Path, job: str, record: Record) -> None:
+    """Note how an experiment ended."""
+    first = record.speedup[0] if record.speedup else None
+    against = record.accuracy.against_baseline if record.accuracy else None
+    experiment = record.experiment
+    _append(
+        folder,
+        {
+            "job": job,
+            "status": record.status,
+            "at": time.time(),
+            "title": f"{experiment.model} · {experiment.recipe_name} · {experiment.backend}",
+            "speedup": first.ratio if first else None,
+            "drop_pt": against.drop_pt if against else None,
+        },
+    )
+
+
+def _append(folder: Path, entry: dict[str, Any]) -> None:
+    with (folder / PROGRESS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def view(folder: Path) -> str:
+    """One line: done, running, failed and left, the time that is left, and the best so far."""
+    state = read_state(folder)
+    entries: dict[str, dict[str, Any]] = {}
+    for line in (folder / PROGRESS).read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a line that a dying process cut
+        entries[entry["job"]] = entry
+    ended = [e for e in entries.values() if e["status"] != "running"]
+    ok = sum(e["status"] == "ok" for e in ended)
+    running = len(entries) - len(ended)
+    of = f" of {state.total}" if state and state.total else ""
+    parts = [f"{len(ended)}{of} done", f"{len(ended) - ok} without a result" * (ok < len(ended))]
+    parts.append(f"{running} running" * bool(running))
+    if state and state.total:
+        left = max(0, state.total - len(ended))
+        if left and ended:
+            seconds = left * max(0.0, time.time() - state.started) / len(ended)
+            parts.append(f"{left} left, about {_duration(seconds)}")
+    best = max((e for e in ended if e.get("speedup")), key=lambda e: e["speedup"], default=None)
+    if best:
+        drop = "" if best["drop_pt"] is None else f", drop {best['drop_pt']:.1f} pt"
+        parts.append(f"fastest {best['title']} ({best['speedup']:.2f}x{drop})")
+    return "; ".join(part for part in parts if part)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / _MINUTE)
+    return f"{minutes} min" if minutes < 2 * _MINUTE else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,1 @@
+"""Files from elsewhere: downloads, and weights that come as a package."""

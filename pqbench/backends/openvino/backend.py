@@ -1,0 +1,265 @@
+"""OpenVINO, at a precision that is set and read back.
+
+On a CPU with BF16 units OpenVINO computes float models in BF16 unless told otherwise, so the
+precision is always named, and the compiled model is asked what it took. A model with a free batch
+size can take more than twice as long as one compiled for the size it is fed, so each batch size is
+compiled for itself unless ``shapes=dynamic``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.backends.openvino.graph import check_compiled, read_layers, runtime_layers
+from pqbench.backends.support import last_line, library, one_of, thread_count, versions
+from pqbench.core.artifact import Artifact, Representation
+from pqbench.core.backend import Availability, Placement
+from pqbench.core.errors import UnavailableError, UnsupportedError
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+PIP_NAME = "openvino"
+FREE = -1
+
+
+class OpenvinoBackend:
+    """OpenVINO on one device.
+
+    Args:
+        threads: CPU threads (``INFERENCE_NUM_THREADS``); None takes all usable cores.
+        device: ``CPU``.
+        precision: ``f32``, ``bf16`` or ``f16`` for what is not quantized. A CPU that lacks the
+            units for it takes another; then loading fails.
+        hint: ``latency``: all threads on one call; ``throughput``: calls side by side, which makes
+            a single call slower. pqbench times single calls: with this hint, what they cost.
+        shapes: ``static`` compiles the model once for each batch size; ``dynamic`` once for all.
+        model_cache: Folder for compiled models, found again by later runs, whose compile time is
+            then null; None compiles anew.
+    """
+
+    modules: ClassVar[tuple[str, ...]] = ("openvino",)
+    loads: ClassVar[tuple[Representation, ...]] = ("openvino",)
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        device: str = "CPU",
+        precision: str = "f32",
+        hint: str = "latency",
+        shapes: str = "static",
+        model_cache: str | None = None,
+    ) -> None:
+        self.threads = thread_count(threads)
+        self.device = one_of("device", device, ("CPU",))
+        self.precision = one_of("precision", precision, ("f32", "bf16", "f16"))
+        self.hint = one_of("hint", hint, ("latency", "throughput"))
+        self.shapes = one_of("shapes", shapes, ("static", "dynamic"))
+        self.model_cache = model_cache
+
+    def availability(self) -> Availability:
+        """Whether OpenVINO is installed and sees the device."""
+        found = versions("openvino")
+        try:
+            self._core()
+        except UnavailableError as error:
+            return Availability(False, self.device.lower(), found, error.message, error.hint)
+        return Availability(True, self.device.lower(), found)
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> OpenvinoSession:
+        """Read the model and compile it for each batch size.
+
+        Raises:
+            UnavailableError: OpenVINO or the device is missing.
+            UnsupportedError: OpenVINO refuses the model.
+            PlacementError: The compiled model took another precision or device than asked.
+        """
+        core = self._core()
+        sizes = sorted(set(batch_sizes)) if self.shapes == "static" else [FREE]
+        load_s = compile_s = 0.0
+        compiled: dict[int, ov.CompiledModel] = {}
+        for size in sizes:
+            started = time.perf_counter()
+            model = self._read(core, artifact, size)
+            read = time.perf_counter()
+            compiled[size] = self.compile(core, model)
+            load_s += read - started
+            compile_s += time.perf_counter() - read
+        return OpenvinoSession(self, artifact, compiled, load_s, compile_s)
+
+    def compile(self, core: ov.Core, model: ov.Model, perf_count: bool = False) -> ov.CompiledModel:
+        """Compile for the device; what was asked is read back before anything runs."""
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": self.hint.upper(),
+            "PERF_COUNT": perf_count,
+        }
+        if self.model_cache is not None:
+            options["CACHE_DIR"] = self.model_cache
+        if "CPU_DENORMALS_OPTIMIZATION" in core.get_property(self.device, "SUPPORTED_PROPERTIES"):
+            options["CPU_DENORMALS_OPTIMIZATION"] = True
+        try:
+            compiled = core.compile_model(model, self.device, options)
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"OpenVINO cannot compile the model for {self.device}: {last_line(error)}",
+                hint="choose another quantization step or backend for this model",
+            ) from error
+        check_compiled(compiled, self.device, self.precision)
+        return compiled
+
+    def profile_request(self, artifact: Artifact, batch_size: int) -> ov.InferRequest:
+        """A request that counts time by layer, compiled apart from what is timed."""
+        core = self._core()
+        size = batch_size if self.shapes == "static" else FREE
+        model = self._read(core, artifact, size)
+        return self.compile(core, model, perf_count=True).create_infer_request()
+
+    def _read(self, core: ov.Core, artifact: Artifact, batch_size: int) -> ov.Model:
+        try:
+            model = core.read_model(artifact.path)
+            if batch_size != FREE:
+                model.reshape(
+                    {s.name: [batch_size, *(FREE if d is None else d for d in s.shape[1:])]
+                     for s in artifact.inputs}
+                )  # fmt: skip
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"OpenVINO refuses {artifact.path.name}"
+                f"{f' at batch size {batch_size}' if batch_size != FREE else ''}: "
+                f"{last_line(error)}",
+            ) from error
+        return model
+
+    def _core(self) -> ov.Core:
+        core = library("openvino", PIP_NAME).Core()
+        if self.device not in core.available_devices:
+            raise UnavailableError(
+                f"OpenVINO sees no {self.device} here, only {', '.join(core.available_devices)}"
+            )
+        return core
+
+
+class OpenvinoSession:
+    """A model in OpenVINO.
+
+    Attributes:
+        cold: ``load_s``: seconds for reading; ``compile_s``: for compiling, all batch sizes
+            together.
+        compile_s: The latter.
+    """
+
+    def __init__(
+        self,
+        backend: OpenvinoBackend,
+        artifact: Artifact,
+        compiled: Mapping[int, ov.CompiledModel],
+        load_s: float,
+        compile_s: float,
+    ) -> None:
+        self.cold = {"load_s": load_s, "compile_s": compile_s}
+        self.compile_s: float | None = compile_s
+        found = sum(bool(model.get_property("LOADED_FROM_CACHE")) for model in compiled.values())
+        self.compile_reason = f"{found} compiled model(s) came from backend.model_cache"
+        if found:
+            self.compile_s = None
+        self._backend = backend
+        self._artifact = artifact
+        self._inputs = [spec.name for spec in artifact.inputs]
+        self._compiled = dict(compiled)
+        self._requests = {size: model.create_infer_request() for size, model in compiled.items()}
+
+    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """One inference; see ``pqbench.core.backend.Session``.
+
+        A batch of a size that was not compiled (the last of a split) is filled up with repeated
+        samples to the next larger size, or cut into pieces of the largest.
+
+        Raises:
+            UnsupportedError: A kernel refuses its inputs.
+        """
+        feeds = {name: batch[name] for name in self._inputs}
+        count = len(feeds[self._inputs[0]])
+        request = self._requests.get(count) or self._requests.get(FREE)
+        if request is None:
+            return self._run_other_size(feeds, count)
+        try:
+            results = request.infer(feeds, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"OpenVINO cannot run {self._artifact.path.name}: {last_line(error)}"
+            ) from error
+        # Copied: the request writes its next outputs into the same memory.
+        return [output.copy() for output in results.values()]
+
+    def _run_other_size(
+        self, feeds: Mapping[str, npt.NDArray[Any]], count: int
+    ) -> list[npt.NDArray[np.float32]]:
+        larger = [size for size in self._requests if size > count]
+        if larger:
+            size = min(larger)
+            filled = {k: np.resize(v, (size, *v.shape[1:])) for k, v in feeds.items()}
+            return [output[:count].copy() for output in self.run(filled)]
+        step = max(self._requests)
+        parts = [
+            self.run({k: np.ascontiguousarray(v[i : i + step]) for k, v in feeds.items()})
+            for i in range(0, count, step)
+        ]
+        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+
+    def placement(self) -> Placement:
+        """Device, precision and kernels from the compiled models' own runtime graphs.
+
+        Kernels are those of the smallest batch size; integer or float is the same for all.
+
+        Raises:
+            PlacementError: A model runs on another device or at another precision than asked.
+        """
+        backend = self._backend
+        for compiled in self._compiled.values():
+            check_compiled(compiled, backend.device, backend.precision)
+        compiled = self._compiled[min(self._compiled)]
+        placement = read_layers(
+            runtime_layers(compiled),
+            device=backend.device,
+            precision=backend.precision,
+            threads=int(compiled.get_property("INFERENCE_NUM_THREADS")),
+        )
+        details = {
+            "hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2].lower(),
+            "streams": int(compiled.get_property("NUM_STREAMS")),
+            "requests_for_throughput": int(
+                compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            ),
+            "shapes": backend.shapes,
+        }
+        return replace(placement, details=details)
+
+    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> dict[str, float]:
+        """Milliseconds per inference by layer type and precision, compiled apart."""
+        feeds = {name: batch[name] for name in self._inputs}
+        request = self._backend.profile_request(self._artifact, len(feeds[self._inputs[0]]))
+        total: Counter[str] = Counter()
+        for run in range(runs + 2):
+            request.infer(feeds, share_inputs=True)
+            if run < 2:
+                continue
+            for layer in request.profiling_info:
+                if layer.status == layer.Status.EXECUTED:
+                    precision = layer.exec_type.rpartition("_")[2].lower()
+                    us = round(layer.real_time.total_seconds() * 1e6)
+                    total[f"{layer.node_type} {precision}"] += us
+        return {name: us / 1000.0 / runs for name, us in total.most_common()}
+
+    def close(self) -> None:
+        """Free the model; the session cannot be used afterwards."""
+        self._requests.clear()
+        self._compiled.clear()

@@ -1,0 +1,166 @@
+"""PyTorch: eager, TorchScript, or compiled; on the CPU or a CUDA GPU.
+
+The precision is set and watched: on new GPUs PyTorch would compute float32 convolutions in TF32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pqbench.backends.support import first_line, library, one_of, thread_count, versions
+from pqbench.backends.torch.compiled import check_compiler
+from pqbench.backends.torch.session import PRECISIONS, TorchSession
+from pqbench.core.artifact import Artifact, Representation
+from pqbench.core.backend import Availability
+from pqbench.core.errors import ConfigError, PlacementError, UnavailableError
+from pqbench.machine.cuda_driver import gpu, parse_device
+
+if TYPE_CHECKING:
+    import torch
+
+PIP_NAME = "torch"
+MODES = ("eager", "script", "compile")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+class TorchBackend:
+    """PyTorch. Sets the thread number and denormal flushing of its whole process.
+
+    Args:
+        threads: Threads that share one operator on the CPU; None takes all usable cores.
+        device: ``cpu``, ``cuda`` or ``cuda:<index>``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        amp: How a precision below fp32 is reached: True: convolutions and matrix products in it,
+            by autocast, weights in float32; False: the whole network in it.
+        tf32: Let float32 products on a GPU run in TF32 (10 bits of mantissa).
+        channels_last: Keep images in NHWC order; the conversion of inputs is part of a run.
+        mode: ``eager``, ``script`` (TorchScript, deprecated upstream) or ``compile``.
+        compile_mode: ``torch.compile``'s mode: ``default``, ``reduce-overhead``, ``max-autotune``.
+        fullgraph: Fail where a part of the network cannot be compiled.
+        compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
+        freezing: Compile with the weights as constants, as PyTorch advises for inference; a
+            quantized graph becomes integer kernels only so.
+    """
+
+    modules: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        mode: str = "eager",
+        device: str = "cpu",
+        amp: bool = True,
+        tf32: bool = False,
+        compile_mode: str = "default",
+        fullgraph: bool = True,
+        compile_cache: bool = True,
+        freezing: bool = True,
+    ) -> None:
+        self.threads = thread_count(threads)
+        self.precision = one_of("precision", precision, tuple(PRECISIONS))
+        self.channels_last = channels_last
+        self.mode = one_of("mode", mode, MODES)
+        self.device = device if device == "cpu" else f"cuda:{parse_device(device)}"
+        self.amp = amp
+        self.tf32 = tf32
+        self.compile_mode = one_of("compile_mode", compile_mode, COMPILE_MODES)
+        self.fullgraph = fullgraph
+        self.compile_cache = compile_cache
+        self.freezing = freezing
+        if mode == "script" and precision != "fp32" and amp:
+            raise ConfigError(
+                f"TorchScript with precision={precision} by autocast is not possible: a frozen "
+                "network is not cast",
+                hint="set backend.amp=false: the whole network in that precision",
+            )
+
+    @property
+    def loads(self) -> tuple[Representation, ...]:
+        """PT2E's graph becomes integer kernels by ``torch.compile`` for the CPU alone."""
+        integer = self.mode == "compile" and self.freezing and self.device == "cpu"
+        return ("torch", "torch_int8") if integer and self.precision == "fp32" else ("torch",)
+
+    def availability(self) -> Availability:
+        """Whether PyTorch is installed, sees the device, and can compile if it has to."""
+        found = versions("torch", *(("triton",) if self.mode == "compile" else ()))
+        try:
+            self._library()
+        except UnavailableError as error:
+            return Availability(False, self.device, found, error.message, error.hint)
+        return Availability(True, self.device, found)
+
+    def _library(self) -> Any:
+        torch = library("torch", PIP_NAME)
+        if self.device != "cpu":
+            index = parse_device(self.device)
+            if torch.version.cuda is None:
+                raise UnavailableError(
+                    f"PyTorch {torch.__version__} was built without CUDA",
+                    hint="install a CUDA build of PyTorch",
+                )
+            seen = gpu(index)
+            try:
+                torch.cuda.init()
+            except RuntimeError as error:
+                raise UnavailableError(
+                    f"PyTorch (CUDA {torch.version.cuda}) cannot use {seen.name} (driver for CUDA "
+                    f"{seen.driver}): {first_line(error)}",
+                    hint="update the driver, or install PyTorch for the driver's CUDA version",
+                ) from error
+        if self.mode == "compile":
+            check_compiler(self.device)
+        return torch
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> TorchSession:
+        """Rebuild the network; TorchScript and ``torch.compile`` prepare it for each batch size.
+
+        Raises:
+            UnavailableError: PyTorch, the GPU or a compiler is missing.
+            UnsupportedError: The network cannot be traced or compiled.
+            WeightsError: The artifact's weights do not fit its network.
+            PlacementError: PyTorch did not take the number of threads.
+        """
+        torch = self._library()
+        from pqbench.nets.checkpoint import load_network
+
+        # Before the first parallel work: threads inherit the flag from the one that starts them.
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(self.threads)
+        if torch.get_num_threads() != self.threads:
+            raise PlacementError(
+                f"asked PyTorch for {self.threads} threads, it took {torch.get_num_threads()}"
+            )
+        if self.device != "cpu":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
+            torch.backends.cudnn.benchmark = True  # each batch size is warmed up before it counts
+        started = time.perf_counter()
+        network = load_network(artifact).requires_grad_(False)
+        if not self.amp and self.precision != "fp32":
+            network = network.to(self.dtype())
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        network = network.to(self.device)
+        return TorchSession(
+            self, artifact, network, sorted(set(batch_sizes)), time.perf_counter() - started
+        )
+
+    def dtype(self) -> torch.dtype:
+        """The element type of products."""
+        import torch
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return kinds[self.precision]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast in the precision asked, or nothing."""
+        import torch
+
+        if self.precision == "fp32" or not self.amp:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(":")[0], self.dtype())

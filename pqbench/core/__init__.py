@@ -1,0 +1,1 @@
+"""What everyone speaks: contracts, files, records, errors. Standard library, NumPy, pydantic."""

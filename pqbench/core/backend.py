@@ -1,0 +1,132 @@
+"""What a backend is: a runtime on a device that loads an artifact and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.core.artifact import Artifact, Representation
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run here.
+
+    Attributes:
+        available: True if ``load`` can be expected to work.
+        reason: Why not, exactly (library missing, no driver, wrong version); empty if available.
+        device: The device it would run on, ``cpu`` or ``cuda:0``.
+        versions: Version of each library involved that is installed.
+        hint: What to install or do; empty if available.
+    """
+
+    available: bool
+    device: str
+    versions: Mapping[str, str]
+    reason: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in what precision a loaded model really runs, read back from the runtime.
+
+    Attributes:
+        nodes: Number of graph nodes per device or execution provider.
+        precision: The floating-point precision in force (``f32``, ``bf16``), read back.
+        quantizable: Operators that could run as integer kernels (convolutions, matrix products).
+        integer: How many of those do. None if the runtime cannot tell.
+        float_reasons: For quantizable operators left in float, and costly extras such as runtime
+            (de)quantization: ``{description: count}``.
+        kernels: Executed kernel or layer types and how many of each.
+        threads: Threads the runtime was set to use, read back where the runtime tells.
+        details: What else is worth knowing, JSON-ready: provider options, engine size, ...
+    """
+
+    nodes: Mapping[str, int]
+    precision: str
+    quantizable: int
+    integer: int | None
+    float_reasons: Mapping[str, int] = field(default_factory=dict)
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    threads: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def int8_share(self) -> float | None:
+        """Share of quantizable operators that run as integer kernels, or None if unknown."""
+        if self.integer is None or self.quantizable == 0:
+            return None
+        return self.integer / self.quantizable
+
+
+@runtime_checkable
+class Session(Protocol):
+    """An artifact loaded in a backend."""
+
+    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """One inference, outputs in host memory when it returns; this call is what is timed.
+
+        Args:
+            batch: One C-contiguous array per model input, (n, ...).
+
+        Returns:
+            One array per model output, (n, ...).
+        """
+        ...
+
+    def placement(self) -> Placement:
+        """Where the nodes run and at what precision, proved by the runtime itself.
+
+        Raises:
+            PlacementError: Something runs elsewhere, or at another precision, than asked.
+        """
+        ...
+
+    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> Mapping[str, float]:
+        """Milliseconds per inference by kernel or layer type, from the runtime's own profiler.
+
+        Never called on a session that is being timed: profiling slows it down.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A runtime on a device; named by ``_target_`` in ``conf/backend/*.yaml``.
+
+    The constructor takes the settings and must be cheap: the runtime is imported in the methods.
+
+    A class may also have ``check_loads(representation)``, which raises ``UnsupportedError`` before
+    any work if the library that is installed here cannot load one of ``loads``.
+
+    Attributes:
+        loads: The representations it loads.
+    """
+
+    @property
+    def loads(self) -> tuple[Representation, ...]:
+        """May depend on the settings."""
+        ...
+
+    def availability(self) -> Availability:
+        """Whether it can run here, found without loading a model."""
+        ...
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> Session:
+        """Load a model so that it runs at each of ``batch_sizes``.
+
+        Raises:
+            UnavailableError: The runtime or device is missing.
+            UnsupportedError: The runtime refuses this model; the message carries its reason.
+            PlacementError: It would run elsewhere than asked.
+        """
+        ...

@@ -1,0 +1,126 @@
+"""What a data set is to pqbench: named splits of files, or of samples in memory, with labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from pqbench.core.errors import DataError
+
+Sample = str | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Files (or samples in memory) and labels of one split, in a fixed order.
+
+    Attributes:
+        files: One path per sample. For samples in memory a name under the file that holds them
+            (``train.tsv/17``), which need not exist.
+        labels: One class index per sample, into ``DataIndex.classes``; 0 where ``masks`` hold the
+            labels.
+        notes: Facts that belong in every record made with this split (a known leak, say).
+        samples: Samples in memory: texts, or uint8 images (H, W) or (H, W, 3); None: in ``files``.
+        masks: Segmentation: each image's classes as an index image, a file or uint8 (H, W).
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    notes: tuple[str, ...] = field(default=())
+    samples: Sequence[Sample] | None = None
+    masks: Sequence[Path | npt.NDArray[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("labels", "samples", "masks"):
+            value = getattr(self, what)
+            if value is not None and len(self.files) != len(value):
+                raise DataError(f"{len(self.files)} files but {len(value)} {what}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, indices: Sequence[int], notes: tuple[str, ...] = ()) -> Split:
+        """Some of the samples, in the order given, with other notes."""
+        return Split(
+            files=tuple(self.files[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            notes=notes,
+            samples=None if self.samples is None else [self.samples[i] for i in indices],
+            masks=None if self.masks is None else [self.masks[i] for i in indices],
+        )
+
+
+@dataclass(frozen=True)
+class DataIndex:
+    """A data set's classes and splits.
+
+    Attributes:
+        classes: Human-readable class names; a label is an index into them.
+        splits: Split by name: ``train`` (fitting and calibration), ``val`` and others (scored).
+            They may overlap: ``prepare`` can leave one's samples out of another.
+        imagenet_indices: For data sets whose classes are ImageNet-1k classes: each class's index
+            in the 1000-way output of an ImageNet model; None otherwise.
+        notes: Facts that belong in every record made with this data, whichever split.
+        sources: Files that hold samples in memory.
+        ignore_index: Segmentation: value of a mask that is neither trained on nor scored.
+    """
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    imagenet_indices: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = field(default=())
+    sources: tuple[Path, ...] = field(default=())
+    ignore_index: int | None = None
+
+    def listing_hash(self) -> str:
+        """Hash of every file's path, size and time of change, and of the labels.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        about = [self.classes, self.imagenet_indices, self.ignore_index]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for path in self.sources:
+            digest.update(f"{_stamp(path)}\n".encode())
+        for name, split in sorted(self.splits.items()):
+            for index, (path, label) in enumerate(zip(split.files, split.labels, strict=True)):
+                stamp = _stamp(path) if split.samples is None else str(path)
+                mask = split.masks[index] if split.masks is not None else None
+                stamp += f":{_stamp(mask)}" if isinstance(mask, Path) else ""
+                digest.update(f"{name}:{stamp}:{label}\n".encode())
+        return digest.hexdigest()
+
+    def split(self, name: str) -> Split:
+        """The split called ``name``.
+
+        Raises:
+            DataError: There is none, or it is empty.
+        """
+        if name not in self.splits:
+            raise DataError(f"no split '{name}'; there are: {', '.join(self.splits)}")
+        split = self.splits[name]
+        if not len(split):
+            raise DataError(f"split '{name}' holds no samples")
+        return split
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+class Dataset(Protocol):
+    """Anything with an ``index``; named by ``_target_`` in ``conf/dataset/*.yaml``."""
+
+    def index(self) -> DataIndex:
+        """List files and labels without decoding images."""
+        ...

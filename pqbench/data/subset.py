@@ -1,0 +1,97 @@
+"""Which samples of a split are prepared: a limit, and nothing that is scored elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pqbench.core.dataset import DataIndex, Sample, Split
+from pqbench.core.errors import ConfigError, DataError
+
+
+def sample_name(file: Path) -> str:
+    """A sample's name without the machine's folders: its own folder and file name."""
+    return "/".join(file.parts[-2:])
+
+
+def stratified_subset(
+    names: Sequence[str], labels: Sequence[int], count: int, seed: int
+) -> list[int]:
+    """Choose ``count`` samples, the same share of each class, by a hash of name and seed.
+
+    Args:
+        names: One name per sample.
+        labels: One class index per sample.
+        count: How many; all of them where there are fewer.
+        seed: Any integer.
+
+    Returns:
+        Sorted indices. A larger ``count`` with the same seed contains the smaller choice.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        groups.setdefault(label, []).append(index)
+    rank: dict[int, tuple[float, bytes]] = {}
+    for members in groups.values():
+        keyed = sorted((hashlib.sha256(f"{seed}:{names[i]}".encode()).digest(), i) for i in members)
+        for position, (key, index) in enumerate(keyed):
+            rank[index] = ((position + 0.5) / len(keyed), key)
+    return sorted(sorted(rank, key=lambda i: (*rank[i], i))[:count])
+
+
+def content_key(sample: Sample) -> str:
+    """SHA-256 of a sample in memory: a text without its outer spaces, or an image's values."""
+    if isinstance(sample, str):
+        return hashlib.sha256(sample.strip().encode()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(sample).tobytes()).hexdigest()
+
+
+def _identities(split: Split) -> list[object]:
+    """What makes a sample the same as another: its file, or in memory its content."""
+    return list(split.files if split.samples is None else map(content_key, split.samples))
+
+
+def without(split: Split, name: str, other: Split, other_name: str) -> Split:
+    """``split`` without the samples that are also in ``other``, with a note that says how many."""
+    theirs = set(_identities(other))
+    kept = [i for i, identity in enumerate(_identities(split)) if identity not in theirs]
+    gone = len(split) - len(kept)
+    if not gone:
+        return split
+    if not kept:
+        raise DataError(f"split '{name}' is empty without the samples of split '{other_name}'")
+    note = f"{gone:,} samples left out of '{name}': they are scored as '{other_name}'"
+    return split.take(kept, (*split.notes, note))
+
+
+def choose(
+    index: DataIndex, name: str, exclude: Sequence[str], limit: int | None, seed: int
+) -> tuple[Split, tuple[str, ...]]:
+    """The samples of a split that are wanted, and what a record must say about the choice.
+
+    Args:
+        index: The data set.
+        name: Name of the split.
+        exclude: Names of the splits that are scored: their samples are left out.
+        limit: At most so many, the same share of each class; None takes all.
+        seed: Seeds that choice.
+
+    Raises:
+        ConfigError: ``limit`` is below 1.
+        DataError: The split is missing or empty.
+    """
+    split = index.split(name)
+    for other in exclude:
+        split = without(split, name, index.split(other), other)
+    notes = (*index.notes, *split.notes)
+    if limit is None or limit >= len(split):
+        return split, notes
+    if limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}")
+    names = [sample_name(file) for file in split.files]
+    chosen = stratified_subset(names, split.labels, limit, seed)
+    note = f"limit: {limit:,} of {len(split):,} samples, equal share of each class (seed {seed})"
+    return split.take(chosen), (*notes, note)

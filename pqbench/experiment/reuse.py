@@ -1,0 +1,161 @@
+"""Finished experiments: how they are named, kept and found again.
+
+An experiment is found by its fingerprint (the resolved configuration) and its identity (data, code,
+libraries, processor). It is looked for where its record goes, then among the records that the cache
+keeps, then in the tracking store. What is kept is sealed, so half a copy or a damaged file is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pqbench.cache import Cache
+from pqbench.cache.keys import code_hash, library_versions, users_code
+from pqbench.core import record as rec
+from pqbench.core.errors import DataError
+from pqbench.machine.describe import describe
+
+log = logging.getLogger("pqbench")
+
+
+def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> str:
+    """What a result depends on beside its configuration: data, code, libraries, processor.
+
+    Args:
+        config: The resolved configuration; a user's own code enters where it names it.
+        threads: Threads in use.
+        listing: ``DataIndex.listing_hash()`` of the data; None where it was not got as far.
+
+    Returns:
+        16 hex digits.
+    """
+    value = [
+        listing,
+        code_hash(),
+        users_code(config),
+        library_versions(),
+        describe(threads)["cpu"]["model"],
+        threads,
+    ]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class FinishedRecords:
+    """Finds and keeps the record of one experiment.
+
+    Args:
+        cache: The cache, or None: nothing is kept beyond the record's own folder.
+        folder: Where the record and the files beside it go.
+        fingerprint: Hash of the configuration.
+    """
+
+    def __init__(self, cache: Cache | None, folder: Path, fingerprint: str) -> None:
+        self.cache = cache
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def here(self) -> rec.Record | None:
+        """The record in the experiment's own folder, if it is one of this configuration."""
+        if not (self.folder / rec.FILE).is_file():
+            return None
+        try:
+            record = rec.Record.load(self.folder)
+        except DataError as error:
+            log.warning("  an unusable record is made again: %s", error)
+            return None
+        if record.fingerprint != self.fingerprint:
+            return None
+        if record.altered:
+            log.warning("  %s was altered by hand and is made again", self.folder / rec.FILE)
+            return None
+        if any(not (self.folder / name).exists() for name in record.files.values()):
+            log.warning("  %s misses files and is made again", self.folder / rec.FILE)
+            return None
+        return record
+
+    def kept(self, identity: str) -> rec.Record | None:
+        """The record that the cache keeps, copied into the experiment's folder."""
+        if self.cache is None:
+            return None
+        store = self._store(self.cache, identity)
+        if self.cache.find(store) is None:
+            return None
+        try:
+            record = rec.Record.load(store)
+            copy_record(record, store, self.folder)
+        except DataError as error:
+            log.warning("  a stored record is unusable: %s", error)
+            return None
+        return record
+
+    def keep(self, record: rec.Record) -> None:
+        """Put a record whose files are in the experiment's folder into the cache.
+
+        A cache that cannot be written costs a later sweep its time, not this one its result.
+        """
+        if self.cache is None:
+            return
+        store = self._store(self.cache, record.identity)
+        experiment = record.experiment
+        name = f"{experiment.model} · {experiment.recipe_name} · {experiment.backend}"
+        try:
+            with self.cache.lock(store.name):
+                aside = self.cache.aside(store)
+                copy_record(record, self.folder, aside)
+                self.cache.keep(aside, store, {"name": name})
+        except OSError as error:
+            log.warning("  the record could not be kept in the cache: %s", error)
+
+    @contextlib.contextmanager
+    def making(self, identity: str) -> Iterator[None]:
+        """Held by the one process that makes this record; others wait here, then find it.
+
+        A cache that cannot be written has no locks: then nobody waits.
+        """
+        lock = None
+        if self.cache is not None:
+            with contextlib.suppress(OSError):
+                lock = self.cache.lock(f"{self._store(self.cache, identity).name}.making")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _store(self, cache: Cache, identity: str) -> Path:
+        return cache.records / f"{self.fingerprint}-{identity}"
+
+
+def copy_record(record: rec.Record, source: Path, target: Path) -> None:
+    """Copy a record with its files; the record last, so that half a copy is none."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in record.files.values():
+        if (source / name).is_dir():
+            link_tree(source / name, target / name)
+        else:
+            shutil.copyfile(source / name, target / name)
+    record.save(target)
+
+
+def link_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
+    """Hard links to the files of a folder (copies across file systems), replacing ``target``."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(
+        source, target, copy_function=_link, ignore=shutil.ignore_patterns(*without, ".*")
+    )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,165 @@
+"""The stages of an experiment, as they run in their own process: each wires one room to files.
+
+Every function takes its work folder and JSON-ready arguments and returns a JSON-ready dict; paths
+among the arguments are folders that earlier stages made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pqbench.core.artifact import Artifact, Representation
+from pqbench.core.instantiate import make
+from pqbench.core.split import PreparedSplit
+from pqbench.experiment.tasks import get_task
+
+PARITY_SAMPLES = 32
+
+
+def prepare_split(
+    workdir: Path,
+    dataset: Mapping[str, Any],
+    task: str,
+    preprocess: Mapping[str, Any],
+    tokenizer: Mapping[str, Any] | None,
+    split: str,
+    exclude: list[str],
+    limit: int | None,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Decode or tokenize one split into ``workdir``, as its task wants it."""
+    prepared = get_task(task).prepare(
+        dataset,
+        {"preprocess": preprocess, "tokenizer": tokenizer},
+        split,
+        workdir,
+        exclude=exclude,
+        limit=limit,
+        seed=seed,
+        threads=threads,
+    )
+    return {"count": prepared.count, "notes": list(prepared.notes)}
+
+
+def prepare_model(
+    workdir: Path,
+    model: Mapping[str, Any],
+    dataset_name: str,
+    scratch_ok: bool,
+    split: str,
+    imagenet_indices: list[int] | None,
+    seed: int,
+    upgrade: bool = False,
+) -> dict[str, Any]:
+    """Build the network with its weights and a head for the data set's classes."""
+    from pqbench.models.onnx_file import prepare_onnx
+    from pqbench.models.prepare import prepare_model as prepare
+
+    prepared = PreparedSplit.load(split)
+    if model["representation"] == "onnx":
+        prepare_onnx(
+            model,
+            classes=prepared.classes,
+            imagenet_indices=imagenet_indices,
+            input_specs=prepared.specs(),
+            example=prepared.feed(prepared.spread(2)),
+            folder=workdir,
+            upgrade=upgrade,
+        )
+        return {"weights": "file", "needs_fit": None, "card": {}}
+    _, weights = prepare(
+        model,
+        classes=prepared.classes,
+        dataset_name=dataset_name,
+        imagenet_indices=imagenet_indices,
+        input_specs=prepared.specs(),
+        folder=workdir,
+        seed=seed,
+        scratch_ok=scratch_ok,
+    )
+    return {"weights": weights.source, "needs_fit": weights.needs_fit, "card": dict(weights.card)}
+
+
+def fit(
+    workdir: Path,
+    artifact: str,
+    train: str,
+    scored: str,
+    method: str,
+    head: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    resume: str | None = None,
+) -> dict[str, Any]:
+    """Teach the network the data set's classes, on images proved to be none of the scored ones."""
+    from pqbench.data.prepare import assert_disjoint
+    from pqbench.training.fit import fit_artifact
+
+    assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(scored))
+    result = fit_artifact(
+        Artifact.load(artifact),
+        method=method,
+        head=head,
+        settings=dict(settings),
+        train=PreparedSplit.load(train),
+        workdir=workdir,
+        seed=seed,
+        threads=threads,
+        resume=Path(resume) if resume else None,
+    )
+    return dict(result.lineage[-1].details)
+
+
+def apply_step(
+    workdir: Path,
+    name: str,
+    step: Mapping[str, Any],
+    artifact: str,
+    train: str,
+    scored: str,
+    clean: str | None,
+    teacher: str | None,
+    seed: int,
+    threads: int,
+    resume: str | None = None,
+) -> dict[str, Any]:
+    """Run one step of the recipe, on images proved to be none of the scored ones."""
+    from pqbench.core.step import StepData
+    from pqbench.data.prepare import assert_disjoint
+
+    for other in filter(None, (scored, clean)):
+        assert_disjoint(PreparedSplit.load(train), PreparedSplit.load(other))
+    data = StepData(
+        train=PreparedSplit.load(train),
+        seed=seed,
+        threads=threads,
+        teacher=Artifact.load(teacher) if teacher else None,
+        resume=Path(resume) if resume else None,
+    )
+    result = make(step, f"compress.{name}").apply(Artifact.load(artifact), data, workdir)
+    return dict(result.lineage[-1].details)
+
+
+def convert(
+    workdir: Path, artifact: str, to: Representation, split: str, task: str = "classification"
+) -> dict[str, Any]:
+    """Convert to another representation; parity on real inputs is part of it."""
+    from pqbench.export.convert import convert as convert_artifact
+
+    prepared = PreparedSplit.load(split)
+    batch = prepared.feed(prepared.spread(PARITY_SAMPLES))
+    least = get_task(task).min_agreement
+    result = convert_artifact(Artifact.load(artifact), to, batch, workdir, min_agreement=least)
+    return dict(result.lineage[-1].details)
+
+
+def count_work(workdir: Path, network: str) -> dict[str, Any]:
+    """Parameters and MACs."""
+    from pqbench.measure.size import count_work as count
+
+    del workdir
+    return dict(count(Artifact.load(network)))

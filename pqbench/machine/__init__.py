@@ -1,0 +1,1 @@
+"""The machine: CPU, GPU, software, the lock of a device and what else uses it."""

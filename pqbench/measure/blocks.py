@@ -1,0 +1,178 @@
+"""What the timed blocks say: latency, speedup, and the file that keeps every call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.core.record import Latency, Speedup
+from pqbench.measure import latency
+from pqbench.measure.intervals import p50_interval, ratio_interval, relative_half_width
+from pqbench.measure.latency import Block
+from pqbench.measure.protocol import Protocol
+
+CANDIDATE = "candidate"
+BASELINE = "baseline"
+Pair = dict[str, "Turn"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One timed block and the circumstances.
+
+    Attributes:
+        batch_size: Samples per call.
+        side: ``candidate`` or ``baseline``.
+        pair: Number of the pair it belongs to.
+        block: The times.
+        foreign: Share of the CPU that others took; None if unknown.
+        disturbed: True if that was too much.
+        process: Which start of the session processes it belongs to, from 0.
+    """
+
+    batch_size: int
+    side: str
+    pair: int
+    block: Block
+    foreign: float | None
+    disturbed: bool
+    process: int = 0
+
+
+@dataclass
+class BatchResult:
+    """Everything measured at one batch size.
+
+    Attributes:
+        latency: Of the candidate.
+        speedup: Over the baseline; None without one.
+        turns: All blocks in order of time, those set aside included.
+    """
+
+    latency: Latency
+    speedup: Speedup | None
+    turns: list[Turn] = field(default_factory=list)
+
+
+def pairs(turns: Sequence[Turn], quiet: bool) -> list[Pair]:
+    """Pairs in order of time; with ``quiet`` only those without a disturbed block."""
+    found: dict[tuple[int, int], Pair] = {}
+    for turn in turns:
+        found.setdefault((turn.process, turn.pair), {})[turn.side] = turn
+    return [
+        pair for pair in found.values() if not (quiet and any(t.disturbed for t in pair.values()))
+    ]
+
+
+def p50_of(used: Sequence[Pair]) -> tuple[float, float, float]:
+    """Median of the candidate's calls in ms and its 95 % interval."""
+    return p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
+
+
+def speedup_of(used: Sequence[Pair], seed: int) -> tuple[float, float, float]:
+    """Baseline over candidate and its 95 % interval."""
+    return ratio_interval([_ratio(pair) for pair in used], seed, _processes(used))
+
+
+def narrow(used: Sequence[Pair], target: float, seed: int) -> bool:
+    """Whether the intervals' half-widths have reached the target."""
+    if relative_half_width(*p50_of(used)) > target:
+        return False
+    return BASELINE not in used[0] or (relative_half_width(*speedup_of(used, seed)) <= target)
+
+
+def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
+    """Disturbed blocks, of one side or all."""
+    return sum(t.disturbed for t in turns if side in (None, t.side))
+
+
+def _processes(used: Sequence[Pair]) -> list[int]:
+    return [pair[CANDIDATE].process for pair in used]
+
+
+def _ratio(pair: Pair) -> float:
+    return pair[BASELINE].block.median_ms / pair[CANDIDATE].block.median_ms
+
+
+def conclude(turns: list[Turn], protocol: Protocol, warmup_calls: int = 0) -> BatchResult:
+    """Latency and speedup of one batch size.
+
+    Args:
+        turns: All blocks, in order of time.
+        protocol: How they were measured.
+        warmup_calls: The candidate's calls before its first block.
+
+    Returns:
+        The figures. If fewer quiet pairs than ``min_pairs`` could be had, they are made from all
+        pairs and say that they are disturbed.
+    """
+    quiet = pairs(turns, quiet=True)
+    disturbed = len(quiet) < protocol.min_pairs and set_aside(turns) > 0
+    used = pairs(turns, quiet=False) if disturbed else quiet
+    reason = ""
+    if disturbed:
+        shares = [t.foreign for t in turns if t.foreign is not None and t.disturbed]
+        reason = (
+            f"disturbed: only {len(quiet)} of {protocol.min_pairs} quiet pairs; in the others "
+            f"other processes took {float(np.median(shares)):.0%} of the CPU"
+        )
+    summary = latency.summary(
+        [pair[CANDIDATE].block.ns for pair in used],
+        turns[0].batch_size,
+        protocol.unstable_half_width,
+        warmup_calls,
+        set_aside(turns, CANDIDATE),
+        reason,
+        _processes(used),
+    )
+    speedup = None
+    if BASELINE in used[0]:
+        ratio, low, high = speedup_of(used, protocol.seed)
+        times: list[npt.NDArray[np.int64]] = [p[BASELINE].block.ns for p in used]
+        if not math.isfinite(high):  # a single pair: all that is known is what was seen
+            low, high, disturbed = ratio, ratio, True
+        speedup = Speedup(
+            batch_size=summary.batch_size,
+            ratio=ratio,
+            low=low,
+            high=high,
+            pairs=len(used),
+            disturbed_blocks=set_aside(turns),
+            disturbed=disturbed,
+            baseline_p50_ms=float(np.median(np.concatenate(times))) / 1e6,
+        )
+    return BatchResult(summary, speedup, turns)
+
+
+def save_turns(results: Sequence[BatchResult], path: Path) -> None:
+    """Write every timed call as Parquet.
+
+    Columns: batch_size, side, process, pair, block, ns, foreign, disturbed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turns = [turn for result in results for turn in result.turns]
+    counts = [len(turn.block.ns) for turn in turns]
+    table = pa.table(
+        {
+            "batch_size": pa.array(np.repeat([t.batch_size for t in turns], counts), pa.int32()),
+            "side": pa.array(np.repeat([t.side for t in turns], counts)).dictionary_encode(),
+            "process": pa.array(np.repeat([t.process for t in turns], counts), pa.int32()),
+            "pair": pa.array(np.repeat([t.pair for t in turns], counts), pa.int32()),
+            "block": pa.array(np.repeat(np.arange(len(turns)), counts), pa.int32()),
+            "ns": pa.array(np.concatenate([t.block.ns for t in turns]), pa.int64()),
+            "foreign": pa.array(
+                np.repeat(np.array([t.foreign for t in turns], np.float64), counts),
+                pa.float64(),
+                from_pandas=True,
+            ),
+            "disturbed": pa.array(np.repeat([t.disturbed for t in turns], counts), pa.bool_()),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")

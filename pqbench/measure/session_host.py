@@ -1,0 +1,257 @@
+"""The inside of a session process: load a model once, then time, score, weigh and profile it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, PqbenchError, UnavailableError, UnsupportedError
+from pqbench.core.record import Cold
+from pqbench.core.split import PreparedSplit, ahead
+from pqbench.machine.cpu import usable_cores
+from pqbench.measure import recompile
+from pqbench.measure.latency import time_calls
+from pqbench.measure.memory import MemoryWatch
+from pqbench.measure.pool import Batch, make_pool, views
+
+
+class LoadedModel(Protocol):
+    """What a backend gives back: see ``pqbench.core.backend.Session``."""
+
+    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
+        """One inference."""
+        ...
+
+    def placement(self) -> Any:
+        """Where the nodes run."""
+        ...
+
+    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> Mapping[str, float]:
+        """Milliseconds per inference by kernel type."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+@dataclass
+class Host:
+    """One loaded model with its inputs. Every public method answers one request of the parent."""
+
+    session: LoadedModel
+    split: PreparedSplit
+    pool: Batch
+    device: str
+    watch: MemoryWatch
+    cold_times: Cold
+    cold_reasons: dict[str, str]
+    flushed: bool
+    spare_core: bool = True
+    batches: dict[int, list[Batch]] = field(default_factory=dict)
+    turn: int = 0
+
+    def _views(self, batch_size: int) -> list[Batch]:
+        if batch_size not in self.batches:
+            self.batches[batch_size] = views(self.pool, batch_size)
+        return self.batches[batch_size]
+
+    def cold(self) -> dict[str, Any]:
+        """Cold times, and why one is null."""
+        return {
+            "cold": dataclasses.asdict(self.cold_times),
+            "reasons": self.cold_reasons,
+            "device": self.device,
+            "denormals_flushed": self.flushed,
+        }
+
+    def placement(self) -> dict[str, Any]:
+        """Where the nodes run, read back from the runtime."""
+        placement = self.session.placement()
+        return {**dataclasses.asdict(placement), "int8_share": placement.int8_share}
+
+    def block(
+        self, batch_size: int, seconds: float, min_calls: int, max_calls: int, lead_s: float
+    ) -> dict[str, Any]:
+        """Time calls back to back."""
+        batches = self._views(batch_size)
+        gc.collect()
+        before = recompile.compilations()
+        timed = time_calls(
+            self.session.run, batches, seconds, min_calls, max_calls, lead_s, self.turn
+        )
+        self.turn += len(timed.ns)
+        return {
+            "ns": timed.ns.tolist(),
+            "cpu_s": timed.cpu_s,
+            "wall_s": timed.wall_s,
+            "compiled": recompile.compilations() - before,
+        }
+
+    def predict(self, out: str, batch_size: int, split: str | None = None) -> int:
+        """Score a whole split; the last batch is filled up so that every call has one shape."""
+        scored = self.split if split is None else PreparedSplit.load(split)
+        array: npt.NDArray[Any] | None = None
+        count = 0
+        batches = scored.batches(batch_size)
+        for batch in ahead(batches) if self.spare_core else batches:
+            size = len(next(iter(batch.values())))
+            if size < batch_size:
+                batch = {
+                    name: np.resize(a, (batch_size, *a.shape[1:])) for name, a in batch.items()
+                }
+            logits = dense_classes(np.asarray(self.session.run(batch)[0])[:size])
+            if array is None:
+                shape = (scored.count, *logits.shape[1:])
+                dtype = np.float32 if logits.ndim < 3 else np.int16
+                array = np.lib.format.open_memmap(out, mode="w+", dtype=dtype, shape=shape)
+            array[count : count + size] = logits
+            count += size
+        if array is not None:
+            array.flush()  # type: ignore[attr-defined]  # a memory map
+        return count
+
+    def memory(self, batch_size: int, calls: int) -> dict[str, Any]:
+        """Run some calls and read the high-water mark."""
+        batches = self._views(batch_size)
+        for i in range(calls):
+            self.session.run(batches[i % len(batches)])
+        memory, reasons = self.watch.result()
+        return {"memory": dataclasses.asdict(memory), "reasons": reasons}
+
+    def profile(self, batch_size: int, runs: int) -> dict[str, float]:
+        """Milliseconds per call by kernel type, largest first."""
+        found = self.session.profile(self._views(batch_size)[0], runs)
+        return {k: float(v) for k, v in sorted(found.items(), key=lambda item: -item[1])}
+
+    def close(self) -> None:
+        """Free the model."""
+        self.session.close()
+
+
+def dense_classes(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Scores of dense prediction (n, C, H, W) as classes (n, H, W); other outputs as they are.
+
+    The scores of every pixel would take gigabytes, and nothing but the highest is used.
+
+    Raises:
+        PqbenchError: Dense scores are not finite.
+    """
+    if outputs.ndim < 4:
+        return outputs
+    if not np.isfinite(outputs).all():
+        raise PqbenchError(
+            "the model gives infinities or not-a-number",
+            hint="a 16-bit or integer range was exceeded: try another precision or calibration",
+        )
+    classes: npt.NDArray[np.int16] = outputs.argmax(axis=1).astype(np.int16)
+    return classes
+
+
+def make_backend(node: Mapping[str, Any]) -> Any:
+    """Make the backend that a resolved configuration node names.
+
+    Raises:
+        ConfigError: There is no such class, or it refuses the options.
+    """
+    from hydra.utils import get_class
+
+    target = str(node.get("_target_", ""))
+    options = {k: v for k, v in node.items() if not k.startswith("_") and k != "name"}
+    try:
+        return get_class(target)(**options)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"cannot make the backend '{target}': {error}",
+            hint="check _target_ and the options of the backend in the configuration",
+        ) from error
+
+
+def open_host(
+    backend: Mapping[str, Any],
+    artifact: str,
+    split: str,
+    batch_sizes: Sequence[int],
+    pool_mb: float,
+    seed: int,
+    flushed: bool,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Host:
+    """Load the inputs, the runtime and the model, in this order, timing and weighing each.
+
+    Args:
+        backend: Resolved configuration node of the backend.
+        artifact: Folder of the model.
+        split: Folder of the prepared split.
+        batch_sizes: Samples per call that will be asked for; the first call uses the first.
+        pool_mb: Memory for the pool of inputs, in MiB.
+        seed: Seeds the choice of inputs.
+        flushed: Whether subnormal floats are flushed to zero.
+        clock: Seconds.
+
+    Raises:
+        UnavailableError: The backend cannot run here.
+        UnsupportedError: The artifact is not in the representation that the backend loads.
+    """
+    model = Artifact.load(artifact)
+    data = PreparedSplit.load(split)
+    pool = make_pool(data, max(batch_sizes), pool_mb, seed)
+    runtime = make_backend(backend)
+    if model.representation not in runtime.loads:
+        raise UnsupportedError(
+            f"{type(runtime).__name__} loads '{' or '.join(runtime.loads)}' models, this one is "
+            f"'{model.representation}' ({model.folder})",
+            hint="export the model to that representation first",
+        )
+    start = clock()
+    available = runtime.availability()
+    if not available.available:
+        raise UnavailableError(available.reason, hint=available.hint)
+    # What a backend names here is imported before the load, so that the runtime counts neither as
+    # time nor as memory of the model.
+    for module in getattr(runtime, "modules", ()):
+        importlib.import_module(module)
+    import_s = clock() - start
+    watch = MemoryWatch(available.device)
+    gc.collect()
+    watch.before_load()
+    start = clock()
+    session: LoadedModel = runtime.load(model, list(batch_sizes))
+    load_s = clock() - start
+    watch.after_load()
+    first = views(pool, batch_sizes[0])[0]
+    start = clock()
+    session.run(first)
+    first_ms = (clock() - start) * 1e3
+    # A backend that compiles may say how much of the load that was.
+    compile_s: float | None = getattr(session, "compile_s", None)
+    reasons = {}
+    if compile_s is None:
+        reasons["cold.compile_s"] = getattr(
+            session, "compile_reason", "this backend does not compile apart from loading"
+        )
+    else:
+        load_s -= compile_s
+    gc.collect()
+    gc.freeze()
+    return Host(
+        session=session,
+        split=data,
+        pool=pool,
+        device=available.device,
+        watch=watch,
+        cold_times=Cold(import_s, load_s, compile_s, first_ms),
+        cold_reasons=reasons,
+        flushed=flushed,
+        # A thread that reads ahead takes a core from a runtime that computes on all of them.
+        spare_core=available.device != "cpu" or usable_cores() > getattr(runtime, "threads", 0),
+    )

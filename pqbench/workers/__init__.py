@@ -1,0 +1,1 @@
+"""Child processes: the fork server, stages and timed sessions."""

@@ -1,0 +1,174 @@
+"""Child processes that need not import torch anew: forked from a server that has.
+
+Importing torch and torchvision takes 3 to 8 s, and a cell has half a dozen stages. So the first
+stage starts Python's own fork server (``multiprocessing``, start method ``forkserver``) with both
+preloaded, and every stage is a fork of it: a process of its own, with its own process group, output
+and limits, that can crash alone. Where the system has no fork server, or the number of threads has
+changed since it was started, the caller starts a fresh interpreter instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pqbench.workers.child import child_environment
+
+if TYPE_CHECKING:  # there is none on Windows
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+PRELOAD = ("torch", "torchvision")
+
+
+@dataclass
+class _Server:
+    """The fork server of this process; its threads are settled when it imports torch."""
+
+    context: ForkServerContext | None = None
+    threads: int = 0
+
+
+_SERVER = _Server()
+
+
+def server(threads: int) -> ForkServerContext | None:
+    """The fork server, started at the first call; None if it cannot serve this many threads.
+
+    Args:
+        threads: Threads that the libraries in the child may use.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    if "forkserver" not in methods:
+        return None
+    if (multiprocessing.get_start_method(allow_none=True) or "forkserver") not in methods:
+        return None  # a worker of joblib's: a child would be told its method, "loky", and refuse
+    from multiprocessing import forkserver, resource_tracker
+
+    if _SERVER.context is None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOAD))
+        _SERVER.context, _SERVER.threads = context, threads
+    if threads != _SERVER.threads:
+        return None
+    resource_tracker.ensure_running()  # it would unblock the signal when it starts
+    with _environment(child_environment(threads)), _deaf_to_interrupts():
+        forkserver.ensure_running()  # also anew, should it have been killed
+    return _SERVER.context
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """For a child that is started meanwhile: a terminal's Ctrl-C is for this process alone.
+
+    Python's server ignores it too, but only after it has imported what it preloads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment variables replaced, for a child that is started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Forked:
+    """A call in a fork of the server; waits and ends like :class:`subprocess.Popen`.
+
+    Args:
+        context: The server.
+        call: What runs in the child: an importable function.
+        arguments: Its arguments; picklable.
+        log: File for what the child prints; added to.
+        threads: For the child's environment.
+
+    Attributes:
+        pid: The child's process id.
+    """
+
+    def __init__(
+        self,
+        context: ForkServerContext,
+        call: Callable[..., None],
+        arguments: tuple[Any, ...],
+        log: Path,
+        threads: int,
+    ) -> None:
+        environment = child_environment(threads)
+        self._process: ForkServerProcess = context.Process(
+            target=_enter, args=(call, arguments, str(log), environment)
+        )
+        self._process.start()
+        assert self._process.pid is not None  # it has started
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, minus the number of the signal that ended it, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Sleep until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after ``timeout`` s.
+        """
+        self._process.join(timeout)
+        if timeout is not None and self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+
+    def kill(self) -> None:
+        """End it at once; its process group is the caller's to end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _enter(
+    call: Callable[..., None],
+    arguments: tuple[Any, ...],
+    log: str,
+    environment: dict[str, str],
+) -> None:
+    """In the child: a process group and output of its own, then the call."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.environ.clear()
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    call(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Sleep until the process that asked for this one is gone, then end its whole group.
+
+    The server outlives its owner while it has children, so its own death would come too late.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
+    wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)

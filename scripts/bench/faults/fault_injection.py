@@ -1,0 +1,367 @@
+"""A small real sweep in a folder of its own, and the ways to hurt it; see ``faults.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+import tiny_sweep as tiny  # noqa: E402
+
+SWEEP = ["compress=none,round", "backend=ort", "-m"]
+LIMIT_S = 600
+FORK_SERVER = "multiprocessing.forkserver"
+NO_RIGHT = 996
+# What a child's interpreter does first, for faults that need its help.
+SITE = """
+import os, sys, time
+args = " ".join(sys.orig_argv)
+if os.environ.get("FAULT") == "worker" and "pqbench.workers.session" in args:
+    os._exit(7)
+if os.environ.get("FAULT") == "clock":
+    real, began = time.time, time.time()
+    time.time = lambda: real() - (86400 if real() - began > 1 else 0)
+"""
+
+
+@dataclass
+class Bench:
+    """The folder in which every row runs, restored before each."""
+
+    folder: Path
+    outputs: Path
+    template: Path
+
+    def restore(self, without: tuple[str, ...] = ()) -> None:
+        """Stages of a finished sweep, but those named; no records, an empty MLflow store."""
+        shutil.rmtree(self.outputs, ignore_errors=True)
+        shutil.copytree(self.template, self.outputs)
+        for path in (self.outputs / "cache" / "stages").glob("*/result.json"):
+            if json.loads(path.read_text())["name"] in without:
+                shutil.rmtree(path.parent)
+
+    def logs(self, name: str) -> list[Path]:
+        """Logs of a stage or session, wherever in the sweeps."""
+        return list(self.outputs.glob(f"sweeps/*/**/logs/{name}.log"))
+
+    def records(self) -> dict[str, dict[str, str]]:
+        """By fingerprint: when it was measured, for every record that is ok."""
+        found: dict[str, dict[str, str]] = {}
+        for path in self.outputs.glob("sweeps/**/record.json"):
+            with contextlib.suppress(ValueError, KeyError):
+                record = json.loads(path.read_text())
+                if record["status"] == "ok":
+                    found.setdefault(record["fingerprint"], {})[record["created"]] = str(path)
+        return found
+
+    def endings(self) -> list[tuple[str, str, str]]:
+        """Status, stage of its error and fingerprint of every readable record."""
+        found = []
+        for path in self.outputs.glob("sweeps/**/record.json"):
+            with contextlib.suppress(ValueError, KeyError):
+                record = json.loads(path.read_text())
+                stage = (record["error"] or {}).get("stage", "")
+                found.append((record["status"], stage, record["fingerprint"]))
+        return found
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        """Status, fingerprint and sweep of every run in MLflow."""
+        with contextlib.closing(sqlite3.connect(self.outputs / "mlflow.db")) as database:
+            rows = database.execute(
+                "select r.status, f.value, s.value from runs r"
+                " join tags f on f.run_uuid = r.run_uuid and f.key = 'fingerprint'"
+                " join tags s on s.run_uuid = r.run_uuid and s.key = 'sweep'"
+            )
+            return [(str(a), str(b), str(c)) for a, b, c in rows]
+
+
+def prepare(folder: Path) -> Bench:
+    """A folder with the stages of an undisturbed sweep and an empty MLflow store."""
+    tiny.prepare(folder)
+    bench = Bench(folder, folder / "outputs", folder / "template")
+    code, output = ended(tiny.start(folder, *SWEEP))
+    if code:
+        raise SystemExit(f"the undisturbed sweep failed:\n{output}")
+    forget(bench, mlflow=True)
+    shutil.copytree(bench.outputs, bench.template)
+    return bench
+
+
+def left_behind(bench: Bench) -> int:
+    me = psutil.Process().pid
+    alive = 0
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or ())
+        ours = str(bench.folder) in words or process.info["cwd"] == str(bench.folder)
+        named = "pqbench" in words or FORK_SERVER in words
+        alive += ours and named and process.info["pid"] != me and "faults" not in words
+    halves = list(bench.outputs.glob("cache/*/*.tmp"))
+    locks = list(bench.outputs.glob("sweeps/*/.sweep.lock"))
+    return alive + len(halves) + len(locks)
+
+
+def children(pid: int, module: str) -> list[psutil.Process]:
+    """Processes of a sweep: its sessions (a module's name), or its stages, forked or not."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = " ".join(child.cmdline())
+                if module in line:
+                    found.append(child)
+                elif module == "pqbench.workers.stage" and FORK_SERVER in line:
+                    found += child.children()
+    return found
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
+    while process.poll() is None:
+        if ready():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return 999, output
+    return process.returncode, output
+
+
+def plain(*arguments: str, **extra: str) -> Callable[[Bench], tuple[int, str]]:
+    return lambda b: ended(tiny.start(b.folder, *SWEEP, *arguments, **extra))
+
+
+def at_log(
+    log: str, module: str, number: int, whom: str, *arguments: str
+) -> Callable[[Bench], tuple[int, str]]:
+    """Signal the child (or the parent) while the stage with this log runs."""
+
+    def hurt(bench: Bench) -> tuple[int, str]:
+        process = tiny.start(bench.folder, *SWEEP, *arguments)
+
+        def there() -> bool:
+            return bool(bench.logs(log)) and bool(children(process.pid, module))
+
+        if not wait_for(process, there):
+            return 998, f"never saw {log}: " + ended(process)[1]
+        time.sleep(0.3)
+        if whom == "parent":
+            process.send_signal(number)
+        else:
+            for child in children(process.pid, module):
+                child.send_signal(number)
+        return ended(process)
+
+    return hurt
+
+
+def at_file(pattern: str, number: int, times: int = 1) -> Callable[[Bench], tuple[int, str]]:
+    """Signal the parent once a file is there."""
+
+    def hurt(bench: Bench) -> tuple[int, str]:
+        process = tiny.start(bench.folder, *SWEEP)
+        if not wait_for(process, lambda: any(bench.outputs.glob(pattern))):
+            return 998, f"never saw {pattern}: " + ended(process)[1]
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.5)
+        return ended(process)
+
+    return hurt
+
+
+def after(damage: Callable[[Bench], None], *arguments: str) -> Callable[[Bench], tuple[int, str]]:
+    """Damage what a good sweep left, then run."""
+
+    def hurt(bench: Bench) -> tuple[int, str]:
+        code, output = plain()(bench)
+        if code:
+            return 997, output
+        damage(bench)
+        return plain(*arguments)(bench)
+
+    return hurt
+
+
+def forget(bench: Bench, *, mlflow: bool) -> None:
+    """Remove the sweeps, and the records that the cache and MLflow have; the stages stay."""
+    shutil.rmtree(bench.outputs / "sweeps", ignore_errors=True)
+    if not mlflow:
+        return
+    for name in ("cache/records", "cache/locks", "mlartifacts"):
+        shutil.rmtree(bench.outputs / name, ignore_errors=True)
+    with contextlib.closing(sqlite3.connect(bench.outputs / "mlflow.db")) as database, database:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            database.execute(f"delete from {table}")
+
+
+def flip(bench: Bench) -> None:
+    """Flip one bit of every model in the cache, which is then read: no record is left."""
+    for path in bench.outputs.glob("cache/stages/*/*.onnx"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    forget(bench, mlflow=True)
+
+
+def shorten(bench: Bench, pattern: str) -> None:
+    """Keep the first 200 bytes of some files."""
+    for path in bench.outputs.glob(pattern):
+        path.write_bytes(path.read_bytes()[:200])
+
+
+def cut_record_in_cache(bench: Bench) -> None:
+    """MLflow still has it; the sweep does not."""
+    shorten(bench, "cache/records/*/record.json")
+    forget(bench, mlflow=False)
+
+
+def cut_record_in_sweep(bench: Bench) -> None:
+    """As if it had died while it wrote."""
+    shorten(bench, "sweeps/*/*/record.json")
+    for state in bench.outputs.glob("sweeps/*/sweep.json"):
+        state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
+
+
+def cut_stage(bench: Bench) -> None:
+    """The stages are read: no record is left."""
+    shorten(bench, "cache/stages/*/result.json")
+    forget(bench, mlflow=True)
+
+
+def leftovers(bench: Bench) -> None:
+    for name in ("stages", "records"):
+        (bench.outputs / "cache" / name / "0123.99.tmp").mkdir(parents=True)
+    (bench.outputs / "cache" / "locks").mkdir(exist_ok=True)
+    (bench.outputs / "cache" / "locks" / "0123.lock").write_text("")
+
+
+def lose_cache(bench: Bench) -> None:
+    """Only MLflow knows: records and sweeps are gone."""
+    shutil.rmtree(bench.outputs / "cache" / "records")
+    shutil.rmtree(bench.outputs / "sweeps")
+
+
+def two_in_one_folder(bench: Bench) -> tuple[int, str]:
+    where = "hydra.sweep.dir=outputs/sweeps/one"
+    first = tiny.start(bench.folder, *SWEEP, where)
+    wait_for(first, lambda: (bench.outputs / "sweeps" / "one" / "sweep.json").exists())
+    code, output = ended(tiny.start(bench.folder, *SWEEP, where))
+    first_code, first_output = ended(first)
+    return (code if first_code == 0 else first_code), first_output + output
+
+
+def two_at_once(bench: Bench) -> tuple[int, str]:
+    both = [tiny.start(bench.folder, *SWEEP, f"hydra.sweep.dir=outputs/sweeps/{n}") for n in "ab"]
+    ends = [ended(p) for p in both]
+    return max(code for code, _ in ends), "\n".join(output for _, output in ends)
+
+
+@contextlib.contextmanager
+def server(mode: str) -> Iterator[str]:
+    """A tracking server that is down, hangs, answers 500, or dies after saying it is well."""
+    if mode == "down":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+        return
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if mode == "hangs":
+                time.sleep(30)
+            elif mode == "500":
+                self.send_error(500)
+            elif self.path == "/health":
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif mode == "dies half way":
+                self.connection.close()
+            else:
+                time.sleep(30)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    stub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    stub.daemon_threads = True
+    threading.Thread(target=stub.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{stub.server_port}"
+    finally:
+        stub.shutdown()
+        stub.server_close()
+
+
+def with_server(mode: str) -> Callable[[Bench], tuple[int, str]]:
+    def hurt(bench: Bench) -> tuple[int, str]:
+        with server(mode) as uri:
+            return plain("tracking=server", f"tracking.uri={uri}")(bench)
+
+    return hurt
+
+
+def sqlite_locked(bench: Bench) -> tuple[int, str]:
+    with contextlib.closing(sqlite3.connect(bench.outputs / "mlflow.db")) as database:
+        database.execute("begin exclusive")
+        return plain()(bench)
+
+
+def small_disk(spare_kib: int, readonly: bool) -> Callable[[Bench], tuple[int, str]]:
+    def hurt(bench: Bench) -> tuple[int, str]:
+        used = sum(p.stat().st_blocks for p in bench.outputs.rglob("*")) // 2
+        kept = bench.folder / "kept"
+        bench.outputs.rename(kept)
+        bench.outputs.mkdir()
+        size = f"size={used * 2 + 4096}k"
+        mounted = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(bench.outputs)]
+        if subprocess.run(mounted, capture_output=True, check=False).returncode:
+            bench.outputs.rmdir()
+            kept.rename(bench.outputs)
+            return NO_RIGHT, "no right to mount a tmpfs"
+        try:
+            shutil.copytree(kept, bench.outputs, dirs_exist_ok=True)
+            if readonly:
+                again = ["mount", "-o", "remount,ro", str(bench.outputs)]
+                subprocess.run(again, check=True)
+            else:
+                free = shutil.disk_usage(bench.outputs).free - spare_kib * 1024
+                (bench.outputs / "filler").write_bytes(b"\0" * max(0, free))
+            result = plain()(bench)
+            if readonly:
+                subprocess.run(["mount", "-o", "remount,rw", str(bench.outputs)], check=True)
+            shutil.rmtree(kept)
+            shutil.copytree(bench.outputs, kept)
+        finally:
+            subprocess.run(["umount", str(bench.outputs)], check=True)
+            bench.outputs.rmdir()
+            kept.rename(bench.outputs)
+        (bench.outputs / "filler").unlink(missing_ok=True)
+        return result
+
+    return hurt
