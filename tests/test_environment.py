@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pqbench.machine import environment
+from pqbench.machine import cpu
+from pqbench.machine.describe import describe
+from pqbench.machine.gpu import visible_gpu
+from pqbench.workers.child import child_environment
 
 
 def test_describe_is_json_and_holds_what_a_reader_needs() -> None:
-    found = json.loads(json.dumps(environment.describe(threads=2)))
+    found = json.loads(json.dumps(describe(threads=2)))
     assert found["cpu"]["model"]
     assert found["cpu"]["threads"] == 2
     assert 1 <= found["cpu"]["usable_cores"] <= found["cpu"]["logical_cores"]
@@ -27,10 +30,10 @@ def test_describe_is_json_and_holds_what_a_reader_needs() -> None:
 
 def test_describe_imports_no_framework() -> None:
     code = (
-        "import sys; from pqbench.machine.environment import describe; describe(1);"
+        "import sys; from pqbench.machine.describe import describe; describe(1);"
         "print([m for m in ('torch','onnxruntime','openvino','nncf','mlflow') if m in sys.modules])"
     )
-    root = Path(environment.__file__).parents[1]
+    root = Path(cpu.__file__).parents[2]
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     ).stdout
@@ -38,7 +41,7 @@ def test_describe_imports_no_framework() -> None:
 
 
 def test_child_environment_sets_threads_and_silences_telemetry() -> None:
-    variables = environment.child_environment(3)
+    variables = child_environment(3)
     assert variables["OMP_NUM_THREADS"] == variables["MKL_NUM_THREADS"] == "3"
     assert variables["CI"] == "true"
     assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -56,7 +59,7 @@ def test_child_environment_carries_the_users_own_modules(
         capture_output=True,
         text=True,
         check=True,
-        env=environment.child_environment(1),
+        env=child_environment(1),
         cwd="/",
     ).stdout
     assert output.strip() == "42"
@@ -85,16 +88,14 @@ def test_cpu_quota_of_both_cgroup_versions(
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    read = environment._read
-    monkeypatch.setattr(environment, "_CGROUP", tmp_path)
-    monkeypatch.setattr(
-        environment, "_read", lambda p: own if p == Path("/proc/self/cgroup") else read(p)
-    )
-    assert environment.cpu_quota() == expected
-    cores = len(environment.affinity())
-    assert 1 <= environment.usable_cores() <= cores
+    read = cpu._read
+    monkeypatch.setattr(cpu, "_CGROUP", tmp_path)
+    monkeypatch.setattr(cpu, "_read", lambda p: own if p == Path("/proc/self/cgroup") else read(p))
+    assert cpu.cpu_quota() == expected
+    cores = len(cpu.affinity())
+    assert 1 <= cpu.usable_cores() <= cores
     if expected == 0.5:
-        assert environment.usable_cores() == 1
+        assert cpu.usable_cores() == 1
 
 
 @pytest.mark.parametrize(
@@ -112,4 +113,4 @@ def test_visible_gpu_maps_cuda_to_nvml(
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert environment.visible_gpu(index) == expected
+    assert visible_gpu(index) == expected

@@ -207,7 +207,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pqbench.worker import SessionWorker
+from pqbench.workers.session import SessionWorker
 from session_backends import node
 worker = SessionWorker.start(
     node(fault="hang"), Path(sys.argv[2]), Path(sys.argv[3]), [1], 1, Path(sys.argv[4]), 60

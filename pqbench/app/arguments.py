@@ -22,7 +22,7 @@ def config_folder() -> Path:
     Raises:
         ConfigError: Neither is there.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder.resolve()

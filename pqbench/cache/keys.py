@@ -96,11 +96,17 @@ def _own_hash(name: str) -> str:
     files = [p for folder in folders for p in sorted(folder.rglob("*.py"))]
     if not folders and spec.origin and spec.origin.endswith(".py"):
         files = [Path(spec.origin)]
-    installed = [Path(sysconfig.get_path(p)) for p in ("purelib", "platlib", "stdlib")]
-    if not files or any(files[0].is_relative_to(p) for p in installed):
+    if not files or _is_installed(files[0]):
         return ""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether a source file came with Python or by a package manager, and so has a version."""
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    return file.is_relative_to(Path(sysconfig.get_path("stdlib")))

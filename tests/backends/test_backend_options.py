@@ -114,9 +114,13 @@ def test_library_tells_a_broken_installation_from_a_missing_one(
 
 def test_backends_import_no_runtime_until_used() -> None:
     code = (
-        "import sys; from pqbench.backends import openvino, ort, ort_gpu, tensorrt_backend, "
-        "torch_backend; tensorrt_backend.TensorrtBackend(1); ort_gpu.OrtCudaBackend(threads=1); "
-        "ort.OrtBackend(1); openvino.OpenvinoBackend(1); torch_backend.TorchBackend(1); "
+        "import sys; from pqbench.backends import openvino, ort, tensorrt, torch; "
+        "import pqbench.backends.openvino.backend, pqbench.backends.ort.backend; "
+        "import pqbench.backends.ort.gpu, pqbench.backends.tensorrt.backend; "
+        "import pqbench.backends.torch.backend; "
+        "tensorrt.backend.TensorrtBackend(1); ort.gpu.OrtCudaBackend(threads=1); "
+        "ort.backend.OrtBackend(1); openvino.backend.OpenvinoBackend(1); "
+        "torch.backend.TorchBackend(1); "
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino', "
         "'tensorrt', 'tensorrt_rtx_bindings') if m in sys.modules])"
     )

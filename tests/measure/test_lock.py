@@ -14,7 +14,7 @@ from pqbench.machine import device_lock as lock
 
 HOLD = """
 import sys, time
-from pqbench.measure import lock
+from pqbench.machine import device_lock as lock
 with getattr(lock, sys.argv[1])(sys.argv[2]):
     print(f"in {time.monotonic()}", flush=True)
     sys.stdin.readline()
