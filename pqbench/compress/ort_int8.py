@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.compress.onnx_ready import pre_process
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, StepData
@@ -98,7 +99,6 @@ class OrtInt8:
             QuantType,
             quantize_static,
         )
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         start = time.perf_counter()
         refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_int8")
@@ -107,7 +107,7 @@ class OrtInt8:
         # The histogram methods print their progress, line after line, to standard output.
         with TemporaryDirectory(dir=workdir) as scratch, redirect_stdout(StringIO()):
             ready = Path(scratch) / FILE
-            quant_pre_process(artifact.path, ready)
+            symbolic = pre_process(artifact.path, ready, "ort_int8")
             quantize_static(
                 ready,
                 target,
@@ -138,6 +138,7 @@ class OrtInt8:
             },
             details={
                 **calibration.details(),
+                "symbolic_shapes": symbolic,
                 "quantize_nodes": counts["QuantizeLinear"],
                 "dequantize_nodes": counts["DequantizeLinear"],
             },

@@ -48,8 +48,11 @@ class Preprocess:
             raise ConfigError(f"no resize mode '{self.mode}'", f"choose from {', '.join(MODES)}")
         if not 0 < self.crop <= self.resize:
             raise ConfigError(f"crop {self.crop} px must lie in 1 ... resize ({self.resize} px)")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError("preprocess.mean and .std need three values each, std above 0")
+        counts = {len(self.mean), len(self.std)}
+        if counts not in ({1}, {3}) or min(self.std) <= 0:
+            raise ConfigError(
+                "preprocess.mean and .std need three values each (one for grey images), std above 0"
+            )
 
     @classmethod
     def from_config(cls, preprocess: Mapping[str, Any], mode: str) -> Self:

@@ -95,10 +95,13 @@ def measured_record(
     if why_not:
         reasons["accuracy"] = why_not
     else:
-        accuracy = _score(config, folder, deployable.split.folder, cell, baseline)
+        made = deployable.artifact.folder
+        accuracy = _score(config, folder, made, deployable.split.folder, cell, baseline)
         files["predictions"] = PREDICTIONS
         if cell.clean_logits is not None and deployable.clean:
-            accuracy_clean = _score(config, folder, deployable.clean.folder, cell, baseline, True)
+            accuracy_clean = _score(
+                config, folder, made, deployable.clean.folder, cell, baseline, True
+            )
             files["clean_predictions"] = CLEAN_PREDICTIONS
     scans = [d["sensitivity"] for d in details if "sensitivity" in d]
     if scans:
@@ -148,18 +151,23 @@ def _why_not_scored(
 def _score(
     config: Mapping[str, Any],
     folder: Path,
+    deployable_folder: Path,
     split: Path,
     cell: CellResult,
     baseline: Baseline | None,
     clean: bool = False,
 ) -> rec.Accuracy:
     """The task's metrics of one split, paired with the baseline's sample by sample."""
+    source = Artifact.load(deployable_folder).lineage[:1]
+    kind = source[0].details.get("scores", "logits") if source else "logits"
+    more = {"kind": kind} if kind != "logits" else {}  # a task of the user's need not know it
     logits, name = (cell.clean_logits, "clean_logits") if clean else (cell.logits, "logits")
     return get_task(config["model"]["task"]).score(
         folder / str(logits),
         PreparedSplit.load(split),
         folder / (CLEAN_PREDICTIONS if clean else PREDICTIONS),
         baseline.file(name) if baseline else None,
+        **more,
     )
 
 

@@ -138,9 +138,14 @@ class Maker:
             "exclude": list(exclude),
             "limit": dataset["train_limit" if name == "train" else "limit"],
             "seed": config["seed"],
+            "onnx_file": None,
         }
+        model = config["model"]
+        if model["representation"] == "onnx":
+            arguments["onnx_file"] = {k: model[k] for k in ("file", "input", "layout")}
         content = {
             **{k: v for k, v in arguments.items() if k != "dataset"},
+            "onnx_file_stamp": _file_stamp(model["file"]),
             "listing": listing,
             "scored": dataset["split"],
             "on_error": dataset["on_error"],
@@ -253,7 +258,7 @@ class Maker:
             step = make(config["compress"][action.name], f"compress.{action.name}")
             if action.after == "torch" and step.kind != "quantize":
                 network = current
-        notes = list(scored.value["notes"])
+        notes = [*scored.value["notes"], *prepared.value.get("notes", ())]
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
         return Deployable(current, network, scored, clean, weights, self.done, notes, card)

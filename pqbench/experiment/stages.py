@@ -16,6 +16,7 @@ from pqbench.core.split import PreparedSplit
 from pqbench.experiment.tasks import get_task
 
 PARITY_SAMPLES = 32
+PROBE_SAMPLES = 3
 
 
 def prepare_split(
@@ -29,8 +30,9 @@ def prepare_split(
     limit: int | None,
     seed: int,
     threads: int,
+    onnx_file: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Decode or tokenize one split into ``workdir``, as its task wants it."""
+    """Decode or tokenize one split into ``workdir``, as its task and the user's file want it."""
     prepared = get_task(task).prepare(
         dataset,
         {"preprocess": preprocess, "tokenizer": tokenizer},
@@ -41,6 +43,10 @@ def prepare_split(
         seed=seed,
         threads=threads,
     )
+    if onnx_file is not None:
+        from pqbench.models.onnx.inputs import fit_split
+
+        prepared = fit_split(prepared, **onnx_file)
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
 
@@ -55,21 +61,22 @@ def prepare_model(
     upgrade: bool = False,
 ) -> dict[str, Any]:
     """Build the network with its weights and a head for the data set's classes."""
-    from pqbench.models.onnx_file import prepare_onnx
+    from pqbench.models.onnx.prepare import prepare_onnx
     from pqbench.models.prepare import prepare_model as prepare
 
     prepared = PreparedSplit.load(split)
     if model["representation"] == "onnx":
-        prepare_onnx(
+        artifact = prepare_onnx(
             model,
             classes=prepared.classes,
             imagenet_indices=imagenet_indices,
             input_specs=prepared.specs(),
-            example=prepared.feed(prepared.spread(2)),
+            example=prepared.feed(prepared.spread(PROBE_SAMPLES)),
             folder=workdir,
             upgrade=upgrade,
         )
-        return {"weights": "file", "needs_fit": None, "card": {}}
+        notes = artifact.lineage[0].details["notes"]
+        return {"weights": "file", "needs_fit": None, "card": {}, "notes": notes}
     _, weights = prepare(
         model,
         classes=prepared.classes,

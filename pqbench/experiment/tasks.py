@@ -95,12 +95,17 @@ class Classification:
         )
 
     def score(
-        self, outputs: Path, split: PreparedSplit, predictions: Path, baseline: Path | None
+        self,
+        outputs: Path,
+        split: PreparedSplit,
+        predictions: Path,
+        baseline: Path | None,
+        kind: str = "logits",
     ) -> Accuracy:
         """See :func:`pqbench.measure.accuracy.score`."""
         from pqbench.measure.accuracy import score
 
-        return score(outputs, split, predictions, baseline)
+        return score(outputs, split, predictions, baseline, kind)
 
 
 class TextClassification(Classification):
