@@ -282,6 +282,11 @@ class Record:
         "experiment is found by",
         default="",
     )
+    sources: dict[str, str] = _doc(
+        "SHA-256 of every file that the configuration names, by its path there, and (code:) of "
+        "every module of the user's",
+        default_factory=dict,
+    )
     digest: str | None = _doc(
         "SHA-256 of all other fields, made when saved: an edit by hand shows", default=None
     )
