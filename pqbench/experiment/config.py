@@ -100,6 +100,10 @@ class ModelConfig:
             trained from scratch where the data set allows it, else pretrained (download).
         weights_file: Path of a state dict (``.safetensors``, ``.pth``) for ``weights=file``.
         pretrained: ``_target_`` that returns the pretrained state dict.
+        checkpoint_key: Which state dict of a checkpoint that holds several (``state_dict_ema``);
+            null takes the plain one and notes the others.
+        output: Which output holds the class scores, where the network gives several: its position
+            (from 0) or its key; null finds it by the head, the shape and the name.
         preprocess: Resize, crop and normalization, for images.
         tokenizer: ``_target_`` of a tokenizer (``pqbench.data.tokenize``) and its arguments, for
             texts.
@@ -114,6 +118,8 @@ class ModelConfig:
     weights: Weights = Weights.auto
     weights_file: str | None = None
     pretrained: dict[str, Any] | None = None
+    checkpoint_key: str | None = None
+    output: Any = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     tokenizer: dict[str, Any] | None = None
     representation: str = "torch"
@@ -129,6 +135,8 @@ class DatasetConfig:
         task: The task that it has labels for, as in ``ModelConfig``.
         source: ``_target_`` of a class with an ``index()`` method, and its arguments.
         root: Folder with the data; null takes the data set's usual place.
+        classes: The class names in the order of the model's outputs, as a list or as the path of a
+            text file with one a line; null takes the data set's own order.
         split: Split that is scored: ``val``, or ``clean`` where the data set has it.
         limit: Score at most this many images (a stratified, seeded subset); null takes all.
         train_limit: Use at most this many training images; null takes all.
@@ -145,6 +153,7 @@ class DatasetConfig:
     task: str = "classification"
     source: dict[str, Any] = MISSING
     root: str | None = None
+    classes: Any = None
     split: str = "val"
     limit: int | None = None
     train_limit: int | None = None
