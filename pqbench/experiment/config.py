@@ -103,8 +103,6 @@ class ModelConfig:
         pretrained: ``_target_`` that returns the pretrained state dict.
         checkpoint_key: Which state dict of a checkpoint that holds several (``state_dict_ema``);
             null takes the plain one and notes the others.
-        output: Which output holds the class scores, where the network gives several: its position
-            (from 0) or its key; null finds it by the head, the shape and the name.
         preprocess: Resize, crop and normalization, for images.
         tokenizer: ``_target_`` of a tokenizer (``pqbench.data.tokenize``) and its arguments, for
             texts.
@@ -113,7 +111,8 @@ class ModelConfig:
         baseline_file: Path of a second ONNX file of the same network, which the first is compared
             with: the float file of an INT8 one, say.
         input: Name of the ONNX input that takes the prepared images; null finds it.
-        output: Name of the output that is scored; null finds it by shape and name.
+        output: The output that is scored, where there are several: its name, or of a torch network
+            its key or its position (from 0); null finds it by shape and name.
         layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
     """
 
@@ -125,7 +124,6 @@ class ModelConfig:
     weights_file: str | None = None
     pretrained: dict[str, Any] | None = None
     checkpoint_key: str | None = None
-    output: Any = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     tokenizer: dict[str, Any] | None = None
     representation: str = "torch"
