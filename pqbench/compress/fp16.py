@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 from pqbench.compress.calibration import refuse_quantized
 from pqbench.compress.onnx_ready import refuse_half, require_share
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets import onnx_graph
 
 HALF = 10  # onnx.TensorProto.FLOAT16
 
 
 @dataclass(frozen=True)
-class Fp16:
+class Fp16(Step):
     """Convert to float16, inputs and outputs apart; halves the file.
 
     CPUs without float16 arithmetic convert to float32 and back at run time: smaller, not faster.

@@ -16,7 +16,7 @@ from pqbench.compress.calibration import Calibration, check_size, draw, refuse_q
 from pqbench.compress.onnx_ready import refuse_half
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "ScaledDo
 
 
 @dataclass(frozen=True)
-class NncfInt8:
+class NncfInt8(Step):
     """Insert quantizers with ranges from calibration images and correct the biases.
 
     Attributes:

@@ -19,7 +19,7 @@ from pqbench.compress.calibration import Calibration, check_size, draw, refuse_q
 from pqbench.compress.onnx_ready import pre_process
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +35,7 @@ FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
-class OrtInt8:
+class OrtInt8(Step):
     """Insert quantize/dequantize pairs (Q/DQ) with ranges from calibration images.
 
     The defaults make all convolutions of a CNN run as integer kernels in ONNX Runtime on x86.

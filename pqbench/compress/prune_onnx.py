@@ -20,7 +20,7 @@ from pqbench.compress.calibration import refuse_quantized
 from pqbench.compress.onnx_ready import require_share
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets import onnx_graph
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Weights = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class PruneOnnx:
+class PruneOnnx(Step):
     """Zero the weights of least magnitude in convolutions, matrix products and recurrent layers.
 
     Attributes:
