@@ -8,6 +8,8 @@ from typing import Any
 
 from pqbench.core.errors import ConfigError
 
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
+
 
 def make(node: Mapping[str, Any], what: str) -> Any:
     """Instantiate a light ``_target_`` class (a step, backend or data set) with its options.

@@ -21,17 +21,18 @@ from pqbench.cache import Cache
 from pqbench.cache.keys import code_hash, library_versions, users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
+from pqbench.experiment.config import ExperimentConfig
 from pqbench.machine.describe import describe
 
 log = logging.getLogger("pqbench")
 
 
-def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> str:
+def identity(config: ExperimentConfig, plain: Mapping[str, Any], listing: str | None) -> str:
     """What a result depends on beside its configuration: data, code, libraries, processor.
 
     Args:
-        config: The resolved configuration; a user's own code enters where it names it.
-        threads: Threads in use.
+        config: The configuration.
+        plain: The same as plain values; a user's own code enters where they name it.
         listing: ``DataIndex.listing_hash()`` of the data; None where it was not got as far.
 
     Returns:
@@ -40,10 +41,10 @@ def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> st
     value = [
         listing,
         code_hash(),
-        users_code(config),
+        users_code(plain),
         library_versions(),
-        describe(threads)["cpu"]["model"],
-        threads,
+        describe(config.threads)["cpu"]["model"],
+        config.threads,
     ]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -19,7 +19,7 @@ def sqlite_uri(file: Path) -> str:
     return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: OmegaConf would make its node read-only
 class TrackingSettings:
     """Where results are tracked beside the records on disk.
 
