@@ -30,6 +30,13 @@ class GivenAs(StrEnum):
     onnx = "onnx"
 
 
+class Layout(StrEnum):
+    """Order of an image input's axes."""
+
+    nchw = "nchw"
+    nhwc = "nhwc"
+
+
 @dataclass
 class ModelSettings:
     """A network and where its weights come from.
@@ -50,6 +57,11 @@ class ModelSettings:
             for a model that is not fed texts.
         representation: ``torch``, or ``onnx`` for a file of the user's.
         file: Path of that file.
+        baseline_file: Path of a second ONNX file of the same network, which the first is compared
+            with: the float file of an INT8 one, say.
+        input: Name of the ONNX input that takes the prepared images; null finds it.
+        output: Name of the output that is scored; null finds it by shape and name.
+        layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
 
     Raises:
         ConfigError: A value is missing that the others ask for.
@@ -66,6 +78,10 @@ class ModelSettings:
     tokenizer: dict[str, Any] | None = None
     representation: GivenAs = GivenAs.torch
     file: str | None = None
+    baseline_file: str | None = None
+    input: str | None = None
+    output: str | None = None
+    layout: Layout | None = None
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Self:
@@ -85,6 +101,11 @@ class ModelSettings:
             if not self.file:
                 raise ConfigError("model.representation=onnx without a file", "set model.file=PATH")
             return
+        for key in ("baseline_file", "input", "layout"):
+            if getattr(self, key):
+                raise ConfigError(
+                    f"model.{key} is for an ONNX file of your own", hint="choose model=onnx"
+                )
         if self.weights == WeightsSource.file and not self.weights_file:
             raise ConfigError(
                 "model.weights=file without a file", hint="set model.weights_file=PATH"
