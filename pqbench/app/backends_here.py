@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from pqbench.core.backend import Availability
+from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PqbenchError
 from pqbench.core.instantiate import make
 from pqbench.experiment import config as schema
@@ -39,7 +39,7 @@ def backends(conf: Path) -> dict[str, Availability]:
             try:
                 config = compose("config", overrides=[f"backend={path.stem}"])
                 node: Any = OmegaConf.to_container(config.backend, resolve=True)
-                found[path.stem] = make(node, path.stem).availability()
+                found[path.stem] = make(node, path.stem, Backend).availability()
             except (PqbenchError, HydraException) as error:
                 found[path.stem] = Availability(False, "", {}, str(error))
     return found

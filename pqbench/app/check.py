@@ -35,10 +35,12 @@ def check_recipe(config: schema.ExperimentConfig) -> None:
         ConfigError: The recipe cannot be; the message says which step, why, and what to do.
     """
     from pqbench.compress.recipe import plan
+    from pqbench.core.backend import Backend
     from pqbench.core.instantiate import make
+    from pqbench.core.step import Step
 
-    backend = make(config.backend, "backend")
-    steps = {name: make(node, f"compress.{name}") for name, node in config.compress.items()}
+    backend = make(config.backend, "backend", Backend)
+    steps = {name: make(node, f"compress.{name}", Step) for name, node in config.compress.items()}
     try:
         plan(steps, config.model.representation.value, backend.loads, config.backend_name)
     except UnsupportedError as error:

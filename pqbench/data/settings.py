@@ -19,6 +19,8 @@ class DatasetSettings:
         task: The task that it has labels for, as in ``ModelSettings``.
         source: ``_target_`` of a class with an ``index()`` method, and its arguments.
         root: Folder with the data; null takes the data set's usual place.
+        classes: The class names in the order of the model's outputs, as a list or as the path of a
+            text file with one a line; null takes the data set's own order.
         split: Split that is scored: ``val``, or ``clean`` where the data set has it.
         limit: Score at most this many images (a stratified, seeded subset); null takes all.
         train_limit: Use at most this many training images; null takes all.
@@ -38,6 +40,7 @@ class DatasetSettings:
     task: str = "classification"
     source: dict[str, Any] = MISSING
     root: str | None = None
+    classes: Any = None
     split: str = "val"
     limit: int | None = None
     train_limit: int | None = None

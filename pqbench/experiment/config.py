@@ -244,7 +244,10 @@ def validate(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: A value is invalid; the message names key, value and what is allowed.
     """
-    from pqbench.experiment.tasks import get_task  # brings NumPy, which --help does not need
+    from pqbench.core.backend import Backend
+    from pqbench.core.dataset import Dataset
+    from pqbench.core.step import Step
+    from pqbench.experiment.tasks import get_task  # NumPy comes with all, --help needs none
 
     for key, value in _leaves(to_plain(config)):
         if value == MISSING:
@@ -258,6 +261,6 @@ def validate(config: ExperimentConfig) -> None:
             hint="choose a model and a data set of one task",
         )
     for name, node in config.compress.items():
-        make(node, f"compress.{name}")
-    make(config.backend, "backend")
-    make(dataset.source, "dataset.source")
+        make(node, f"compress.{name}", Step)
+    make(config.backend, "backend", Backend)
+    make(dataset.source, "dataset.source", Dataset)

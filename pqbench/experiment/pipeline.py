@@ -21,6 +21,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.dataset import DataIndex
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.core.task import SplitRequest
 from pqbench.experiment.config import ExperimentConfig
 from pqbench.models.settings import GivenAs
@@ -299,7 +300,7 @@ class Pipeline:
                 )
             )
             # An integer layer's work and parameters are counted as those it stands for.
-            step = make(node, f"compress.{action.name}")
+            step = make(node, f"compress.{action.name}", Step)
             if action.after == "torch" and step.kind != "quantize":
                 network = current
         return current, network

@@ -20,7 +20,7 @@ from pqbench.core import interrupt
 from pqbench.core import record as rec
 from pqbench.core.artifact import Representation
 from pqbench.core.backend import Backend
-from pqbench.core.dataset import DataIndex
+from pqbench.core.dataset import DataIndex, Dataset
 from pqbench.core.errors import (
     OutputError,
     PqbenchError,
@@ -29,6 +29,7 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.experiment.assemble import Baseline, Recorder
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
 from pqbench.experiment.measure_pair import CellResult, SideSpec, run_cell
@@ -152,15 +153,14 @@ class ExperimentRun:
     def _plan(self) -> _Plan:
         """Check that the recipe can be done and the backend is here; list the data."""
         config = self.config
-        backend: Backend = make(config.backend, "backend")
-        steps = {k: make(v, f"compress.{k}") for k, v in config.compress.items()}
+        backend = make(config.backend, "backend", Backend)
+        steps = {k: make(v, f"compress.{k}", Step) for k, v in config.compress.items()}
         start: Representation = config.model.representation.value
         try:
             actions = plan(steps, start, backend.loads, config.backend_name)
             available = backend.availability()
-            check_loads = getattr(backend, "check_loads", None)
-            if check_loads is not None and available.available:
-                check_loads(actions[-1].after if actions else start)
+            if available.available:
+                backend.check_loads(actions[-1].after if actions else start)
         except UnsupportedError:
             if config.compress:
                 self._baseline()  # what this backend can do is still worth a row
@@ -169,7 +169,7 @@ class ExperimentRun:
             raise UnavailableError(
                 f"backend {config.backend_name}: {available.reason}", hint=available.hint
             )
-        index: DataIndex = make(config.dataset.source, "dataset.source").index()
+        index = make(config.dataset.source, "dataset.source", Dataset).index()
         return _Plan(actions, backend.loads, index, index.listing_hash())
 
     def _baseline(self) -> tuple[ExperimentRun, rec.Record]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pqbench.core.dataset import Dataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.core.record import Accuracy
@@ -34,7 +35,7 @@ class Classification(Task):
         from pqbench.data.prepare import prepare
 
         return prepare(
-            make(request.source, "dataset.source"),
+            make(request.source, "dataset.source", Dataset),
             request.split,
             _preprocess(request),
             folder,
@@ -60,6 +61,7 @@ class TextClassification(Classification):
     def prepare(self, request: SplitRequest, folder: Path) -> PreparedSplit:
         """Tokenize and pad; see :func:`pqbench.data.text.prepare_text`."""
         from pqbench.data.text import prepare_text
+        from pqbench.data.tokenize import Tokenizer
 
         node = request.tokenizer
         if not node:
@@ -67,9 +69,9 @@ class TextClassification(Classification):
                 "this model has no tokenizer", hint="set model.tokenizer, as conf/model/bert.yaml"
             )
         return prepare_text(
-            make(request.source, "dataset.source"),
+            make(request.source, "dataset.source", Dataset),
             request.split,
-            make(node, "model.tokenizer"),
+            make(node, "model.tokenizer", Tokenizer),
             folder,
             settings=node,
             limit=request.limit,
@@ -89,7 +91,7 @@ class Segmentation(Task):
         from pqbench.data.segmentation import prepare_segmentation
 
         return prepare_segmentation(
-            make(request.source, "dataset.source"),
+            make(request.source, "dataset.source", Dataset),
             request.split,
             _preprocess(request),
             folder,
@@ -131,5 +133,4 @@ def get_task(name: str) -> Task:
             f"model.task={name} is not known",
             hint=f"choose from {', '.join(TASKS)}, or give the dotted path of a class",
         )
-    task: Task = make({"_target_": TASKS.get(name, name)}, "model.task")
-    return task
+    return make({"_target_": TASKS.get(name, name)}, "model.task", Task)

@@ -52,6 +52,8 @@ class ModelSettings:
             trained from scratch where the data set allows it, else pretrained (download).
         weights_file: Path of a state dict (``.safetensors``, ``.pth``) for ``weights=file``.
         pretrained: ``_target_`` that returns the pretrained state dict.
+        checkpoint_key: Which state dict of a checkpoint that holds several (``state_dict_ema``);
+            null takes the plain one and notes the others.
         preprocess: Resize, crop and normalization; null for a model that is not fed images.
         tokenizer: ``_target_`` of a tokenizer (``pqbench.data.tokenize``) and its arguments; null
             for a model that is not fed texts.
@@ -60,7 +62,8 @@ class ModelSettings:
         baseline_file: Path of a second ONNX file of the same network, which the first is compared
             with: the float file of an INT8 one, say.
         input: Name of the ONNX input that takes the prepared images; null finds it.
-        output: Name of the output that is scored; null finds it by shape and name.
+        output: The output that is scored, where there are several: its name, or of a torch network
+            its key or its position (from 0); null finds it by shape and name.
         layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
 
     Raises:
@@ -74,6 +77,7 @@ class ModelSettings:
     weights: WeightsSource = WeightsSource.auto
     weights_file: str | None = None
     pretrained: dict[str, Any] | None = None
+    checkpoint_key: str | None = None
     preprocess: PreprocessSettings | None = None
     tokenizer: dict[str, Any] | None = None
     representation: GivenAs = GivenAs.torch

@@ -20,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from pqbench.app.arguments import config_folder
+from pqbench.core.dataset import Dataset
 from pqbench.core.instantiate import make
 from pqbench.core.proportions import wilson
 from pqbench.core.split import PreparedSplit
@@ -60,7 +61,7 @@ def main() -> None:
         config = schema.read(compose("config", overrides=overrides))
     schema.validate(config)
     model, dataset = config.model, config.dataset
-    index = make(dataset.source, "dataset.source").index()
+    index = make(dataset.source, "dataset.source", Dataset).index()
     with tempfile.TemporaryDirectory() as name:
         network: Any = None
         for part, limit in (("val", given.limit), ("clean", None)):
