@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from pqbench.compress.recipe import Action
@@ -64,6 +63,7 @@ class StageCall:
             function=f"pqbench.experiment.stages:{self.function}",
             arguments={**self.arguments, **folders},
             key={**content, **keys},
+            made=tuple(k for k, v in folders.items() if v is not None),
             timeout_s=timeout_s,
             threads=threads,
             memory_mb=memory_mb,
@@ -219,8 +219,7 @@ class Pipeline:
             # The tools that quantize ONNX want a newer opset than a user's file may have.
             "upgrade": model.representation == GivenAs.onnx and bool(config.compress),
         }
-        content = {**arguments, "weights_file": _file_stamp(model.weights_file or model.file)}
-        return self._run(StageCall("prepare_model", arguments, {"split": scored}, content))
+        return self._run(StageCall("prepare_model", arguments, {"split": scored}))
 
     def _fit_method(self, model: StageResult) -> FitMethod:
         """What ``fit.method=auto`` means here; refuse what cannot be trained."""
@@ -354,10 +353,3 @@ def _status(text: str) -> contextlib.AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True).status(text)
-
-
-def _file_stamp(path: str | None) -> list[Any] | None:
-    if path is None or not Path(path).is_file():
-        return None
-    stat = Path(path).stat()
-    return [path, stat.st_size, stat.st_mtime_ns]

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pqbench.cache import Cache
+from pqbench.cache.content import assert_unchanged
+from pqbench.cache.inputs import assert_intact, look
 from pqbench.compress.recipe import Action, plan
 from pqbench.core import interrupt
 from pqbench.core import record as rec
@@ -34,7 +36,7 @@ from pqbench.experiment.assemble import Baseline, Recorder
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
 from pqbench.experiment.measure_pair import CellResult, SideSpec, run_cell
 from pqbench.experiment.pipeline import Built, Pipeline
-from pqbench.experiment.reuse import FinishedRecords, identity
+from pqbench.experiment.reuse import FinishedRecords, identity, sources
 from pqbench.tracking.fetch import fetch
 from pqbench.workers.stage import StageRunner
 
@@ -79,6 +81,7 @@ class ExperimentRun:
         self.pipeline = Pipeline(config, StageRunner(self.cache, folder / "work", folder / "logs"))
         self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
         self.identity = ""
+        self.sources: dict[str, str] = {}
         self.built: Built | None = None
         command = shlex.join(["python", "-m", "pqbench", *overrides])
         self.recorder = Recorder(config, self.plain, self.fingerprint, folder, command)
@@ -95,10 +98,11 @@ class ExperimentRun:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            record = self._failed_before()
-            if record is not None:
-                return record
             try:
+                self.sources = sources(self.plain)
+                record = self._failed_before()
+                if record is not None:
+                    return record
                 record = self._find_or_make()
             except PqbenchError as error:
                 record = self._failed(error)
@@ -120,7 +124,7 @@ class ExperimentRun:
 
     def _find_or_make(self) -> rec.Record:
         planned = self._plan()
-        self.identity = identity(self.config, self.plain, planned.listing)
+        self.identity = identity(self.sources, self.config.threads, planned.listing)
         found = self._find()
         if found is not None:
             return found
@@ -147,6 +151,13 @@ class ExperimentRun:
         record = self.recorder.finished(
             self.built, cell, baseline, work, self.identity, self.pipeline.done
         )
+        assert_unchanged(self.sources, sources(self.plain), "the experiment")
+        assert_unchanged(
+            {"data set": planned.listing},
+            {"data set": planned.index.listing_hash()},
+            "the experiment",
+        )
+        record.sources = self.sources
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
@@ -193,6 +204,8 @@ class ExperimentRun:
     def _measure(self, built: Built, baseline: Baseline | None) -> CellResult:
         config, split = self.config, built.split.folder
         interrupt.check()
+        models = [built.artifact.folder, *([baseline.artifact] if baseline else [])]
+        inputs = look(models)
         began = time.perf_counter()
         cell = run_cell(
             SideSpec(config.backend, built.artifact.folder, split, "candidate"),
@@ -204,12 +217,13 @@ class ExperimentRun:
             memory_mb=config.limits.memory_mb,
             deadline=self.pipeline.deadline,
         )
+        assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
         self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
         return cell
 
     def _failed(self, error: PqbenchError) -> rec.Record:
         log.warning("  %s: %s: %s", self.config.title, error.status, error)
-        named = identity(self.config, self.plain, None)
+        named = identity(self.sources, self.config.threads, None)
         return self.recorder.failed(error, named, self.pipeline.done)
 
     # -- finding -------------------------------------------------------------------------------
@@ -247,7 +261,7 @@ class ExperimentRun:
         if (
             record is None
             or record.ok
-            or record.identity != identity(self.config, self.plain, None)
+            or record.identity != identity(self.sources, self.config.threads, None)
         ):
             return None
         log.info("  %s: %s before (retry=failed runs it again)", self.config.title, record.status)

@@ -13,8 +13,8 @@ from typing import Any
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.instantiate import make
 from pqbench.core.split import PreparedSplit
-from pqbench.core.task import SplitRequest
 from pqbench.core.step import Step, StepData
+from pqbench.core.task import SplitRequest
 from pqbench.experiment.tasks import get_task
 from pqbench.models.settings import GivenAs, ModelSettings
 
