@@ -14,40 +14,22 @@ from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.instantiate import make
 from pqbench.core.split import PreparedSplit
 from pqbench.core.step import Step, StepData
+from pqbench.core.task import SplitRequest
 from pqbench.experiment.tasks import get_task
+from pqbench.models.settings import GivenAs, ModelSettings
 
 PARITY_SAMPLES = 32
 PROBE_SAMPLES = 3
 
 
-def prepare_split(
-    workdir: Path,
-    dataset: Mapping[str, Any],
-    task: str,
-    preprocess: Mapping[str, Any],
-    tokenizer: Mapping[str, Any] | None,
-    split: str,
-    exclude: list[str],
-    limit: int | None,
-    seed: int,
-    threads: int,
-    onnx_file: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Decode or tokenize one split into ``workdir``, as its task and the user's file want it."""
-    prepared = get_task(task).prepare(
-        dataset,
-        {"preprocess": preprocess, "tokenizer": tokenizer},
-        split,
-        workdir,
-        exclude=exclude,
-        limit=limit,
-        seed=seed,
-        threads=threads,
-    )
-    if onnx_file is not None:
+def prepare_split(workdir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode or tokenize one split into ``workdir``, as its task wants it."""
+    asked = SplitRequest.from_plain(request)
+    prepared = get_task(asked.task).prepare(asked, workdir)
+    if asked.onnx_file is not None:
         from pqbench.models.onnx.inputs import fit_split
 
-        prepared = fit_split(prepared, **onnx_file)
+        prepared = fit_split(prepared, **asked.onnx_file)
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
 
@@ -65,10 +47,10 @@ def prepare_model(
     from pqbench.models.onnx.prepare import prepare_onnx
     from pqbench.models.prepare import prepare_model as prepare
 
-    prepared = PreparedSplit.load(split)
-    if model["representation"] == "onnx":
+    settings, prepared = ModelSettings.from_plain(model), PreparedSplit.load(split)
+    if settings.representation == GivenAs.onnx:
         artifact = prepare_onnx(
-            model,
+            settings,
             classes=prepared.classes,
             imagenet_indices=imagenet_indices,
             input_specs=prepared.specs(),
@@ -79,7 +61,7 @@ def prepare_model(
         notes = artifact.lineage[0].details["notes"]
         return {"weights": "file", "needs_fit": None, "card": {}, "notes": notes}
     _, weights = prepare(
-        model,
+        settings,
         classes=prepared.classes,
         dataset_name=dataset_name,
         imagenet_indices=imagenet_indices,

@@ -34,6 +34,7 @@ from pqbench.models.onnx.load import (
 from pqbench.models.onnx.normalize import normalize
 from pqbench.models.onnx.outputs import scored_output
 from pqbench.models.onnx.probe import fit_batch, observe
+from pqbench.models.settings import ModelSettings
 from pqbench.nets import onnx_graph
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ SAME_16_DB = 35.0
 
 
 def prepare_onnx(
-    model: Mapping[str, Any],
+    model: ModelSettings,
     classes: Sequence[str],
     imagenet_indices: Sequence[int] | None,
     input_specs: tuple[TensorSpec, ...],
@@ -57,8 +58,7 @@ def prepare_onnx(
     """Bring a user's ONNX file into ``folder`` as an ``onnx`` artifact.
 
     Args:
-        model: The resolved ``conf/model`` settings: ``name``, ``file``, and if given ``task``,
-            ``input`` and ``output``.
+        model: Its name, task and file, and which input and output.
         classes: The data set's class names.
         imagenet_indices: Each class's index in a 1000-way ImageNet output; None for other classes.
         input_specs: The prepared data's inputs.
@@ -78,11 +78,11 @@ def prepare_onnx(
         ParityError: The prepared model computes something else than the file.
     """
     began = time.perf_counter()
-    path, task = Path(model["file"]), model.get("task", "classification")
+    path = Path(str(model.file))
     graph = read_file(path)
     opset = opset_of(graph)
     changes = repair(graph)
-    specs, renamed = match_inputs(graph, input_specs, path.name, model.get("input"))
+    specs, renamed = match_inputs(graph, input_specs, path.name, model.input)
     given = {new: old for old, new in renamed.items()}
     seen = observe(
         make_session(path, path.name),
@@ -103,7 +103,7 @@ def prepare_onnx(
         got = run(make_session(graph, path.name), feed, path.name, names)
         same_outputs(seen.values, dict(zip(names, got, strict=True)), path.name)
     scored = scored_output(
-        graph, seen.values, classes, imagenet_indices, task, model.get("output"), path.name
+        graph, seen.values, classes, imagenet_indices, model.task, model.output, path.name
     )
     if not np.isfinite(seen.values[scored.given]).all():
         raise UnsupportedError(
@@ -120,7 +120,7 @@ def prepare_onnx(
     entry = LineageEntry(
         action="source",
         seconds=time.perf_counter() - began,
-        config={"model": model["name"], "weights": "file"},
+        config={"model": model.name, "weights": "file"},
         details={
             "weights": "file",
             "file": path.name,
