@@ -23,7 +23,7 @@ from pqbench.experiment.reuse import link_tree
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.describe import describe
 from pqbench.machine.software import installed
-from pqbench.models.settings import GivenAs
+from pqbench.models.settings import NO_TASK, GivenAs
 from pqbench.workers.child import log_tail
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Recorder:
                 task=config.model.task,
                 dataset=config.dataset.name,
                 split=config.dataset.split,
-                recipe=list(config.compress),
+                recipe=config.recipe,
                 backend=config.backend_name,
                 weights=weights,
             ),
@@ -214,6 +214,8 @@ class Recorder:
     ) -> None:
         config, folder = self.config, self.folder
         why_not = _why_not_scored(config, built, cell)
+        if config.model.task == NO_TASK and cell.logits is not None and baseline is not None:
+            self._compare(record, built, cell, baseline)
         if why_not:
             record.reasons["accuracy"] = why_not
             return
@@ -225,8 +227,23 @@ class Recorder:
             record.accuracy_clean = clean
             record.files["clean_predictions"] = CLEAN_PREDICTIONS
 
+    def _compare(
+        self, record: rec.Record, built: Built, cell: CellResult, baseline: Baseline
+    ) -> None:
+        """Raw outputs against the baseline's, where nothing can be scored."""
+        from pqbench.measure.outputs import compare_outputs
+
+        theirs = baseline.file("logits")
+        if theirs is not None:
+            split = PreparedSplit.load(built.split.folder)
+            figures, note = compare_outputs(self.folder / str(cell.logits), theirs, split)
+            record.parity.append(figures)
+            record.notes.append(note)
+
 
 def _why_not_scored(config: ExperimentConfig, built: Built, cell: CellResult) -> str | None:
+    if config.model.task == NO_TASK:
+        return "model.task=none: outputs are compared with the baseline's, nothing is scored"
     if built.weights == "none":
         return "weights=none: random weights, nothing to score"
     if not config.dataset.scored:

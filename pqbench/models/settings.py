@@ -11,6 +11,8 @@ from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import MISSING
 from pqbench.core.preprocess import PreprocessSettings
 
+NO_TASK = "none"  # model.task: any inputs and outputs, timed and compared, not scored
+
 
 class WeightsSource(StrEnum):
     """Where a model's weights come from."""
@@ -43,8 +45,9 @@ class ModelSettings:
 
     Attributes:
         name: Name in tables and records.
-        task: ``classification``, ``segmentation``, ``text_classification``, or the dotted path of
-            a class of your own (``pqbench.core.task.Task``).
+        task: ``classification``, ``segmentation``, ``text_classification``, ``none`` (an ONNX file
+            of any kind: latency and outputs only), or the dotted path of a class of your own
+            (``pqbench.core.task.Task``).
         network: ``_target_`` that builds the ``nn.Module``, and its arguments.
         head: Dotted name of the layer that gives the class scores; replaced or sliced to the data
             set's classes.

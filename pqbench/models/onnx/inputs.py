@@ -233,11 +233,11 @@ def match_inputs(
         image = choose_image(inputs, chosen, name)
         if image.name != IMAGE:
             renamed[image.name] = IMAGE
-            _give_name(model, image.name, IMAGE)
+            give_name(model, image.name, IMAGE)
             inputs = declared(model)
     elif len(wanted) == len(inputs) == 1 and inputs[0].name != wanted[0].name:
         renamed[inputs[0].name] = wanted[0].name
-        _give_name(model, inputs[0].name, wanted[0].name)
+        give_name(model, inputs[0].name, wanted[0].name)
         inputs = declared(model)
     given = {spec.name: spec for spec in wanted}
     if {value.name for value in inputs} - set(given):
@@ -275,7 +275,8 @@ def _sizes_hint(sizes: Sequence[int | None]) -> str:
     return f"pqbench's images are square, this input is not; {LATENCY_ONLY}"
 
 
-def _give_name(model: onnx.ModelProto, old: str, new: str) -> None:
+def give_name(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Rename a value everywhere; another of the new name makes room."""
     graph = model.graph
     if new in onnx_graph.all_names(graph):  # make room for the new name
         onnx_graph.rename(graph, {new: onnx_graph.free_name(graph, f"{new}_inner")})

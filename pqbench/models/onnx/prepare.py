@@ -112,7 +112,7 @@ def prepare_onnx(
             hint="are model.preprocess.mean and std those of the training? Does the file run "
             "outside of pqbench?",
         )
-    _fix_batch(graph, specs)
+    fix_batch(graph, specs)
     check(graph, path)
     run(make_session(graph, path.name), feed, path.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def change_notes(changes: Mapping[str, Any], name: str) -> list[str]:
     return [f"{name} was normalised, same outputs: {', '.join(said)}"] if said else []
 
 
-def _fix_batch(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
+def fix_batch(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
     """Declare the batch that the file runs at."""
     for spec, value in zip(specs, model.graph.input, strict=False):
         if spec.shape[0] is not None and value.type.tensor_type.shape.dim:
