@@ -160,6 +160,7 @@ class Maker:
         scored = self._split(index, listing, config["dataset"]["split"])
         # The tools that quantize ONNX want a newer opset than a user's file may have.
         upgrade = model["representation"] == "onnx" and bool(config["compress"])
+        train_head = config["fit"]["method"] not in ("auto", "none")
         prepared = self.stage(
             "prepare_model",
             {
@@ -169,11 +170,13 @@ class Maker:
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
                 "seed": seed,
                 "upgrade": upgrade,
+                "train_head": train_head,
             },
             made={"split": scored},
             key={
                 "model": model,
                 "upgrade": upgrade,
+                "train_head": train_head,
                 "weights_file": _file_stamp(model["weights_file"] or model["file"]),
                 "dataset_name": config["dataset"]["name"],
                 "scratch_ok": config["dataset"]["scratch"],
@@ -188,7 +191,9 @@ class Maker:
             method = prepared.value["needs_fit"] or "none"
             if not config["dataset"]["scored"]:
                 method = "none"  # nothing will be scored, so nothing need be learnt
-        elif method != "none" and model["representation"] != "torch":
+        elif method == "none":
+            _refuse_random_head(config, prepared.value["needs_fit"])
+        elif model["representation"] != "torch":
             raise UnsupportedError(
                 f"fit.method={method} trains a torch network, the model is given as "
                 f"{model['representation']}",
@@ -253,7 +258,7 @@ class Maker:
             step = make(config["compress"][action.name], f"compress.{action.name}")
             if action.after == "torch" and step.kind != "quantize":
                 network = current
-        notes = list(scored.value["notes"])
+        notes = [*scored.value["notes"], *prepared.value.get("notes", [])]
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
         return Deployable(current, network, scored, clean, weights, self.done, notes, card)
@@ -275,6 +280,16 @@ class Maker:
                 f"{source.file} has its batch fixed to {fixed}: calibration feeds one sample",
                 hint="export it with a free batch, or use compress=none",
             )
+
+
+def _refuse_random_head(config: Mapping[str, Any], needs_fit: str | None) -> None:
+    """Refuse to score a head that nobody has trained."""
+    if needs_fit and config["dataset"]["scored"]:
+        raise UnsupportedError(
+            "fit.method=none would score a head of random numbers: these weights have none for "
+            f"{config['dataset']['name']}",
+            hint="use fit.method=auto, or model.weights=none to time the network alone",
+        )
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[object]:
