@@ -66,6 +66,7 @@ PLAIN: tuple[Any, ...] = (
     datetime.timedelta,
     datetime.timezone,
     functools.partial,  # made, never called
+    *(dict, list, tuple, str, int, float, bool, bytes, object),
     set,
     frozenset,
     slice,
