@@ -26,8 +26,8 @@ class Preprocess:
         resize: Length of the shorter side after resizing, px (mode ``crop``).
         crop: Side of the square that the model sees, px.
         interpolation: ``bilinear`` or ``bicubic``, antialiased as Pillow does it.
-        mean: Per-channel mean, on the 0..1 scale.
-        std: Per-channel standard deviation, on the 0..1 scale.
+        mean: Per-channel mean, on the 0..1 scale: three values, or one for grey images.
+        std: Per-channel standard deviation, on the 0..1 scale, as many.
         mode: ``crop``: resize the shorter side and cut out the centre, as torchvision does.
             ``squash``: resize to ``crop`` x ``crop`` whatever the aspect, nothing cut off.
     """
@@ -48,8 +48,17 @@ class Preprocess:
             raise ConfigError(f"no resize mode '{self.mode}'", f"choose from {', '.join(MODES)}")
         if not 0 < self.crop <= self.resize:
             raise ConfigError(f"crop {self.crop} px must lie in 1 ... resize ({self.resize} px)")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError("preprocess.mean and .std need three values each, std above 0")
+        counts = (len(self.mean), len(self.std))
+        if counts not in ((1, 1), (3, 3)) or min(self.std) <= 0:
+            raise ConfigError(
+                "preprocess.mean and .std need three values each, or one each for grey images, "
+                "std above 0"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels that a model is fed: 3 (RGB) or 1 (grey)."""
+        return len(self.mean)
 
     @classmethod
     def from_config(cls, preprocess: Mapping[str, Any], mode: str) -> Self:
@@ -62,7 +71,7 @@ class Preprocess:
 def to_pixels(
     image: Image.Image, preprocess: Preprocess, nearest: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Resize and crop an image to uint8 (crop, crop, 3), or (crop, crop) for one channel.
+    """Resize and crop an image to uint8 (crop, crop, 3), or (crop, crop) for a grey one.
 
     Sizes and offsets are those of torchvision's ``Resize`` and ``CenterCrop``.
 
@@ -87,8 +96,18 @@ def to_pixels(
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
+def to_channels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """An image as the model's channels: uint8 (crop, crop, 3), or (crop, crop, 1) for grey."""
+    if preprocess.channels == 1:
+        return to_pixels(image.convert("L"), preprocess)[:, :, None]
+    return to_pixels(image.convert("RGB"), preprocess)
+
+
 def decode(content: bytes, file: Path, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
     """Decode one image file to uint8 (crop, crop, 3) RGB; a grey image gets three equal channels.
+
+    With one ``mean`` it is made grey instead (ITU-R 601-2 luma, as Pillow's mode L), and the result
+    is (crop, crop, 1).
 
     Args:
         content: The file's bytes.
@@ -105,7 +124,7 @@ def decode(content: bytes, file: Path, preprocess: Preprocess) -> npt.NDArray[np
                     f"image {file} has more than 8 bits a channel (mode {image.mode})",
                     hint="convert it to 8 bits first: how to scale it is not pqbench's to guess",
                 )
-            return to_pixels(image.convert("RGB"), preprocess)
+            return to_channels(image, preprocess)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # The error's text may name the in-memory buffer, which helps nobody: its class does.
         reason = "no image format that Pillow knows" if "identify" in str(error) else error

@@ -16,7 +16,7 @@ from PIL import Image
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.core.split import IGNORED, MANIFEST, PreparedSplit
-from pqbench.data.folder import images_below
+from pqbench.data.listing import images_below
 from pqbench.data.prepare import OnError, save_manifest, skip_note, write_pixels
 from pqbench.data.preprocess import Preprocess, to_pixels
 from pqbench.data.subset import choose
