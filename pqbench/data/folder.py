@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.listing import EXTENSIONS, class_folders, list_classes, lost_folders
 from pqbench.data.stratify import stratified_split
@@ -27,7 +27,7 @@ class _Layout:
     test: Path | None = None
 
 
-class ImageFolder:
+class ImageFolder(Dataset):
     """A user's own images: ``root/train/<class>/`` and ``root/val/<class>/``.
 
     Other names of splits (``Training``, ``valid``, ``test`` ...) are known in any case of letters;

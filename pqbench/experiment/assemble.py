@@ -28,6 +28,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
 SENSITIVITY = "sensitivity.json"
+ORDERED = ("classification", "text_classification")
 _RATIOS = {"file_bytes": "file_ratio", "parameters": "parameter_ratio", "macs": "macs_ratio"}
 
 
@@ -129,7 +130,7 @@ def measured_record(
         placement=cell.placement,
         profile=cell.profile,
         reasons=reasons,
-        notes=[*deployable.notes, *cell.notes],
+        notes=[*deployable.notes, *cell.notes, *_order_notes(config, folder, deployable, cell)],
         files=files,
         identity=identity,
     )
@@ -143,6 +144,18 @@ def _why_not_scored(
     if not config["dataset"]["scored"]:
         return f"data set {config['dataset']['name']}: made-up inputs"
     return "protocol.score=false" if cell.logits is None else None
+
+
+def _order_notes(
+    config: Mapping[str, Any], folder: Path, deployable: Deployable, cell: CellResult
+) -> list[str]:
+    """A warning where only the order of the classes seems to be wrong."""
+    from pqbench.measure.class_order import order_note
+
+    if config["model"]["task"] not in ORDERED or _why_not_scored(config, deployable, cell):
+        return []
+    note = order_note(folder / str(cell.logits), PreparedSplit.load(deployable.split.folder))
+    return [note] if note else []
 
 
 def _score(

@@ -18,8 +18,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_method
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from pqbench.core.backend import Backend
+from pqbench.core.dataset import Dataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
 
 
@@ -402,6 +405,7 @@ def validate(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A value cannot be meant; the message names key, value and what is allowed.
     """
+    from pqbench.measure.protocol import Protocol
 
     def require(condition: bool, key: str, value: object, allowed: str) -> None:
         if not condition:
@@ -428,7 +432,11 @@ def validate(config: Mapping[str, Any]) -> None:
             hint="choose a model and a data set of one task",
         )
     for name, node in config["compress"].items():
-        make(node, f"compress.{name}")
-    make(config["backend"], "backend")
-    make({"_target_": "pqbench.measure.protocol.Protocol", **config["protocol"]}, "protocol")
-    make(dataset["source"], "dataset.source")
+        make(node, f"compress.{name}", Step)
+    make(config["backend"], "backend", Backend)
+    make(
+        {"_target_": "pqbench.measure.protocol.Protocol", **config["protocol"]},
+        "protocol",
+        Protocol,
+    )
+    make(dataset["source"], "dataset.source", Dataset)
