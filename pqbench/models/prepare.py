@@ -29,6 +29,7 @@ from pqbench.models.heads import (
 )
 from pqbench.models.outputs import choose, ends_in_sigmoid
 from pqbench.models.pretrained import WeightsFile
+from pqbench.models.settings import ModelSettings, WeightsSource
 from pqbench.models.weights import apply, fits, load_file, match, match_names
 from pqbench.nets.adapt import Adaptation, adapt, is_lazy, materialise
 from pqbench.nets.checkpoint import build_network, load_network, save_network
@@ -36,7 +37,7 @@ from pqbench.nets.checkpoint import build_network, load_network, save_network
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Source = Literal["bundled", "pretrained", "file", "scratch", "none"]
+Source = Literal["bundled", "pretrained", "file", "scratch", "none"]  # auto, resolved
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 OUTPUT = "logits"
 SCORED_TASKS = ("classification", "text_classification", "segmentation")
@@ -101,18 +102,22 @@ def _pretrained(node: Mapping[str, Any]) -> WeightsFile | Mapping[str, Tensor]:
 
 
 def _find_weights(
-    model: Mapping[str, Any], classes: Sequence[str], dataset_name: str, scratch_ok: bool
+    model: ModelSettings, classes: Sequence[str], dataset_name: str, scratch_ok: bool
 ) -> _Found:
     """Follow ``model.weights``; the order of ``auto`` is in :func:`prepare_model`'s docstring."""
-    wanted, name = model["weights"], model["name"]
-    shipped = bundled.find(name, dataset_name) if wanted in ("auto", "bundled") else None
-    if wanted == "bundled" and shipped is None:
+    wanted, name = model.weights, model.name
+    shipped = (
+        bundled.find(name, dataset_name)
+        if wanted in (WeightsSource.auto, WeightsSource.bundled)
+        else None
+    )
+    if wanted == WeightsSource.bundled and shipped is None:
         raise WeightsError(
             f"no bundled weights for model {name} on data set {dataset_name}",
             hint="model.weights=auto takes what there is",
         )
     if shipped is not None and not shipped.fits(classes):
-        if wanted == "bundled":
+        if wanted == WeightsSource.bundled:
             raise WeightsError(
                 f"the bundled weights {shipped.path.name} know the classes "
                 f"{shipped.card.get('classes')}, the data set has {list(classes)}",
@@ -121,31 +126,28 @@ def _find_weights(
         shipped = None
     if shipped is not None:
         return _Found("bundled", shipped.load(), shipped.path, card=shipped.card)
-    if wanted == "file":
-        if not model.get("weights_file"):
+    if wanted == WeightsSource.file:
+        if not model.weights_file:
             raise ConfigError("model.weights=file without a file", "set model.weights_file=PATH")
-        path = Path(model["weights_file"])
+        path = Path(model.weights_file)
         if not path.is_file():
             raise WeightsError(f"no weights file {path}", hint="set model.weights_file to a file")
         return _Found("file", path=path, card={"weights": path.name})
-    if wanted in ("scratch", "none"):
-        return _Found(wanted)
-    if wanted not in ("auto", "pretrained"):
-        raise ConfigError(
-            f"model.weights={wanted} is not known",
-            hint="choose from auto, bundled, pretrained, file, scratch, none",
-        )
-    if not model.get("pretrained"):
-        if wanted == "auto" and scratch_ok:
+    if wanted == WeightsSource.scratch:
+        return _Found("scratch")
+    if wanted == WeightsSource.none:
+        return _Found("none")
+    if not model.pretrained:
+        if wanted == WeightsSource.auto and scratch_ok:
             return _Found("scratch")
         raise WeightsError(
             f"model {name} names no pretrained weights",
             hint="set model.weights=file model.weights_file=PATH, or model.weights=none for timing",
         )
-    given = _pretrained(model["pretrained"])
+    given = _pretrained(model.pretrained)
     if isinstance(given, Mapping):
         return _Found("pretrained", given)
-    if wanted == "auto" and scratch_ok and not given.present:
+    if wanted == WeightsSource.auto and scratch_ok and not given.present:
         return _Found("scratch")
     path = given.get()
     return _Found("pretrained", load_file(path), path, card=given.card)
@@ -153,7 +155,7 @@ def _find_weights(
 
 def _fit_head(
     network: nn.Module,
-    model: Mapping[str, Any],
+    model: ModelSettings,
     found: _Found,
     classes: Sequence[str],
     dataset_name: str,
@@ -163,7 +165,7 @@ def _fit_head(
     columns: Callable[[], int | None],
 ) -> FittedHead:
     """Load the weights and give the network one output per class; says what became of the head."""
-    head = model["head"]
+    head = model.head
     if found.state is None and found.checkpoint is None:
         if not replaceable(network, head) and columns() == len(classes):
             return FittedHead("kept")  # whatever it is, it has the data set's classes
@@ -173,7 +175,7 @@ def _fit_head(
     notes: list[str] = []
     names: Sequence[str] | None = None
     if found.checkpoint is not None:
-        matched = match(network, found.checkpoint, model.get("checkpoint_key"))
+        matched = match(network, found.checkpoint, model.checkpoint_key)
         state: Mapping[str, Tensor] = matched.state
         notes += matched.notes(source)
         names = found.checkpoint.classes
@@ -234,7 +236,7 @@ def _made_up(specs: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
 
 def _adaptation(
     network: nn.Module,
-    model: Mapping[str, Any],
+    model: ModelSettings,
     batch: tuple[Tensor, ...],
     fitted: FittedHead,
     classes: int,
@@ -244,12 +246,12 @@ def _adaptation(
     Raises:
         UnsupportedError: They are not, and cannot be made so.
     """
-    task = model.get("task", "classification")
+    task = model.task
     dense = task == "segmentation"
-    if task not in SCORED_TASKS and model.get("output") is None:
+    if task not in SCORED_TASKS and model.output is None:
         return Adaptation(), []
     wanted = 1 if fitted.binary and fitted.columns is None else classes
-    path, value = choose(network, batch, model["head"], wanted, dense, model.get("output"))
+    path, value = choose(network, batch, model.head, wanted, dense, model.output)
     notes = []
     if path:
         shown = ".".join(str(step) for step in path)
@@ -284,7 +286,7 @@ def _other_columns(
 
 
 def prepare_model(
-    model: Mapping[str, Any],
+    model: ModelSettings,
     classes: Sequence[str],
     dataset_name: str,
     imagenet_indices: Sequence[int] | None,
@@ -314,8 +316,7 @@ def prepare_model(
     and a function of the input (:mod:`pqbench.models.function_check`).
 
     Args:
-        model: The resolved ``conf/model`` settings: ``name``, ``network``, ``head``, ``weights``,
-            ``weights_file``, ``pretrained``.
+        model: Its network, head and weights.
         classes: The data set's class names.
         dataset_name: The data set's name, for bundled weights.
         imagenet_indices: Each class's index in a 1000-way ImageNet output; None for other classes.
@@ -337,7 +338,7 @@ def prepare_model(
     began = time.perf_counter()
     # Weights first: what is missing should be said before a network is built.
     found = _find_weights(model, classes, dataset_name, scratch_ok)
-    builder = dict(model["network"])
+    builder = dict(model.network)
     given = _made_up(input_specs) if example is None else example
     batch = tuple(torch.from_numpy(np.array(given[spec.name])) for spec in input_specs)
     shapes: list[tuple[list[int], str]] = []
@@ -382,7 +383,7 @@ def prepare_model(
         outputs = []
     needs_fit: NeedsFit | None = None
     if head == "new" and found.source != "none":
-        needs_fit = "scratch" if found.source == "scratch" else _method(network, model["head"])
+        needs_fit = "scratch" if found.source == "scratch" else _method(network, model.head)
     weights = PreparedWeights(
         source=found.source,
         needs_fit=needs_fit,
@@ -395,7 +396,7 @@ def prepare_model(
     entry = LineageEntry(
         action="source",
         seconds=time.perf_counter() - began,
-        config={"model": model["name"], "weights": model["weights"], "seed": seed},
+        config={"model": model.name, "weights": model.weights, "seed": seed},
         details={
             "weights": weights.source,
             "file": weights.file,
@@ -424,11 +425,11 @@ def _output_names(outputs: Sequence[Tensor]) -> tuple[str, ...]:
 
 
 def _column_count(
-    network: nn.Module, model: Mapping[str, Any], batch: tuple[Tensor, ...]
+    network: nn.Module, model: ModelSettings, batch: tuple[Tensor, ...]
 ) -> int | None:
     """Columns of the scores of a network whose head is no layer that could tell."""
-    if model.get("task", "classification") not in SCORED_TASKS:
+    if model.task not in SCORED_TASKS:
         return None
     network.eval()
-    _, value = choose(network, batch, model["head"], 0, False, model.get("output"))
+    _, value = choose(network, batch, model.head, 0, False, model.output)
     return int(value.shape[1]) if value.ndim > 1 else 1

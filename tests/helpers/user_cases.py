@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pqbench.core.artifact import Artifact
+from pqbench.core.preprocess import PreprocessSettings
 from pqbench.core.split import PreparedSplit
+from pqbench.core.task import SplitRequest
 from pqbench.experiment.stages import prepare_model, prepare_split
 from pqbench.nets.checkpoint import load_network
 
@@ -22,24 +24,25 @@ MEAN, STD = 0.5, 0.25
 def case_model(folder: Path, name: str, **change: Any) -> dict[str, Any]:
     """The ``model`` node of a case, its file named by its full path."""
     value: Any = OmegaConf.to_container(OmegaConf.load(folder / "conf" / "model" / f"{name}.yaml"))
-    value = {"representation": "torch", "pretrained": None, "tokenizer": None, **value, **change}
+    value |= change
     if value["weights_file"] is not None:
         value["weights_file"] = str(folder / value["weights_file"])
     return dict(value)
 
 
-def image_folder(root: Path, **source: Any) -> dict[str, Any]:
-    """The ``dataset`` node of a user's images."""
+def prepared(
+    root: Path, folder: Path, model: dict[str, Any], split: str = "val", **source: Any
+) -> PreparedSplit:
+    """A split of a user's images."""
     target = "pqbench.data.folder.ImageFolder"
-    node = {"_target_": target, "root": str(root), **source}
-    return {"name": "imagefolder", "source": node, "on_error": "fail", "resize_mode": "crop"}
-
-
-def prepared(root: Path, folder: Path, model: dict[str, Any], **source: Any) -> PreparedSplit:
-    """The scored split of a user's images."""
-    node = image_folder(root, **source)
-    kind = "classification"
-    prepare_split(folder, node, kind, model["preprocess"], None, "val", [], None, 0, 1)
+    request = SplitRequest(
+        source={"_target_": target, "root": str(root), **source},
+        split=split,
+        scored="val",
+        exclude=() if split == "val" else ("val",),
+        preprocess=PreprocessSettings(**model["preprocess"]),
+    )
+    prepare_split(folder, request.to_plain())
     return PreparedSplit.load(folder)
 
 

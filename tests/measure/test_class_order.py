@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from user_cases import case_model, image_folder, made, plain_top1, prepared, top1
+from user_cases import case_model, made, plain_top1, prepared, top1
 
 from pqbench.core.artifact import Artifact
 from pqbench.core.files import write_json
 from pqbench.core.split import PreparedSplit
-from pqbench.experiment.stages import prepare_split
 from pqbench.export.reference import torch_outputs
 from pqbench.measure.class_order import best_order, order_note
 
@@ -75,19 +74,7 @@ def test_natural_order_is_named_and_then_right(
     assert "it would be 92.8%" in note
     names = [str(i) for i in range(12)]
     assert f"'dataset.classes=[{','.join(names)}]'" in note
-    prepare_split(
-        tmp_path / "ordered",
-        image_folder(root, classes=names),
-        "classification",
-        model["preprocess"],
-        None,
-        "val",
-        [],
-        None,
-        0,
-        1,
-    )
-    ordered = PreparedSplit.load(tmp_path / "ordered")
+    ordered = prepared(root, tmp_path / "ordered", model, classes=names)
     made(model, ordered, tmp_path / "again")
     network = tbnets.Plain(12)
     network.load_state_dict(torch.load(case / "natural12.pth", weights_only=True))

@@ -20,6 +20,7 @@ from pqbench.core.artifact import TensorSpec
 from pqbench.core.errors import WeightsError
 from pqbench.models.checkpoint_file import read_checkpoint
 from pqbench.models.prepare import prepare_model
+from pqbench.models.settings import ModelSettings
 from pqbench.models.weights import match
 from pqbench.nets.checkpoint import load_network
 
@@ -51,10 +52,10 @@ def same(matched: Any, network: nn.Module) -> bool:
 
 
 def prepare(path: Path, folder: Path, classes: tuple[str, ...], **change: Any) -> Any:
-    model = {"name": "net", "network": {"_target_": f"{__name__}.Net"}, "head": "fc"}
+    model: dict[str, Any] = {"name": "net", "network": {"_target_": f"{__name__}.Net"}, "head": "fc"}
     model |= {"weights": "file", "weights_file": str(path), "pretrained": None, **change}
     specs = (TensorSpec("input", (None, 3, 8, 8)),)
-    return prepare_model(model, classes, "mine", None, specs, folder, 0)
+    return prepare_model(ModelSettings.from_plain(model), classes, "mine", None, specs, folder, 0)
 
 
 def written(kind: str, network: Net, path: Path) -> None:
