@@ -52,7 +52,8 @@ def same(matched: Any, network: nn.Module) -> bool:
 
 
 def prepare(path: Path, folder: Path, classes: tuple[str, ...], **change: Any) -> Any:
-    model: dict[str, Any] = {"name": "net", "network": {"_target_": f"{__name__}.Net"}, "head": "fc"}
+    target = f"{__name__}.Net"
+    model: dict[str, Any] = {"name": "net", "network": {"_target_": target}, "head": "fc"}
     model |= {"weights": "file", "weights_file": str(path), "pretrained": None, **change}
     specs = (TensorSpec("input", (None, 3, 8, 8)),)
     return prepare_model(ModelSettings.from_plain(model), classes, "mine", None, specs, folder, 0)
