@@ -1,8 +1,12 @@
 """``python -m pqbench.reproduce RECORD``: measure a record's experiment again; do figures agree?
 
 The configuration inside the record is run, not today's YAML files, with its own folder and cache,
-so that every stage is done again. First it is said whether the record was altered after it was
-written, and in what this environment differs from the record's.
+so that every stage is done again. First it is said whether the record or a file beside it was
+altered after it was written, and in what this environment differs from the record's.
+
+A record may be a stranger's: only classes of pqbench, and of packages that --allow names, are run;
+everything else that it would run is shown and refused. --check and --lock run nothing and read
+nothing outside the record's folder.
 
 Exit codes: 0 every figure agrees; 1 some do not, or the record was altered; 2 it cannot be run.
 """
@@ -11,20 +15,26 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pqbench.app.arguments import config_folder
+from pqbench.app.trust import check_classes, check_trust
 from pqbench.core.errors import DataError, PqbenchError
-from pqbench.core.record import Record
+from pqbench.core.record import Record, written_version
 from pqbench.experiment.config import fingerprint, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
 from pqbench.report.judged import print_figures
 from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(lock(record, folder)))
             return 0
         print(f"Command   {record.command}")
-        problems = list(alterations(record))
+        problems = [*alterations(record), *record.altered_files(folder)]
         for problem in problems:
             print(f"ALTERED   {problem}")
         for difference in differences(record):
@@ -50,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print("Record    " + ("was altered" if problems else "is as it was written"))
             return 1 if problems else 0
+        check_trust(_run_part(record), config_folder(), args.allow)
+        check_classes(record.config, written_version(args.record), _commit(record))
         again = run_again(record, args.outputs)
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,8 +79,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("record", type=Path, metavar="RECORD", help="record.json or its folder")
     parser.add_argument(
         "--outputs", type=Path, metavar="DIR",
-        help="where it is run; default: reproduce/<time> in the record's outputs. The folder of an "
-        "earlier run lends its finished stages",
+        help="where it is run; default: outputs/reproduce/<time>. The folder of an earlier run "
+        "lends its finished stages",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="a package of yours whose code the record may run; may be given again",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="do not run: only look at the record")
     parser.add_argument(
@@ -112,12 +128,30 @@ def differences(record: Record) -> Iterator[str]:
 
 
 def lock(record: Record, folder: Path) -> list[str]:
-    """Lines for ``pip install -r``: everything that was installed, or what the record names."""
-    path = folder / record.files.get("lock", "")
-    if path.is_file():
-        return path.read_text(encoding="utf-8").splitlines()
+    """Lines for ``pip install -r``: everything that was installed, or what the record names.
+
+    Only lines ``name==version`` are taken: pip would follow options and addresses to anywhere.
+
+    Raises:
+        DataError: The record's list is a link.
+    """
+    path = record.path(folder, "lock")
+    if path is not None and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if _REQUIREMENT.fullmatch(line)]
     libraries: Mapping[str, str] = record.environment.get("libraries") or {}
-    return [f"{name}=={version}" for name, version in sorted(libraries.items())]
+    lines = [f"{name}=={version}" for name, version in sorted(libraries.items())]
+    return [line for line in lines if _REQUIREMENT.fullmatch(line)]
+
+
+def _run_part(record: Record) -> dict[str, Any]:
+    """The configuration but for what is replaced when it is run again: where results go."""
+    return {k: v for k, v in record.config.items() if k not in ("tracking", "outputs")}
+
+
+def _commit(record: Record) -> str | None:
+    commit = (record.environment.get("git") or {}).get("commit")
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
 
 def run_again(record: Record, outputs: Path | None) -> Record:
@@ -134,7 +168,7 @@ def run_again(record: Record, outputs: Path | None) -> Record:
     if missing:
         raise DataError(f"the record's configuration lacks {', '.join(sorted(missing))}")
     when = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    where = outputs or Path(config.get("outputs", "outputs")) / "reproduce" / when
+    where = outputs or Path("outputs") / "reproduce" / when
     config = {
         **config,
         "outputs": str(where),

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pqbench.core import record as rec
 from pqbench.core.artifact import RESULT, Artifact
 from pqbench.core.errors import Status
-from pqbench.core.files import write_json
+from pqbench.core.files import copy_tree, write_json
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.failure import now
 from pqbench.experiment.pipeline import Deployable
-from pqbench.experiment.reuse import link_tree
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.describe import describe
 from pqbench.machine.software import installed
@@ -47,7 +46,7 @@ class Baseline:
 
     def file(self, name: str) -> Path | None:
         """A file of the record; None if it has none of that name."""
-        return self.folder / self.record.files[name] if name in self.record.files else None
+        return self.record.path(self.folder, name)
 
 
 def measured_record(
@@ -84,7 +83,7 @@ def measured_record(
     artifact = Artifact.load(deployable.artifact.folder)
     lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
     details = [entry["details"] for entry in lineage]
-    link_tree(deployable.artifact.folder, folder / "model", [RESULT])
+    copy_tree(deployable.artifact.folder, folder / "model", [RESULT])
     (folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
     files = {**cell.files, "model": "model", "logs": "logs", "lock": LOCK}
     reasons = dict(cell.reasons)

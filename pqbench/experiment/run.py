@@ -191,6 +191,7 @@ class ExperimentRun:
             {"data set": listing}, {"data set": index.listing_hash()}, "the experiment"
         )
         record.sources = self.sources
+        record.hash_files(self.folder)
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 

@@ -14,7 +14,14 @@ from __future__ import annotations
 from pqbench.core.record.accuracy import METRIC_NAMES, Accuracy, AgainstBaseline
 from pqbench.core.record.history import SCHEMA_VERSION
 from pqbench.core.record.placement import PlacementInfo, Profile
-from pqbench.core.record.record import FILE, ErrorInfo, Experiment, Record, json_schema
+from pqbench.core.record.record import (
+    FILE,
+    ErrorInfo,
+    Experiment,
+    Record,
+    json_schema,
+    written_version,
+)
 from pqbench.core.record.resources import Energy, Memory, Size
 from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 
@@ -37,4 +44,5 @@ __all__ = [
     "Speedup",
     "Stage",
     "json_schema",
+    "written_version",
 ]
