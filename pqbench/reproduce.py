@@ -18,15 +18,16 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pqbench.app.arguments import config_folder
-from pqbench.app.trust import check_classes, check_trust
-from pqbench.core.errors import DataError, PqbenchError
+from pqbench.app.trust import check_classes, check_trust, which_version
+from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.record import Record, written_version
-from pqbench.experiment.config import fingerprint, validate
+from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
@@ -60,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print("Record    " + ("was altered" if problems else "is as it was written"))
             return 1 if problems else 0
+        version, commit = written_version(args.record), _commit(record)
         check_trust(_run_part(record), config_folder(), args.allow)
-        check_classes(record.config, written_version(args.record), _commit(record))
-        again = run_again(record, args.outputs)
+        check_classes(record.config, version, commit)
+        again = run_again(record, args.outputs, which_version(version, commit))
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -154,8 +156,13 @@ def _commit(record: Record) -> str | None:
     return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
 
-def run_again(record: Record, outputs: Path | None) -> Record:
+def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
     """Run the record's configuration from its beginning.
+
+    Args:
+        record: The record, trusted.
+        outputs: Where; None takes ``outputs/reproduce/<time>``.
+        which: What to do where its configuration does not fit this version.
 
     Raises:
         DataError: The configuration does not fit this version of pqbench.
@@ -163,23 +170,27 @@ def run_again(record: Record, outputs: Path | None) -> Record:
     """
     from pqbench.experiment.run import ExperimentRun
 
-    config = record.config
-    missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(config)
+    missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(
+        record.config
+    )
     if missing:
-        raise DataError(f"the record's configuration lacks {', '.join(sorted(missing))}")
+        lacks = ", ".join(sorted(missing))
+        raise DataError(f"the record's configuration lacks {lacks}", hint=which)
+    try:
+        config = from_plain({**_run_part(record), "tracking": {"enabled": False}})
+    except ConfigError as error:
+        raise DataError(
+            f"the record's configuration is not one of this version: {error.message}", hint=which
+        ) from error
     when = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     where = outputs or Path("outputs") / "reproduce" / when
-    config = {
-        **config,
-        "outputs": str(where),
-        "cache": True,
-        "force": True,
-        "tracking": {**config["tracking"], "enabled": False},
-    }
-    try:
-        validate(config)
-    except KeyError as error:
-        raise DataError(f"the record's configuration lacks {error.args[0]}") from error
+    config = replace(
+        config,
+        outputs=str(where),
+        cache=True,
+        force=True,
+    )
+    validate(config)
     print(f"Running   in {where}")
     return ExperimentRun(config, where / "run").run()
 

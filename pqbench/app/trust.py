@@ -80,14 +80,24 @@ def check_classes(config: Mapping[str, Any], version: int, commit: str | None) -
     """
     gone = [t for _, t in _targets(config) if t.startswith("pqbench.") and _found(t) is None]
     if gone:
-        made = commit or (LAST_OF_VERSION_1 if version == 1 else None)
         raise DataError(
             f"the record was made by another version of pqbench: {gone[0]} is not in this one",
-            hint=f"reproduce it with pqbench at commit {made[:12]}: git checkout {made[:12]} && "
-            "pip install -e ."
-            if made
-            else "install the version that made it; the record does not say which",
+            hint=which_version(version, commit),
         )
+
+
+def which_version(version: int, commit: str | None) -> str:
+    """What to install to run a record that this version cannot.
+
+    Args:
+        version: Version of the record's format, as it was written.
+        commit: pqbench's commit then, if the record knows.
+    """
+    made = commit or (LAST_OF_VERSION_1 if version == 1 else None)
+    if made is None:
+        return "install the version that made it; the record does not say which"
+    made = made[:12]
+    return f"reproduce it with pqbench at commit {made}: git checkout {made} && pip install -e ."
 
 
 def _some(names: list[str]) -> str:
