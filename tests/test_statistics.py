@@ -15,7 +15,6 @@ from pqbench.core.proportions import (
     drop_p_at_least,
     drop_p_at_most,
     drop_upper,
-    mean_share,
     paired_difference,
 )
 from pqbench.core.statistics import Normal, holm, mean_of, tail, tail_calls
@@ -130,13 +129,3 @@ def test_drop_upper_is_where_the_p_value_crosses(lost: int, gained: int, count: 
     assert (lost - gained) / count <= upper <= 1
     assert drop_p_at_least(lost, gained, count, upper + 1e-6) <= 0.0251
     assert upper >= paired_difference(lost, gained, count)[1] - 1e-6  # never bolder than Tango's
-
-
-def test_mean_share_covers_with_rare_classes() -> None:
-    rng = np.random.default_rng(3)
-    counts, rates = np.array([300, 40, 6]), np.array([0.97, 0.8, 0.6])
-    covered = []
-    for _ in range(1000):
-        _, low, high = mean_share(rng.binomial(counts, rates), counts)
-        covered.append(low <= rates.mean() <= high)
-    assert 0.93 < np.mean(covered) < 0.985

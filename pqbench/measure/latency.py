@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.record import Latency
-from pqbench.measure.intervals import p50_interval, relative_half_width
+from pqbench.core.statistics import tail
+from pqbench.measure.intervals import p50_interval, relative_half_width, start_medians
 
-# Least number of calls that supports a percentile, as MLPerf LoadGen's (99 % confidence).
-P90_CALLS = 64
-P99_CALLS = 662
+_TAILS = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 _DRIFT = 0.1
 
 
@@ -154,23 +153,26 @@ def summary(
     if change is not None and abs(change) > _DRIFT:
         reasons.append(f"it drifts: the last third is {change:+.1%} against the first")
 
-    def percentile(share: float, least: int) -> float | None:
-        return float(np.quantile(samples, share)) / 1e6 if count >= least else None
-
+    medians = [float(np.median(block)) / 1e6 for block in blocks]
+    starts = start_medians(medians, processes)
+    groups = processes if len(starts) > 1 else range(len(blocks))
+    tails: dict[str, float | None] = {}
+    for name, share in _TAILS:
+        found = tail(samples / 1e6, share, np.repeat(groups, [len(block) for block in blocks]))
+        ends = (found.value, found.low, found.high) if found else (None, None, None)
+        tails |= zip((f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"), ends, strict=True)
+    mean = float(samples.mean()) / 1e6
     return Latency(
         batch_size=batch_size,
         n=count,
         p50_ms=p50,
         p50_low_ms=low,
         p50_high_ms=high,
-        mean_ms=float(samples.mean()) / 1e6,
+        mean_ms=mean,
         std_ms=float(samples.std(ddof=1)) / 1e6 if count > 1 else 0.0,
         min_ms=fastest,
-        p90_ms=percentile(0.90, P90_CALLS),
-        p95_ms=percentile(0.95, P90_CALLS),
-        p99_ms=percentile(0.99, P99_CALLS),
         ms_per_sample=p50 / batch_size,
-        throughput_per_s=1e3 * batch_size / p50,
+        throughput_per_s=1e3 * batch_size / mean,
         stable=not reasons,
         unstable_reason="; ".join(reasons),
         blocks=len(blocks),
@@ -178,4 +180,6 @@ def summary(
         warmup_calls=warmup_calls,
         drift=change,
         processes=max(len(set(processes)), 1),
+        start_p50_ms=[math.exp(value) for value in starts],
+        **tails,
     )
