@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -118,9 +119,15 @@ def _stamp(path: Path) -> str:
     return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-class Dataset(Protocol):
-    """Anything with an ``index``; named by ``_target_`` in ``conf/dataset/*.yaml``."""
+class Dataset(ABC):
+    """Where a data set's files and labels are; named by ``_target_`` in ``conf/dataset/*.yaml``."""
 
+    @abstractmethod
     def index(self) -> DataIndex:
-        """List files and labels without decoding images."""
-        ...
+        """List files and labels without decoding images.
+
+        The same files give the same index, in the same order, at every call.
+
+        Raises:
+            DataError: The data is missing or not as it should be; the message says what to do.
+        """

@@ -21,6 +21,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.dataset import DataIndex
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.workers.child import cell_timeout
 from pqbench.workers.stage import StageResult, StageRunner, StageSpec
 
@@ -250,7 +251,7 @@ class Maker:
                 resumable=True,
             )
             # An integer layer's work and parameters are counted as those it stands for.
-            step = make(config["compress"][action.name], f"compress.{action.name}")
+            step = make(config["compress"][action.name], f"compress.{action.name}", Step)
             if action.after == "torch" and step.kind != "quantize":
                 network = current
         notes = list(scored.value["notes"])

@@ -19,7 +19,8 @@ from pqbench.compress.recipe import Action, plan
 from pqbench.core import interrupt as stop
 from pqbench.core import record as rec
 from pqbench.core.artifact import Representation
-from pqbench.core.dataset import DataIndex
+from pqbench.core.backend import Backend
+from pqbench.core.dataset import DataIndex, Dataset
 from pqbench.core.errors import (
     OutputError,
     PqbenchError,
@@ -28,6 +29,7 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.experiment.assemble import Baseline, measured_record
 from pqbench.experiment.config import baseline_config, fingerprint
 from pqbench.experiment.failure import failure_record, unexpected
@@ -129,8 +131,8 @@ class ExperimentRun:
 
     def _run(self) -> rec.Record:
         config = self.config
-        backend = make(config["backend"], "backend")
-        steps = {k: make(v, f"compress.{k}") for k, v in config["compress"].items()}
+        backend = make(config["backend"], "backend", Backend)
+        steps = {k: make(v, f"compress.{k}", Step) for k, v in config["compress"].items()}
         try:
             start = config["model"]["representation"]
             actions = plan(steps, start, backend.loads, config["backend"]["name"])
@@ -143,15 +145,13 @@ class ExperimentRun:
             raise UnavailableError(
                 f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
             )
-        check_loads = getattr(backend, "check_loads", None)
-        if check_loads is not None:
-            try:
-                check_loads(actions[-1].after if actions else start)
-            except UnsupportedError:
-                if config["compress"]:
-                    self._baseline()
-                raise
-        index = make(config["dataset"]["source"], "dataset.source").index()
+        try:
+            backend.check_loads(actions[-1].after if actions else start)
+        except UnsupportedError:
+            if config["compress"]:
+                self._baseline()
+            raise
+        index = make(config["dataset"]["source"], "dataset.source", Dataset).index()
         listing = index.listing_hash()
         self.identity = identity(config, self.threads, listing)
         found = self._find()
