@@ -99,13 +99,23 @@ def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> 
     one = schema.fingerprint(composed("compress=[prune,finetune]"))
     assert one == schema.fingerprint(
         composed(
-            "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
+            "compress=[prune,finetune]",
+            "outputs=elsewhere",
+            "limits.cell_s=5",
+            "retry=failed",
+            "claim.max_drop_pt=2",
         )
     )
     assert one != schema.fingerprint(composed("compress=[finetune,prune]"))
     assert one != schema.fingerprint(
         composed("compress=[prune,finetune]", "compress.prune.pruning_ratio=0.5")
     )
+
+
+@pytest.mark.parametrize("claim", ["max_drop_pt=0", "min_speedup=-1", "confidence=1.5"])
+def test_a_claim_outside_its_range_is_refused(claim: str) -> None:
+    with pytest.raises(ConfigError, match=f"claim.{claim.split('=')[0]}"):
+        schema.validate(composed(f"claim.{claim}"))
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,24 @@ class LimitsConfig:
 
 
 @dataclass
+class ClaimConfig:
+    """The question that a sweep's answer is about; it does not change what is measured.
+
+    Attributes:
+        max_drop_pt: Points of the task's metric that may be lost, above 0.
+        min_speedup: Times as fast as the baseline that is asked for, above 0.
+        confidence: Of all verdicts of a sweep together, above 0.5 and below 1.
+        reference: Name of the backend whose uncompressed model is what runs today; null: PyTorch
+            in FP32, where the sweep has it.
+    """
+
+    max_drop_pt: float = 1.0
+    min_speedup: float = 1.0
+    confidence: float = 0.95
+    reference: str | None = None
+
+
+@dataclass
 class PqbenchConfig:
     """One experiment.
 
@@ -288,6 +306,7 @@ class PqbenchConfig:
         retry: ``failed``: go back to the newest sweep of this command and run again what has no
             result there.
         limits: What one experiment may use.
+        claim: The question: what may be lost, what must be gained, how sure.
     """
 
     model: ModelConfig = MISSING
@@ -304,9 +323,10 @@ class PqbenchConfig:
     force: bool = False
     retry: Retry = Retry.none
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    claim: ClaimConfig = field(default_factory=ClaimConfig)
 
 
-IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits")
+IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits", "claim")
 
 
 def register() -> None:
@@ -406,6 +426,7 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: A value cannot be meant; the message names key, value and what is allowed.
     """
     from pqbench.measure.protocol import Protocol
+    from pqbench.report.claims import Margins
 
     def require(condition: bool, key: str, value: object, allowed: str) -> None:
         if not condition:
@@ -420,6 +441,8 @@ def validate(config: Mapping[str, Any]) -> None:
         dataset["resize_mode"] in modes, "dataset.resize_mode", dataset["resize_mode"], str(modes)
     )
     require(config["threads"] >= 1, "threads", config["threads"], "at least 1")
+    claim = config["claim"]
+    Margins(claim["max_drop_pt"], claim["min_speedup"], claim["confidence"])
     for key, value in config["limits"].items():
         require(value is None or value > 0, f"limits.{key}", value, "null or above 0")
     for key, value in _leaves(config):
