@@ -30,12 +30,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pqbench.core.errors import ConfigError
+from pqbench.core.margins import Margins
 from pqbench.core.proportions import drop_p_at_least, drop_p_at_most, drop_upper
 from pqbench.core.record import Accuracy, AgainstBaseline, Record, Speedup
 from pqbench.core.sizing import about, samples_for_drop, starts_for_bound
 from pqbench.core.statistics import Normal, holm, mean_of
 
+__all__ = ["Cell", "Claim", "Judged", "Kind", "Margins", "Verdict", "faults_of", "judge"]
+DEFAULT = Margins()
 MIN_STARTS = 2  # a claim needs some; below it nothing tells what another start would change
 
 
@@ -52,34 +54,6 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     FAILS = "fails"
     UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True)
-class Margins:
-    """The question, as ``claim`` in the configuration.
-
-    Attributes:
-        max_drop_pt: Points of the task's metric that may be lost, above 0 (for mIoU: points of it).
-        min_speedup: Times as fast as the baseline that is asked for, above 0.
-        confidence: Of all verdicts together, 0.5..1.
-
-    Raises:
-        ConfigError: A value is outside its range.
-    """
-
-    max_drop_pt: float = 1.0
-    min_speedup: float = 1.0
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        for name, good, allowed in (
-            ("max_drop_pt", 0 < self.max_drop_pt < 100, "above 0 and below 100"),
-            ("min_speedup", self.min_speedup > 0, "above 0"),
-            ("confidence", 0.5 < self.confidence < 1, "above 0.5 and below 1"),
-        ):
-            if not good:
-                value = getattr(self, name)
-                raise ConfigError(f"claim.{name} is {value}; it must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -192,7 +166,7 @@ class _Evidence:
 
 def judge(
     records: Sequence[Record],
-    margins: Margins = Margins(),
+    margins: Margins = DEFAULT,
     batch_sizes: Collection[int] | None = None,
 ) -> list[Cell]:
     """Judge every experiment that has a baseline and a result, all claims together.
