@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pqbench.core.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Margins:
     """The question, ``claim`` in the configuration; it changes nothing that is measured.
 
