@@ -16,7 +16,7 @@ from pqbench.measure.intervals import (
     p50_interval,
     ratio_interval,
     relative_half_width,
-    start_medians,
+    start_means,
 )
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
@@ -92,10 +92,9 @@ def narrow(used: Sequence[Pair], target: float) -> bool:
 
 
 def ratios_by_start(used: Sequence[Pair]) -> list[float]:
-    """Baseline over candidate of each start: the median of its pairs' ratios."""
+    """Baseline over candidate of each start: the geometric mean of its pairs' ratios."""
     return [
-        math.exp(value)
-        for value in start_medians([_ratio(pair) for pair in used], _processes(used))
+        math.exp(value) for value in start_means([_ratio(pair) for pair in used], _processes(used))
     ]
 
 

@@ -15,7 +15,13 @@ import numpy.typing as npt
 
 from pqbench.core.record import Latency
 from pqbench.core.statistics import tail
-from pqbench.measure.intervals import p50_interval, relative_half_width, start_medians
+from pqbench.measure.intervals import (
+    FEW_BLOCKS,
+    p50_interval,
+    relative_half_width,
+    start_p50_ms,
+    stretches,
+)
 
 _TAILS = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 _DRIFT = 0.1
@@ -131,17 +137,19 @@ def summary(
         processes: The process of each block; empty: all of one.
 
     Returns:
-        The record's entry. With a single block the interval cannot be told: it spans the fastest
-        to the slowest call and the figures are called unstable.
+        The record's entry. With one start of fewer than 6 blocks the interval cannot be told: it
+        spans the fastest to the slowest call and the figures are called unstable.
     """
     samples = np.concatenate(blocks)
     count = len(samples)
     p50, low, high = p50_interval(blocks, processes)
     fastest, slowest = float(samples.min()) / 1e6, float(samples.max()) / 1e6
     reasons = [disturbed_reason] if disturbed_reason else []
-    if len(blocks) < 2:
+    starts = max(len(set(processes)), 1)
+    if len(blocks) < FEW_BLOCKS and starts < 2:
         low, high = fastest, slowest
-        reasons.append("a single block: its interval cannot be told")
+        few = "a single block" if len(blocks) == 1 else f"only {len(blocks)} blocks of one start"
+        reasons.append(f"{few}: its interval cannot be told")
     else:
         high = _finite(high, slowest)
         half = relative_half_width(p50, low, high)
@@ -153,9 +161,7 @@ def summary(
     if change is not None and abs(change) > _DRIFT:
         reasons.append(f"it drifts: the last third is {change:+.1%} against the first")
 
-    medians = [float(np.median(block)) / 1e6 for block in blocks]
-    starts = start_medians(medians, processes)
-    groups = processes if len(starts) > 1 else range(len(blocks))
+    groups = processes if starts > 1 else stretches(len(blocks))
     tails: dict[str, float | None] = {}
     for name, share in _TAILS:
         found = tail(samples / 1e6, share, np.repeat(groups, [len(block) for block in blocks]))
@@ -179,7 +185,7 @@ def summary(
         disturbed_blocks=disturbed_blocks,
         warmup_calls=warmup_calls,
         drift=change,
-        processes=max(len(set(processes)), 1),
-        start_p50_ms=[math.exp(value) for value in starts],
+        processes=starts,
+        start_p50_ms=start_p50_ms(blocks, processes),
         **tails,
     )
