@@ -43,7 +43,9 @@ def test_environments_never_compete():
 
 
 def test_batch_table_has_a_column_per_batch_size():
-    table = make_batch_table([make_record(), make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)])
+    table = make_batch_table(
+        [make_record(), make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)]
+    )
     headers = [c.header for c in table.columns if c.at]
     assert headers == [f"per sample [ms], batch {b}" for b in (1, 16, 64)]
     fast = table.cells[1][[c.name for c in table.columns].index("ms_per_sample_b16")]
