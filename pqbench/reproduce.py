@@ -24,8 +24,14 @@ from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
-from pqbench.report.judged import print_figures
-from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
+from pqbench.report.regression import (
+    SAME,
+    UNTRUSTED,
+    Allowances,
+    Figure,
+    compare_records,
+    print_figures,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
