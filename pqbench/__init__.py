@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pqbench.core.record import Accuracy, Record
     from pqbench.core.split import PreparedSplit
     from pqbench.core.step import Step, StepData
-    from pqbench.core.task import Task
+    from pqbench.core.task import SplitRequest, Task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Session",
     "SkippedError",
     "Split",
+    "SplitRequest",
     "StageTimeout",
     "Step",
     "StepData",
@@ -73,7 +74,7 @@ _HOMES = {
     "record": ("Accuracy", "Record"),
     "split": ("PreparedSplit",),
     "step": ("Step", "StepData"),
-    "task": ("Task",),
+    "task": ("SplitRequest", "Task"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -41,7 +41,7 @@ def small_split(folder: Path, name: str = "train") -> PreparedSplit:
     from pqbench.data.preprocess import Preprocess
     from pqbench.data.synthetic import Synthetic
 
-    preprocess = Preprocess(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    preprocess = Preprocess(SIDE, SIDE, mean=[0.5] * 3, std=[0.25] * 3)
     dataset = Synthetic(count=SAMPLES, classes=CLASSES, size=SIDE)
     return prepare(dataset, name, preprocess, folder / name)
 
