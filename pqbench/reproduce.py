@@ -31,8 +31,14 @@ from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
-from pqbench.report.judged import print_figures
-from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
+from pqbench.report.regression import (
+    SAME,
+    UNTRUSTED,
+    Allowances,
+    Figure,
+    compare_records,
+    print_figures,
+)
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")

@@ -11,7 +11,13 @@ of earlier versions are read by :mod:`pqbench.core.record.history`.
 
 from __future__ import annotations
 
-from pqbench.core.record.accuracy import METRIC_NAMES, Accuracy, AgainstBaseline
+from pqbench.core.record.accuracy import (
+    METRIC_NAMES,
+    Accuracy,
+    AgainstBaseline,
+    ClassScore,
+    Faithfulness,
+)
 from pqbench.core.record.history import SCHEMA_VERSION
 from pqbench.core.record.placement import PlacementInfo, Profile
 from pqbench.core.record.record import (
@@ -31,10 +37,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Accuracy",
     "AgainstBaseline",
+    "ClassScore",
     "Cold",
     "Energy",
     "ErrorInfo",
     "Experiment",
+    "Faithfulness",
     "Latency",
     "Memory",
     "PlacementInfo",
