@@ -86,9 +86,9 @@ class Scored:
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def plain_top1(file: Path, images: Path, *, output: int = 0) -> float:
+def plain_top1(file: Path, images: Path, output: str = "y") -> float:
     pixels, labels = files.read_images(images)
-    got = files.run_plain(file, normalized(pixels))[output]
+    (got,) = files.run_plain(file, normalized(pixels), outputs=[output])
     return float(np.mean(got.reshape(len(labels), -1).argmax(axis=1) == labels))
 
 
@@ -151,6 +151,7 @@ def variants(folder: Path) -> dict[str, Path]:
     return found
 
 
+SAME = ("batch_of_zero",)  # ONNX Runtime takes a size of 0 literally; the network is `plain`
 VARIANTS = (
     "plain", "constants", "head_n_c_1_1", "if_captures_the_input", "inner_value_called_input",
     "scalar_second", "sequence_second", "batch_of_minus_one", "batch_of_zero",
@@ -160,17 +161,12 @@ VARIANTS = (
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_top1_is_that_of_a_plain_script(name: str, images: Path, tmp_path: Path) -> None:
-    file = variants(tmp_path)[name]
+    found = variants(tmp_path)
+    file = found[name]
     mine = Scored(tmp_path / "run", file, images)
     assert mine.score(batch=5).top1 == pytest.approx(
-        _sequence_free(file, images) if name == "sequence_second" else plain_top1(file, images)
+        plain_top1(found["plain"] if name in SAME else file, images)
     )
-
-
-def _sequence_free(file: Path, images: Path) -> float:
-    pixels, labels = files.read_images(images)
-    (got,) = files.run_plain(file, normalized(pixels), outputs=["y"])
-    return float(np.mean(got.argmax(axis=1) == labels))
 
 
 def test_softmax_at_the_end_is_not_applied_twice(images: Path, tmp_path: Path) -> None:
@@ -194,7 +190,7 @@ def test_scored_output_is_chosen_by_shape(
         outputs=[info(names[0], ["N", 32]), info(names[1], ["N", 2])],
     )
     mine = Scored(tmp_path / "run", file, images)
-    assert mine.score().top1 == pytest.approx(plain_top1(file, images, output=1))
+    assert mine.score().top1 == pytest.approx(plain_top1(file, images, names[1]))
     assert any(f"output {names[1]} is scored" in note for note in mine.notes)
 
 
@@ -207,7 +203,7 @@ def test_scored_output_of_two_alike_is_asked_for(images: Path, tmp_path: Path) -
     with pytest.raises(UnsupportedError, match=r"model\.output=left"):
         Scored(tmp_path / "asked", file, images)
     mine = Scored(tmp_path / "run", file, images, output="right")
-    assert mine.score().top1 == pytest.approx(plain_top1(file, images, output=1))
+    assert mine.score().top1 == pytest.approx(plain_top1(file, images, "right"))
     with pytest.raises(ConfigError, match=r"model\.output=middle.*gives left, right"):
         Scored(tmp_path / "wrong", file, images, output="middle")
 
@@ -251,21 +247,19 @@ def test_images_are_fed_as_the_file_takes_them(form: str, images: Path, tmp_path
     kind = TensorProto.UINT8 if "uint8" in form else TensorProto.FLOAT
     stored, nodes, source = weights(), [], "x"
     if form == "float64":
-        kind, stored = TensorProto.DOUBLE, {k: v.astype(np.float64) for k, v in stored.items()}
-    if kind == TensorProto.UINT8:
+        kind = TensorProto.DOUBLE
+    if kind != TensorProto.FLOAT:
         nodes.append(node("Cast", [source], ["as_float"], to=TensorProto.FLOAT))
-        stored["w1"] /= 200
+        stored["w1"] /= 200 if kind == TensorProto.UINT8 else 1
         source = "as_float"
     if last:
         nodes.append(node("Transpose", [source], ["first"], perm=[0, 3, 1, 2]))
         source = "first"
-    out = TensorProto.DOUBLE if form == "float64" else TensorProto.FLOAT
     file = write(
         tmp_path / "form.onnx",
         [*nodes, *trunk(source), *head()],
         stored,
         [info("x", sizes, kind)],
-        [info("y", ["N", 2], out)],
     )
     pixels, labels = files.read_images(images)
     fed = pixels.transpose(0, 3, 1, 2) if "uint8" in form else normalized(pixels)
