@@ -108,6 +108,9 @@ class Backend(Protocol):
     A class may also have ``check_loads(representation)``, which raises ``UnsupportedError`` before
     any work if the library that is installed here cannot load one of ``loads``.
 
+    It may name what it imports, which then counts neither as time nor as memory of a model: in
+    ``modules`` the runtime's modules, and by ``imports(artifact)`` those that this model needs.
+
     Attributes:
         loads: The representations it loads.
     """

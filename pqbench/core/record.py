@@ -115,6 +115,10 @@ class Speedup:
     disturbed_blocks: int = _doc("Blocks set aside and repeated")
     disturbed: bool = _doc("True if too few quiet blocks could be had: do not trust the ratio")
     baseline_p50_ms: float = _doc("Median of the baseline in the same run, in ms")
+    start_ratios: list[float] = _doc(
+        "The ratio in each start of both sides; empty in records from before it was kept",
+        default_factory=list,
+    )
 
 
 @dataclass
@@ -133,21 +137,43 @@ class Memory:
 
     rss_peak_mb: float | None = _doc("High-water mark since before the load", default=None)
     rss_runtime_mb: float | None = _doc(
-        "Resident before the load: interpreter, runtime, inputs", default=None
+        "Resident before the load: interpreter, runtime, one input", default=None
     )
     rss_model_mb: float | None = _doc("Growth by loading the model", default=None)
     rss_working_mb: float | None = _doc("Growth of the peak while running", default=None)
     vram_driver_mb: float | None = _doc("GPU memory of the process by the driver", default=None)
     vram_allocator_mb: float | None = _doc("GPU memory by the framework's allocator", default=None)
     method: str = _doc("How it was read", default="")
+    batch_size: int | None = _doc(
+        "Samples per call of the one batch size that the session was made for; null in records "
+        "from before it was one",
+        default=None,
+    )
+    harness_mb: float | None = _doc(
+        "pqbench's own part of the process, which the figures above leave out; null: it is in them",
+        default=None,
+    )
 
 
 @dataclass
 class Energy:
-    """Energy over the timed window at the largest batch size."""
+    """Energy at the largest batch size, both sides in turns, idle taken off."""
 
-    joules_per_sample: float | None = _doc("Energy per sample in J", default=None)
+    joules_per_sample: float | None = _doc(
+        "Energy per sample in J, above idle; records without rounds have idle in it", default=None
+    )
     source: str | None = _doc("Counter that was read: nvml or rapl", default=None)
+    low: float | None = _doc("Lower end of the 95 % interval in J", default=None)
+    high: float | None = _doc("Upper end of the 95 % interval in J", default=None)
+    baseline_joules_per_sample: float | None = _doc(
+        "The same of the baseline, in the same rounds", default=None
+    )
+    ratio: float | None = _doc("Baseline's over this one's, paired by round", default=None)
+    ratio_low: float | None = _doc("Lower end of its 95 % interval", default=None)
+    ratio_high: float | None = _doc("Upper end of its 95 % interval", default=None)
+    idle_watts: float | None = _doc("Power when idle, which was taken off, in W", default=None)
+    rounds: int = _doc("Rounds of idle, candidate and baseline", default=0)
+    batch_size: int | None = _doc("Samples per call", default=None)
 
 
 @dataclass

@@ -212,6 +212,7 @@ class ExperimentRun:
             clean=deployable.clean.folder if deployable.clean else None,
             memory_mb=config["limits"]["memory_mb"],
             deadline=self.maker.deadline,
+            key=self.fingerprint,
         )
         self.maker.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
         work = self.maker.count_work(deployable)
