@@ -9,15 +9,15 @@ from hydra.core.plugins import Plugins
 
 from hydra_plugins.pqbench_search import SearchSweeper
 from pqbench.app.arguments import config_folder, prepare
-from pqbench.app.callbacks import OUTCOME
 from pqbench.app.job import run
+from pqbench.app.outcome import INTERRUPTED, OUTCOME, say
 from pqbench.core import interrupt as stop
-
-INTERRUPTED = 130
+from pqbench.core.terminal import open_streams
 
 
 def main() -> None:
     """Entry point of ``python -m pqbench`` and of the ``pqbench`` command."""
+    open_streams()
     stop.install()
     Plugins.instance().register(SearchSweeper)  # Hydra's scan does not see an editable install
     sys.argv[1:] = prepare(sys.argv[1:])
@@ -25,10 +25,8 @@ def main() -> None:
     try:
         app(run)()
     except KeyboardInterrupt:
-        print(
-            "\npqbench: stopped. What is finished is kept; the same command goes on from there.",
-            file=sys.stderr,
-        )
+        print(file=sys.stderr)
+        say("stopped. What is finished is kept; the same command goes on from there.")
         sys.exit(INTERRUPTED)
     sys.exit(OUTCOME.exit_code)
 

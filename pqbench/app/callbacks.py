@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from pqbench.app.check import check
+from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
 from pqbench.app.sweep_state import (
     Sweep,
     command_of,
@@ -23,37 +24,14 @@ from pqbench.app.sweep_state import (
     unwritable_folder,
     view,
 )
-from pqbench.core.errors import ConfigError, OutputError, PqbenchError, Status
-from pqbench.experiment.config import to_plain, validate
+from pqbench.core.errors import Status
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
     from pqbench.tracking.settings import TrackingSettings
 
 log = logging.getLogger("pqbench")
-REFUSED = 2
-FAILED = 3
-UNWRITABLE = 4
 NOT_FAILURES_IN_A_SWEEP = (Status.OK, Status.UNSUPPORTED, Status.UNAVAILABLE, Status.SKIPPED)
-
-
-@dataclass
-class Outcome:
-    """How the program ends; set by the callback, read by the entry point of the same process."""
-
-    exit_code: int = 0
-
-
-OUTCOME = Outcome()
-
-
-def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:
-    """Print what cannot be meant and end the program.
-
-    ``SystemExit`` and not the error itself: Hydra would wrap the latter into a traceback.
-    """
-    print(f"pqbench: {error}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def check_combinations(config: DictConfig) -> int | None:
@@ -63,6 +41,9 @@ def check_combinations(config: DictConfig) -> int | None:
 
     Returns:
         How many there are; None if that is not known beforehand.
+
+    Raises:
+        ConfigError: One of them cannot be meant.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
@@ -80,12 +61,7 @@ def check_combinations(config: DictConfig) -> int | None:
         for overrides in batch:
             total += 1
             job = loader.load_sweep_config(config, list(overrides))
-            with open_dict(job):
-                del job["hydra"]
-            try:
-                validate(to_plain(job))
-            except ConfigError as error:
-                refuse(error)
+            check(_task(job))
     return total
 
 
@@ -126,9 +102,11 @@ class Results(Callback):
         """Launchers send callbacks to their workers; the sweep, its lock too, stays here."""
         return {k: v for k, v in self.__dict__.items() if k != "_sweep"}
 
+    @ends_clearly("the run cannot start")
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder and the store before the experiment starts."""
         del kwargs
+        check(_task(config), alone=True)
         folder = Path(config.hydra.run.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,16 +114,15 @@ class Results(Callback):
             refuse(unwritable_folder(folder, error), UNWRITABLE)
         self._prepare(config)
 
+    @ends_clearly("the sweep cannot start")
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every combination; make the store once, in the parent, before any worker starts."""
         del kwargs
         total = check_combinations(config)
-        try:
-            self._sweep = enter_sweep(config, total)
-        except PqbenchError as error:
-            refuse(error, UNWRITABLE if isinstance(error, OutputError) else REFUSED)
+        self._sweep = enter_sweep(config, total)
         self._prepare(config)
 
+    @ends_clearly("an experiment cannot start")
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note that an experiment of a sweep has started; in the process that runs it."""
         del kwargs
@@ -153,6 +130,7 @@ class Results(Callback):
         if folder is not None:
             note_start(folder, Path(config.hydra.runtime.output_dir).name)
 
+    @ends_clearly("the sweep's progress cannot be written")
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Say how far the sweep has got; in the process that ran the experiment."""
         del kwargs, job_return
@@ -164,11 +142,13 @@ class Results(Callback):
         note_end(folder, where.name, Record.load(where))
         log.info("  [%s]", view(folder))
 
+    @ends_clearly("the summary cannot be made")
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of one experiment and its baseline."""
         del kwargs
         self._finish(config, Path(config.hydra.runtime.output_dir), sweep=False)
 
+    @ends_clearly("the summary cannot be made")
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of the whole sweep, rebuilt from its records on disk."""
         del kwargs
@@ -253,6 +233,14 @@ def _mlflow_pages(
         "runs_url": runs_url(base, experiment, name, view),
         "compare_url": compare_url(base, experiment, list(runs.values())),
     }
+
+
+def _task(config: DictConfig) -> DictConfig:
+    """The configuration of the experiment, without Hydra's own."""
+    task = copy.deepcopy(config)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task
 
 
 def _sweep_folder(config: DictConfig) -> Path | None:

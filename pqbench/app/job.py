@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pqbench.app.callbacks import UNWRITABLE, refuse
+from pqbench.app.outcome import UNWRITABLE, refuse, say
 from pqbench.core import interrupt as stop
 from pqbench.core.errors import ConfigError, OutputError
 from pqbench.experiment import config as schema
@@ -55,7 +54,7 @@ def run(config: DictConfig) -> str:
 
 def unwritable(why: str) -> NoReturn:
     """End the sweep: nothing that it finds out could be kept."""
-    print(f"pqbench: {why}", file=sys.stderr)
+    say(why)
     raise SystemExit(UNWRITABLE)
 
 

@@ -80,6 +80,9 @@ def _is_running(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # another user's: it cannot be locked, so it cannot be gone on with
+        log.info("  %s cannot be written: a sweep of its own is begun", folder)
+        return True
 
 
 class Sweep:
@@ -161,12 +164,13 @@ def view(folder: Path) -> str:
     """One line: done, running, failed and left, the time that is left, and the best so far."""
     state = read_state(folder)
     entries: dict[str, dict[str, Any]] = {}
-    for line in (folder / PROGRESS).read_text(encoding="utf-8").splitlines():
+    text = (folder / PROGRESS).read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+            entries[entry["job"]] = {"status": "failed", **entry}
+        except (ValueError, TypeError, KeyError):
             continue  # a line that a dying process cut
-        entries[entry["job"]] = entry
     ended = [e for e in entries.values() if e["status"] != "running"]
     ok = sum(e["status"] == "ok" for e in ended)
     running = len(entries) - len(ended)

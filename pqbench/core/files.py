@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,9 +11,23 @@ from pathlib import Path
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON aside and rename, so that a reader never sees half of it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text aside and rename: on a full disk the file stays as it was, or is not there.
+
+    Raises:
+        OSError: It cannot be written; nothing is left beside it.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def file_sha256(path: Path) -> str:

@@ -40,6 +40,7 @@ TASKS = {
     "text_classification": "pqbench.experiment.tasks.TextClassification",
 }
 REPRESENTATIONS = ("torch", "onnx")
+LAYOUTS = ("nchw", "nhwc")
 
 
 class FitMethod(Enum):
@@ -105,6 +106,11 @@ class ModelConfig:
             texts.
         representation: ``torch``, or ``onnx`` for a file of the user's.
         file: Path of that file.
+        baseline_file: Path of a second ONNX file of the same network, which the first is compared
+            with: the float file of an INT8 one, say.
+        input: Name of the ONNX input that takes the prepared images; null finds it.
+        output: Name of the output that is scored; null finds it by shape and name.
+        layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
     """
 
     name: str = MISSING
@@ -118,6 +124,10 @@ class ModelConfig:
     tokenizer: dict[str, Any] | None = None
     representation: str = "torch"
     file: str | None = None
+    baseline_file: str | None = None
+    input: str | None = None
+    output: str | None = None
+    layout: str | None = None
 
 
 @dataclass
@@ -187,16 +197,16 @@ class ProtocolConfig:
 
     name: str = "default"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 32, 64])
-    warmup_s: float = 0.5
-    warmup_calls: int = 3
-    block_s: float = 0.25
-    min_pairs: int = 6
+    warmup_s: float = 0.15
+    warmup_calls: int = 2
+    block_s: float = 0.15
+    min_pairs: int = 15
     max_pairs: int = 200
     max_seconds: float = 10.0
-    processes: int = 1
+    processes: int = 5
     target_half_width: float = 0.02
     unstable_half_width: float = 0.05
-    max_foreign_share: float = 0.1
+    max_foreign_share: float = 0.2
     max_disturbed: int = 20
     quiet_wait_s: float = 10.0
     settle_s: float = 0.05
@@ -353,10 +363,20 @@ def _validate_model(model: Mapping[str, Any]) -> None:
             f"model.representation={given} is not possible",
             hint=f"choose from {', '.join(REPRESENTATIONS)}",
         )
+    if model["layout"] not in (None, *LAYOUTS):
+        raise ConfigError(
+            f"model.layout={model['layout']} is not possible",
+            hint=f"choose from {', '.join(LAYOUTS)}, or null: told from the shape",
+        )
     if given == "onnx":
         if not model["file"]:
             raise ConfigError("model.representation=onnx without a file", "set model.file=PATH")
         return
+    for key in ("baseline_file", "input", "layout"):
+        if model[key]:
+            raise ConfigError(
+                f"model.{key} is for an ONNX file of your own", hint="choose model=onnx"
+            )
     if model["weights"] == "file" and not model["weights_file"]:
         raise ConfigError("model.weights=file without a file", hint="set model.weights_file=PATH")
     for key in ("network", "head"):

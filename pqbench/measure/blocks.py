@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pqbench.core.record import Latency, Speedup
 from pqbench.measure import latency
-from pqbench.measure.intervals import p50_interval, ratio_interval
+from pqbench.measure.intervals import p50_interval, ratio_interval, start_medians
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import Protocol
 
@@ -74,9 +74,9 @@ def p50_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     return p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
 
 
-def speedup_of(used: Sequence[Pair], seed: int) -> tuple[float, float, float]:
+def speedup_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     """Baseline over candidate and its 95 % interval."""
-    return ratio_interval([_ratio(pair) for pair in used], seed, _processes(used))
+    return ratio_interval([_ratio(pair) for pair in used], _processes(used))
 
 
 def settled(used: Sequence[Pair], target: float) -> bool:
@@ -100,11 +100,9 @@ def settled(used: Sequence[Pair], target: float) -> bool:
 
 
 def ratios_by_start(used: Sequence[Pair]) -> list[float]:
-    """Baseline over candidate of each start: the geometric mean of its pairs' ratios."""
-    starts: dict[int, list[float]] = {}
-    for pair in used:
-        starts.setdefault(pair[CANDIDATE].process, []).append(math.log(_ratio(pair)))
-    return [math.exp(float(np.mean(logs))) for _, logs in sorted(starts.items())]
+    """Baseline over candidate of each start: the median of its pairs' ratios."""
+    medians = start_medians([_ratio(pair) for pair in used], _processes(used))
+    return [math.exp(value) for value in medians]
 
 
 def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
@@ -153,7 +151,7 @@ def conclude(turns: list[Turn], protocol: Protocol, warmup_calls: int = 0) -> Ba
     )
     speedup = None
     if BASELINE in used[0]:
-        ratio, low, high = speedup_of(used, protocol.seed)
+        ratio, low, high = speedup_of(used)
         times: list[npt.NDArray[np.int64]] = [p[BASELINE].block.ns for p in used]
         if not math.isfinite(high):  # a single pair: all that is known is what was seen
             low, high, disturbed = ratio, ratio, True

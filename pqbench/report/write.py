@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from pqbench.core.files import write_text
 from pqbench.core.record import Record
 from pqbench.report import latex
 from pqbench.report.html import to_html
@@ -61,6 +62,6 @@ def write_report(
     written = []
     for name, text in texts.items():
         path = folder / name
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         written.append(path)
     return written + drawn

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pqbench.core.errors import ConfigError
 
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # Where a database listens whose URI does not say it.
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -17,6 +19,28 @@ _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 def sqlite_uri(file: Path) -> str:
     """SQLAlchemy's URI of a sqlite file; of a path's characters it takes only two otherwise."""
     return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
+def _check_uri(uri: str) -> None:
+    """Refuse an address that no store has.
+
+    Raises:
+        ConfigError: Its kind is unknown to MLflow and its plugins, or its port is no number.
+    """
+    scheme = uri.partition("://")[0]
+    if scheme.partition("+")[0] not in _SCHEMES:
+        plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
+        if scheme not in plugins:
+            raise ConfigError(
+                f"tracking.uri begins with {scheme}://, which is no kind of store",
+                hint=f"it is one of {', '.join(_SCHEMES)}",
+            )
+    try:
+        _ = urlsplit(uri).port
+    except ValueError as error:
+        raise ConfigError(
+            f"tracking.uri: {error}", hint="write it as http://host:5000; in a password @ is %40"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,8 @@ class TrackingSettings:
                 f"tracking.uri={self.uri} is a folder, which MLflow no longer takes as a store",
                 hint="use sqlite:////absolute/path/mlflow.db, http://host:port, or null",
             )
+        if self.uri is not None:
+            _check_uri(self.uri)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

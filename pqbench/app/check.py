@@ -1,0 +1,51 @@
+"""What is refused before any work: no folder, store or process has been made yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.experiment import config as schema
+
+
+def check(config: DictConfig, alone: bool = False) -> None:
+    """Refuse one experiment that cannot be meant.
+
+    Args:
+        config: Its composed configuration, without Hydra's own.
+        alone: It is the only one. Then a recipe that cannot be is refused as well; in a sweep it
+            is a row.
+
+    Raises:
+        ConfigError: A value, an address of the store, or the recipe cannot be meant.
+    """
+    from pqbench.tracking.settings import TrackingSettings
+
+    plain = schema.to_plain(config)
+    schema.validate(plain)
+    TrackingSettings.from_config(plain)
+    if alone:
+        check_recipe(plain)
+
+
+def check_recipe(config: Mapping[str, Any]) -> None:
+    """Refuse a recipe whose order cannot work, or which ends in nothing that the backend loads.
+
+    Args:
+        config: The resolved, validated configuration.
+
+    Raises:
+        ConfigError: The recipe cannot be; the message says which step, why, and what to do.
+    """
+    from pqbench.compress.recipe import plan
+    from pqbench.core.instantiate import make
+
+    backend = make(config["backend"], "backend")
+    steps = {name: make(node, f"compress.{name}") for name, node in config["compress"].items()}
+    try:
+        plan(steps, config["model"]["representation"], backend.loads, config["backend"]["name"])
+    except UnsupportedError as error:
+        raise ConfigError(error.message, error.hint) from error

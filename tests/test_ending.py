@@ -1,0 +1,190 @@
+"""However it ends: the documented exit code, one line, and never a success that was none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_sweep as tiny
+from hydra._internal.callbacks import Callbacks
+from omegaconf import OmegaConf
+from record_factory import make_record
+
+from pqbench.app.callbacks import Results
+from pqbench.app.check import check_recipe
+from pqbench.app.outcome import OUTCOME
+from pqbench.app.sweep_state import LOCK, Sweep, find_earlier
+from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.terminal import printable
+
+
+def program(text: str, **extra: str) -> subprocess.Popen[str]:
+    """A program that opens its streams as every command of pqbench does."""
+    text = f"from pqbench.core.terminal import open_streams\nopen_streams()\n{text}"
+    return subprocess.Popen(
+        [sys.executable, "-c", text],
+        env={**os.environ, **extra},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding=extra.get("PYTHONIOENCODING", "utf-8"),
+    )
+
+
+def finish(folder: Path) -> int:
+    """End a run in Hydra's own way and give the exit code."""
+    make_record("m", "ort").save(folder)
+    config = OmegaConf.create(
+        {
+            "tracking": {"enabled": False},
+            "outputs": str(folder),
+            "hydra": {"runtime": {"output_dir": str(folder)}},
+        }
+    )
+    callbacks = Callbacks()
+    callbacks.callbacks.append(Results())
+    OUTCOME.exit_code = 0
+    try:
+        callbacks.on_run_end(config)
+    except SystemExit as end:
+        OUTCOME.exit_code = int(end.code or 0)
+    return OUTCOME.exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
+        (DataError("a table cannot be made"), "a table cannot be made"),
+        (RuntimeError("a defect"), "RuntimeError: a defect"),
+    ],
+)
+def test_what_a_callback_raises_ends_the_program_with_4(
+    error: Exception,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    assert finish(tmp_path) == 0
+    monkeypatch.setattr("pqbench.report.write.write_report", full)
+    assert finish(tmp_path) == 4
+    assert words in capsys.readouterr().err
+
+
+def test_full_disk_leaves_no_empty_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(tmp_path)
+    table = tmp_path / "report" / "table.csv"
+    before = table.read_text()
+    real = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if "table.csv" in path.name:
+            path.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert finish(tmp_path) == 4
+    assert table.read_text() == before
+    assert not list(table.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_table_reaches_a_terminal_of_any_encoding(encoding: str) -> None:
+    text = (
+        "from rich.console import Console\nfrom rich.table import Table\n"
+        "table = Table('model · recipe', 'speedup'); table.add_row('1.5 \\xd7', '≥ 2 Ω \\x1b[2J')\n"
+        "Console().print(table); print('end')"
+    )
+    process = program(text, PYTHONIOENCODING=encoding)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "end" in output
+    assert ("model - recipe" if encoding == "ascii" else "model · recipe") in output
+
+
+def test_reader_that_leaves_is_no_error() -> None:
+    process = program(
+        "import logging, sys\nlogging.basicConfig(stream=sys.stdout, level=20)\n"
+        "for n in range(50000): print(n); logging.info('n')\n"
+        "open(2, 'w').write('went on')"
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == "went on"
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ·\n\tline", "plain ·\n\tline"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        (os.fsdecode(b"caf\xe9.png"), "caf\\xe9.png"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+    ],
+)
+def test_controls_are_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_sweep_that_cannot_be_locked_is_not_gone_on_with(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "theirs", ["model=a"], 2)
+    sweep._lock.release()
+    assert find_earlier(tmp_path, ["model=a"], finished_too=False) == tmp_path / "theirs"
+    (tmp_path / "theirs" / LOCK).unlink(missing_ok=True)
+    (tmp_path / "theirs" / LOCK).mkdir()  # as a folder that is somebody else's: an OSError
+    assert find_earlier(tmp_path, ["model=a"], finished_too=False) is None
+
+
+STEP = {"_target_": "pqbench.compress.ort_int8.OrtInt8"}
+PRUNE = {"_target_": "pqbench.compress.prune.Prune"}
+CONFIG = {
+    "model": {"representation": "torch"},
+    "backend": {"_target_": "pqbench.backends.ort.backend.OrtBackend", "name": "ort"},
+}
+
+
+def test_recipe_that_cannot_be_is_refused_alone() -> None:
+    check_recipe({**CONFIG, "compress": {"prune": PRUNE, "ort_int8": STEP}})
+    with pytest.raises(ConfigError, match="put prune before ort_int8"):
+        check_recipe({**CONFIG, "compress": {"ort_int8": STEP, "prune": PRUNE}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compress=[ort_int8,prune]"], "prune after ort_int8"),
+        (["compress=nncf_int8", "backend=torch"], "nncf_int8"),
+        (["tracking.uri=mlruns"], "tracking.uri=mlruns"),
+        (["tracking.uri=mlruns", "seed=1,2", "-m"], "tracking.uri=mlruns"),
+        (["tracking.uri=http://host:port"], "tracking.uri"),
+        (["tracking.uri=htp://host:5000"], "tracking.uri"),
+    ],
+)
+def test_what_cannot_be_meant_ends_with_2_before_anything_is_made(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "conf").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "pqbench", *arguments],
+        cwd=tmp_path,
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
