@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pqbench.core.backend import Backend
 from pqbench.core.errors import DataError
+from pqbench.core.instantiate import make
 from pqbench.core.record import Cold, Energy, Latency, Memory, PlacementInfo, Profile, Speedup
 from pqbench.core.split import PreparedSplit
 from pqbench.machine import device_lock as lock
@@ -112,7 +114,7 @@ def run_cell(
         protocol: How.
         out: Folder for ``latency.parquet``, ``logits.npy`` and the ``logs``.
         threads: Threads of every library in both processes; None takes the usable cores.
-        device: The device to lock; None takes the backend's ``device`` option, or the CPU.
+        device: The device to lock; None takes the backend's.
         clean: Folder of a second split that is scored as well: images that no pretraining saw.
         memory_mb: Limit of each process's own data in MiB; None: no limit.
         deadline: When all must be done, on :func:`time.monotonic`'s clock; None: no limit.
@@ -129,7 +131,7 @@ def run_cell(
     out.mkdir(parents=True, exist_ok=True)
     cores = threads or usable_cores()
     cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline, key)
-    locked = device or str(candidate.backend.get("device") or "cpu")
+    locked = device or make(candidate.backend, "backend", Backend).device
     with lock.timing(locked):
         weighed = cell.weigh()
     starts: list[_Start] = []
@@ -156,7 +158,7 @@ def run_cell(
             result.reasons["accuracy"] = "protocol.score=false"
         if protocol.profile or _int8_not_faster(result):
             with lock.timing(locked):
-                result.profile = cell.profile(sides, result)
+                cell.profile(sides, result)
     return result
 
 
@@ -298,7 +300,7 @@ class _Cell:
             raise DataError(f"scored {count} samples, the split {split.folder} has {split.count}")
         return file
 
-    def profile(self, sides: Sequence[SessionWorker], result: CellResult) -> Profile:
+    def profile(self, sides: Sequence[SessionWorker], result: CellResult) -> None:
         """Profile both sides in turns at the smallest batch size; nothing is timed afterwards."""
         batch_size = min(self.protocol.batch_sizes)
         found: list[list[dict[str, float]]] = [[] for _ in sides]
@@ -306,6 +308,9 @@ class _Cell:
             for index in (i for i in turn if i < len(sides)):
                 found[index].append(sides[index].profile(batch_size, _PROFILE_RUNS))
         ms, baseline_ms = [mean_profile(profiles) for profiles in (*found, [])][:2]
+        if not ms:
+            result.reasons["profile"] = "this backend's sessions have no profiler"
+            return
         placement = result.placement
         why_not = disagreement(
             ms,
@@ -315,7 +320,7 @@ class _Cell:
         )
         if why_not:
             result.reasons["profile.explanation"] = why_not
-        return Profile(
+        result.profile = Profile(
             batch_size=batch_size,
             ms=ms,
             baseline_ms=baseline_ms,

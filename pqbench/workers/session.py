@@ -24,13 +24,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pqbench.core.backend import Backend
 from pqbench.core.errors import (
     ERRORS,
+    ConfigError,
     OutOfMemoryFailure,
     PqbenchError,
     StageTimeout,
     WorkerCrash,
 )
+from pqbench.core.instantiate import make
 from pqbench.machine.foreign_load import process_cpu_s
 from pqbench.workers.child import (
     MEMORY_HINT,
@@ -384,13 +387,11 @@ def forkable(backend: Mapping[str, Any]) -> bool:
     server has started no thread of torch's. A CUDA context does not survive a fork, and the other
     runtimes are imported in a quarter of a second.
     """
-    from hydra.utils import get_class
-
     try:
-        wanted = getattr(get_class(str(backend.get("_target_"))), "modules", ())
-    except (ImportError, ValueError):
+        runtime = make(backend, "backend", Backend)
+    except ConfigError:
         return False  # the child says what is wrong with it
-    return "torch" in wanted and str(backend.get("device") or "cpu") == "cpu"
+    return "torch" in runtime.modules and runtime.device == "cpu"
 
 
 def _fresh(
