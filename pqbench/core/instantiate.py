@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from pqbench.core.errors import ConfigError
 
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
+
 Contract = TypeVar("Contract")
 
 
