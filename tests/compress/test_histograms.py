@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -82,3 +83,32 @@ def test_histograms_do_not_grow_with_an_outlier(
         assert high <= edges[-1] * (1 + 1e-6)
     image = found[source.inputs[0].name][0]
     assert image.sum() == sum(next(iter(feed.values())).size for feed in feeds)
+
+
+def test_activations_of_one_image_are_held_at_a_time(
+    tmp_path: Path, source: Artifact, split: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrator: Any = create_calibrator(
+        source.path,
+        augmented_model_path=str(tmp_path / "augmented.onnx"),
+        calibrate_method=CalibrationMethod.Entropy,
+    )
+    session = calibrator.infer_session
+    alive: list[weakref.ref[Any]] = []
+    held: list[int] = []
+
+    class Watched:
+        def get_outputs(self) -> Any:
+            return session.get_outputs()
+
+        def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
+            held.append(len({id(r()) for r in alive if r() is not None}))
+            outputs = session.run(names, feed)
+            alive.extend(weakref.ref(output) for output in outputs)
+            return outputs
+
+    monkeypatch.setattr(calibrator, "infer_session", Watched())
+    calm = list(draw(source, StepData(split, seed=0, threads=1), 5))
+    found = collect(calibrator, lambda: calm, magnitudes=False)
+    assert len(held) == 10
+    assert max(held) <= len(found)
