@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pqbench.core.record import Latency, Speedup
 from pqbench.measure import latency
-from pqbench.measure.intervals import p50_interval, ratio_interval, start_medians
+from pqbench.measure.intervals import p50_interval, ratio_interval, start_means
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
 
@@ -100,9 +100,10 @@ def settled(used: Sequence[Pair], target: float) -> bool:
 
 
 def ratios_by_start(used: Sequence[Pair]) -> list[float]:
-    """Baseline over candidate of each start: the median of its pairs' ratios."""
-    medians = start_medians([_ratio(pair) for pair in used], _processes(used))
-    return [math.exp(value) for value in medians]
+    """Baseline over candidate of each start: the geometric mean of its pairs' ratios."""
+    return [
+        math.exp(value) for value in start_means([_ratio(pair) for pair in used], _processes(used))
+    ]
 
 
 def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
