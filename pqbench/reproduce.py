@@ -20,6 +20,7 @@ from typing import Any
 
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import Record
+from pqbench.core.terminal import open_streams
 from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
@@ -194,4 +195,5 @@ def _sentence(found: Sequence[Figure], off: Sequence[Figure]) -> str:
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main())
