@@ -12,7 +12,7 @@ import unicodedata
 from pqbench.core.terminal import printable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|#~!])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~!$])")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

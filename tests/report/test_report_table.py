@@ -453,7 +453,7 @@ def test_text_of_a_record_does_nothing_where_it_is_printed(place):
     assert "\\x1b]0;gone" in rendered(table, 400)
     markdown = to_markdown(table)
     assert "<b>" not in markdown
-    assert "](http" not in markdown
+    assert "[x](http" not in markdown
     assert "\\*b\\*" in markdown
     assert r"\$x\$ 50 \%" in to_latex(table)
 
