@@ -20,7 +20,14 @@ from pqbench.core.record.accuracy import (
 )
 from pqbench.core.record.history import SCHEMA_VERSION
 from pqbench.core.record.placement import PlacementInfo, Profile
-from pqbench.core.record.record import FILE, ErrorInfo, Experiment, Record, json_schema
+from pqbench.core.record.record import (
+    FILE,
+    ErrorInfo,
+    Experiment,
+    Record,
+    json_schema,
+    written_version,
+)
 from pqbench.core.record.resources import Energy, Memory, Size
 from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 
@@ -45,4 +52,5 @@ __all__ = [
     "Speedup",
     "Stage",
     "json_schema",
+    "written_version",
 ]
