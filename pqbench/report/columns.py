@@ -221,7 +221,7 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
         Column("metric", "metric", lambda r: r.metric),
         Column("count", "samples", lambda r: r.count),
         Column("top1_pct", "top-1", lambda r: r.top1_pct, "%", interval=True),
-        Column("mcnemar_p", "p", lambda r: r.mcnemar_p),
+        Column("drop_p", "p", lambda r: r.drop_p),
         Column("size_ratio", "size ratio", lambda r: r.record.size.file_ratio),
         _vram(),
         *(_own_p50(size) for size in dict.fromkeys([*sizes[:1], *sizes[-1:]])),

@@ -10,7 +10,7 @@ from pqbench.core.record import Record
 from pqbench.report.column import Column, Contest, Kind, Value
 from pqbench.report.columns import batch_columns, csv_columns, summary_columns
 from pqbench.report.rows import Estimate, Row, make_rows
-from pqbench.report.significance import NOISE, beats_all, compare_with_baselines
+from pqbench.report.significance import NOISE, TOO_FEW, beats_all, compare_with_baselines
 
 NONE = "\u2013"  # an en dash
 UNSTABLE, DISTURBED = "unstable", "disturbed"
@@ -109,7 +109,8 @@ def build(
     """
     numbers: dict[str, int] = {}
     everywhere = common_notes(rows)
-    noise = {(c.row, c.name) for c in compare_with_baselines(rows) if c.verdict == NOISE}
+    judged = compare_with_baselines(rows)
+    noise = {(c.row, c.name) for c in judged if c.verdict in (NOISE, TOO_FEW)}
     best = {c.name: _best(rows, c, c.contest, noise) for c in columns if c.contest}
     lines = []
     for index, row in enumerate(rows):
@@ -222,7 +223,7 @@ def _best(
 def _contender(row: Row, column: Column, contest: Contest) -> Estimate | None:
     """The figure by which a row competes; None where it does not."""
     value = contest.by(row) if contest.by else column.value(row)
-    if row.status != "ok" or value is None or isinstance(value, str):
+    if row.status != "ok" or row.faults or value is None or isinstance(value, str):
         return None
     return value if isinstance(value, Estimate) else Estimate(value, value, value)
 
