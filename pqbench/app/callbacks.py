@@ -24,7 +24,7 @@ from pqbench.app.sweep_state import (
     unwritable_folder,
     view,
 )
-from pqbench.core.errors import Status
+from pqbench.core.errors import DataError, Status
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -139,7 +139,11 @@ class Results(Callback):
         folder, where = _sweep_folder(config), Path(config.hydra.runtime.output_dir)
         if folder is None or not (where / FILE).is_file():
             return
-        note_end(folder, where.name, Record.load(where))
+        try:
+            note_end(folder, where.name, Record.load(where))
+        except DataError as error:
+            log.warning("  %s", error)
+            return
         log.info("  [%s]", view(folder))
 
     @ends_clearly("the summary cannot be made")

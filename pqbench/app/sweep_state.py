@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.core.errors import ConfigError, OutputError
+from pqbench.core.errors import ConfigError, DataError, OutputError
 from pqbench.core.files import write_json
+from pqbench.core.typed import build, read_json
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -54,9 +55,10 @@ def command_of(overrides: Sequence[str]) -> list[str]:
 def read_state(folder: Path) -> State | None:
     """The state of a sweep; None if there is no readable one."""
     try:
-        return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        state: State = build(State, read_json(folder / STATE))
+    except DataError:
         return None
+    return state
 
 
 def find_earlier(parent: Path, command: Sequence[str], finished_too: bool) -> Path | None:
@@ -169,7 +171,7 @@ def view(folder: Path) -> str:
         try:
             entry = json.loads(line)
             entries[entry["job"]] = {"status": "failed", **entry}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue  # a line that a dying process cut
     ended = [e for e in entries.values() if e["status"] != "running"]
     ok = sum(e["status"] == "ok" for e in ended)

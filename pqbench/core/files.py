@@ -34,3 +34,22 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file, so that it can be made again and still be looked at.
+
+    Returns:
+        Its new name beside the old, ``<name>.damaged``, ``<name>.damaged-2``, ...; None where it
+        cannot be renamed.
+    """
+    for number in range(1, 1000):
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if aside.exists() or aside.is_symlink():
+            continue
+        try:
+            path.rename(aside)
+        except OSError:
+            return None
+        return aside
+    return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pqbench.core.errors import ConfigError
+from pqbench.core.telemetry import switch_off
 
 
 def make(node: Mapping[str, Any], what: str) -> Any:
@@ -20,6 +21,7 @@ def make(node: Mapping[str, Any], what: str) -> Any:
         raise ConfigError(f"{what} has no _target_", hint="name the class that implements it")
     from hydra.utils import get_class
 
+    switch_off()  # before the class is imported, and with it its library
     try:
         cls = get_class(target)
     except (ImportError, ValueError, AttributeError) as error:

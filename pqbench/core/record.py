@@ -14,16 +14,20 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pqbench.core.errors import DataError, Status
 from pqbench.core.files import write_json
+from pqbench.core.typed import build, read_json
 
 SCHEMA_VERSION = 1
 FILE = "record.json"
+_CONFIG_PARTS = ("model", "dataset", "fit", "compress", "backend", "protocol", "tracking", "limits")
+_MOST = 2**31
+_ENVIRONMENT_PARTS = ("cpu", "libraries", "git", "os")
 METRIC_NAMES = {"top1": "top-1", "miou": "mIoU"}
 
 
@@ -330,64 +334,75 @@ class Record:
         """Rebuild from :meth:`to_dict`.
 
         Raises:
-            DataError: Another schema version, or a field is missing or unknown.
+            DataError: Another schema version; a field is missing, unknown or of another type.
         """
         if not isinstance(value, dict):
             raise DataError(f"a record is a JSON object, not {type(value).__name__}")
         version = value.get("schema_version")
         if version != SCHEMA_VERSION:
             raise DataError(f"record has schema version {version}, this is {SCHEMA_VERSION}")
-        try:
-            kind: Any = cls
-            build = _builder(kind)
-            assert build is not None  # a dataclass
-            record: Record = build(value)
-        except (TypeError, KeyError) as error:
-            raise DataError(f"not a record: {error}") from error
+        record: Record = build(cls, value)
+        record.check()
         return record
+
+    def check(self) -> None:
+        """Check what types cannot say, so that whoever reads a record need not.
+
+        Raises:
+            DataError: A status that does not exist, a time that is none, or a part of the
+                configuration or environment that is no object.
+        """
+        if self.status not in set(Status):
+            raise DataError(f"status is {self.status!r:.40}, which is none")
+        try:
+            if datetime.fromisoformat(self.created).tzinfo is None:
+                raise ValueError("it has no time zone")
+        except ValueError as error:
+            raise DataError(f"created is no time: {error}") from error
+        for name, parts in (("config", _CONFIG_PARTS), ("environment", _ENVIRONMENT_PARTS)):
+            whole = getattr(self, name)
+            for part in parts:
+                if not isinstance(whole.get(part), dict | None):
+                    raise DataError(f"{name}.{part} is no object")
+        gpus = self.environment.get("gpus")
+        if not isinstance(gpus, list | None) or not all(isinstance(g, dict) for g in gpus or ()):
+            raise DataError("environment.gpus is no list of objects")
+        sizes = (self.config.get("protocol") or {}).get("batch_sizes") or []
+        if not isinstance(sizes, list):
+            raise DataError("config.protocol.batch_sizes is no list")
+        sizes = [*sizes, *(x.batch_size for x in self.latency)]
+        sizes += [x.batch_size for x in self.speedup]
+        if not all(type(size) is int and 0 < size < _MOST for size in sizes):
+            raise DataError(f"a batch size is not a number from 1: {sizes!r:.80}")
+        for speedup in self.speedup:
+            if min(speedup.ratio, speedup.low, speedup.high) <= 0:
+                raise DataError("a speedup is not above 0")
+        if not isinstance((self.environment.get("git") or {}).get("commit"), str | None):
+            raise DataError("environment.git.commit is no text")
+        for i, entry in enumerate(self.lineage):
+            if not isinstance(entry.get("action"), str):
+                raise DataError(f"lineage[{i}].action is no text")
+            if not isinstance(entry.get("details", {}), dict | None):
+                raise DataError(f"lineage[{i}].details is no object")
 
     @classmethod
     def load(cls, path: Path) -> Record:
         """Read ``record.json``, given it or its folder.
 
         Raises:
-            DataError: The file is missing, truncated or no record.
+            DataError: The file is missing, truncated, damaged or no record.
         """
         path = path / FILE if path.is_dir() else path
+        value = read_json(path)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, DataError) as error:
+            return cls.from_dict(value)
+        except DataError as error:
             raise DataError(f"cannot read {path}: {error}") from error
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
-
-
-@functools.cache
-def _builder(kind: Any) -> Callable[[Any], Any] | None:
-    """What rebuilds a value of this type from plain values; None where it is taken as it is."""
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        inner = _builder(next(a for a in typing.get_args(kind) if a is not type(None)))
-        return inner and (lambda value: None if value is None else inner(value))
-    if origin is list:
-        item = _builder(typing.get_args(kind)[0])
-        return item and (lambda value: [item(x) for x in value])
-    if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
-        return None
-    cls: Any = kind
-    builders = {name: _builder(hint) for name, hint in _hints(cls).items()}
-
-    def build(value: Any) -> Any:
-        unknown = set(value) - set(builders)
-        if unknown:
-            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]}")
-        made = {name: b(v) if (b := builders[name]) else v for name, v in value.items()}
-        return cls(**made)
-
-    return build
 
 
 def _schema_of(kind: Any) -> dict[str, Any]:

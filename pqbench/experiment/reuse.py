@@ -21,6 +21,7 @@ from pqbench.cache import Cache
 from pqbench.cache.keys import code_hash, library_versions, users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
+from pqbench.core.files import set_aside
 from pqbench.machine.describe import describe
 
 log = logging.getLogger("pqbench")
@@ -69,7 +70,9 @@ class FinishedRecords:
         try:
             record = rec.Record.load(self.folder)
         except DataError as error:
-            log.warning("  an unusable record is made again: %s", error)
+            aside = set_aside(self.folder / rec.FILE)
+            kept = f" (kept as {aside.name})" if aside else ""
+            log.warning("  an unusable record is made again%s: %s", kept, error)
             return None
         if record.fingerprint != self.fingerprint:
             return None

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from pqbench.core import telemetry
 from pqbench.core.errors import OutOfMemoryFailure, PqbenchError, StageTimeout, UnavailableError
 
 MEMORY_WORDS = (
@@ -42,11 +43,7 @@ def child_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": number,
         "MKL_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
-        # OpenVINO's telemetry (NNCF sends through it) stays silent under CI; NNCF_CI is not enough.
-        "CI": "true",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **telemetry.OFF,
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "TOKENIZERS_PARALLELISM": "false",
