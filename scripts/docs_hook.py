@@ -1,12 +1,13 @@
 """MkDocs hook: the pages that are made from the source, so that they cannot fall behind it.
 
 ``options.md`` comes from the YAML files of ``conf/`` with their comments, ``record.md`` from the
-classes of ``pqbench/record.py``.
+classes of ``pqbench/core/record/``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import typing
 from pathlib import Path
@@ -106,7 +107,12 @@ def record_page() -> str:
         "# The record",
         "",
         "Each experiment leaves a `record.json` with these fields; this page is made from "
-        "`pqbench/record.py`. `pqbench.core.record.json_schema()` gives the JSON Schema.",
+        "`pqbench/core/record/`. `pqbench.core.record.json_schema()` gives the JSON Schema.",
+        "",
+        "A record is checked when it is written and when it is read: a value of another type, a "
+        "field without a declaration, NaN and infinity are refused. Records of earlier versions "
+        "(`schema_version`) are read and reported; `pqbench/core/record/history.py` says what "
+        "changed.",
         "",
         "Units are in the names: `_ms` milliseconds, `_s` seconds, `_mb` mebibytes (2^20 bytes), "
         "`_bytes`, `_per_s`, `_pt` percentage points. `low` and `high` are the ends of a 95 % "
@@ -130,7 +136,7 @@ def record_page() -> str:
             waiting += inner
             text = _type_name(hint).replace(" | ", " or ")
             links = ", ".join(f"[{k.__name__}](#{k.__name__.lower()})" for k in inner)
-            meaning = str(field.metadata["doc"]).replace("|", "\\|").replace("<", "&lt;")
+            meaning = str(field.metadata["description"]).replace("|", "\\|").replace("<", "&lt;")
             shown = f"`{text}`" + (f": {links}" if links and text not in links else "")
             lines.append(f"| `{field.name}` | {shown} | {meaning} |")
         lines.append("")
@@ -147,5 +153,5 @@ def _type_name(hint: Any) -> str:
     return (
         hint.__name__
         if type(hint) is type
-        else str(hint).replace("pqbench.core.record.", "").replace("typing.", "")
+        else re.sub(r"pqbench\.core\.record\.\w+\.|typing\.", "", str(hint))
     )

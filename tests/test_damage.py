@@ -15,8 +15,8 @@ from record_factory import make_record
 
 from pqbench.app.sweep_state import PROGRESS, STATE, read_state, view
 from pqbench.core.errors import DataError
+from pqbench.core.files import MAX_BYTES, read_limited
 from pqbench.core.record import FILE, Record
-from pqbench.core.typed import MAX_BYTES, read_json
 from pqbench.experiment.reuse import FinishedRecords
 from pqbench.report.__main__ import main as report
 from pqbench.report.plots_raw import _times_ms
@@ -38,7 +38,7 @@ DAMAGE = {
     "a number of 6000 digits": GOOD.replace(b"83.4", b"9" * 6000),
     "nested without end": b"[" * 100_000,
     "twice": GOOD + GOOD,
-    "another version": GOOD.replace(b'"schema_version": 1', b'"schema_version": 9'),
+    "another version": GOOD.replace(b'"schema_version": 2', b'"schema_version": 9'),
     "a text for a number": GOOD.replace(b"83.4", b'"long"'),
     "an unknown field": GOOD.replace(b'"status"', b'"state": 1, "status"'),
     "an unknown status": GOOD.replace(b'"status": "ok"', b'"status": "fine"'),
@@ -154,4 +154,4 @@ def test_file_without_end_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(DataError, match="longer than"):
-        read_json(path)
+        read_limited(path)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import ConfigError, DataError, OutputError
-from pqbench.core.files import write_json
-from pqbench.core.typed import build, read_json
+from pqbench.core.files import read_limited, write_json
+from pqbench.core.record.reading import build
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -55,7 +55,7 @@ def command_of(overrides: Sequence[str]) -> list[str]:
 def read_state(folder: Path) -> State | None:
     """The state of a sweep; None if there is no readable one."""
     try:
-        state: State = build(State, read_json(folder / STATE))
+        state: State = build(State, read_limited(folder / STATE))
     except DataError:
         return None
     return state

@@ -8,6 +8,10 @@ import json
 import os
 from pathlib import Path
 
+from pqbench.core.errors import DataError
+
+MAX_BYTES = 64 * 2**20  # of a file of records or states; the largest seen is 1 MiB
+
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON aside and rename, so that a reader never sees half of it."""
@@ -53,3 +57,19 @@ def set_aside(path: Path) -> Path | None:
             return None
         return aside
     return None
+
+
+def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a file that somebody else may have made.
+
+    Raises:
+        DataError: It cannot be read, or is longer than ``limit`` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise DataError(f"cannot read {path}: longer than {limit:,} bytes")
+    return data

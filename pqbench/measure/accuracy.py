@@ -6,34 +6,18 @@ that finds a difference of a few images which two separate accuracies cannot sho
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.proportions import mcnemar_p, paired_difference, wilson
 from pqbench.core.record import Accuracy, AgainstBaseline
 from pqbench.core.split import PreparedSplit
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-Z95 = 1.959963984540054
-
-
-def wilson(successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (Wilson, JASA 22, 1927).
-
-    Args:
-        successes: 0..``count``.
-        count: At least 1.
-    """
-    share, z2 = successes / count, Z95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    low = 0.0 if successes == 0 else max(centre - half, 0.0)
-    high = 1.0 if successes == count else min(centre + half, 1.0)
-    return low, high
 
 
 def macro_f1(predictions: Labels, labels: Labels) -> float:
@@ -49,59 +33,6 @@ def top_k(logits: Logits, labels: Labels, k: int) -> float:
     """Share of samples whose label is among the ``k`` highest outputs."""
     highest = np.argpartition(logits, -k, axis=1)[:, -k:]
     return float(np.mean((highest == labels[:, None]).any(axis=1)))
-
-
-def paired_difference(lost: int, gained: int, count: int) -> tuple[float, float]:
-    """95 % interval of the difference of two proportions on the same samples.
-
-    Tango's asymptotic score interval (Statistics in Medicine 17:891-908, 1998), which keeps its
-    coverage where the two models differ on few samples or none.
-
-    Args:
-        lost: Samples that only the first model has right.
-        gained: Samples that only the second has right.
-        count: All samples, at least 1.
-
-    Returns:
-        Lower and upper end of ``(lost - gained) / count``.
-    """
-
-    def score(delta: float) -> float:
-        a = 2.0 * count
-        b = -lost - gained + (2 * count - lost + gained) * delta
-        c = -gained * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = count * (2 * q + delta * (1 - delta))
-        difference = lost - gained - count * delta
-        if variance <= 0:
-            return math.copysign(math.inf, difference) if difference else 0.0
-        return difference / math.sqrt(variance)
-
-    estimate = (lost - gained) / count
-
-    def cross(inside: float, outside: float, target: float) -> float:
-        """Where the falling score crosses ``target`` between the estimate and the end."""
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            if abs(score(middle)) < target:
-                inside = middle
-            else:
-                outside = middle
-        return (inside + outside) / 2
-
-    low = -1.0 if estimate <= -1 else cross(estimate, -1.0, Z95)
-    high = 1.0 if estimate >= 1 else cross(estimate, 1.0, Z95)
-    return low, high
-
-
-def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test (McNemar, Psychometrika 12, 1947); 1 if none differ."""
-    from scipy.special import bdtr
-
-    differ = lost + gained
-    if differ == 0:
-        return 1.0
-    return min(1.0, 2.0 * float(bdtr(min(lost, gained), differ, 0.5)))
 
 
 def compare(predictions: Labels, baseline: Labels, labels: Labels) -> AgainstBaseline:

@@ -74,16 +74,16 @@ def p50_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     return p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
 
 
-def speedup_of(used: Sequence[Pair], seed: int) -> tuple[float, float, float]:
+def speedup_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     """Baseline over candidate and its 95 % interval."""
-    return ratio_interval([_ratio(pair) for pair in used], seed, _processes(used))
+    return ratio_interval([_ratio(pair) for pair in used], _processes(used))
 
 
-def narrow(used: Sequence[Pair], target: float, seed: int) -> bool:
+def narrow(used: Sequence[Pair], target: float) -> bool:
     """Whether the intervals' half-widths have reached the target."""
     if relative_half_width(*p50_of(used)) > target:
         return False
-    return BASELINE not in used[0] or (relative_half_width(*speedup_of(used, seed)) <= target)
+    return BASELINE not in used[0] or (relative_half_width(*speedup_of(used)) <= target)
 
 
 def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
@@ -132,7 +132,7 @@ def conclude(turns: list[Turn], protocol: Protocol, warmup_calls: int = 0) -> Ba
     )
     speedup = None
     if BASELINE in used[0]:
-        ratio, low, high = speedup_of(used, protocol.seed)
+        ratio, low, high = speedup_of(used)
         times: list[npt.NDArray[np.int64]] = [p[BASELINE].block.ns for p in used]
         if not math.isfinite(high):  # a single pair: all that is known is what was seen
             low, high, disturbed = ratio, ratio, True

@@ -1,8 +1,11 @@
 """How sure a median or a ratio is: 95 % intervals from blocks of calls.
 
 Calls that follow each other are not independent: a clock change or a neighbour moves many of them
-together. So the unit of every interval is the *block*, not the call, and where neighbouring blocks
-still go together the interval is widened by as much as their correlation asks.
+together. So the unit of every interval is the *block*, not the call; and where the processes were
+started several times the unit is the *start*, because memory layout, thread placement and what a
+runtime chooses at load differ from start to start and stay for a process's life (Kalibera and
+Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). Everything is on the log scale: a
+time is above 0, and a ratio and its reciprocal get the same interval.
 """
 
 from __future__ import annotations
@@ -13,29 +16,21 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-# Two-sided 97.5 % quantiles of Student's t for 1..7 degrees of freedom: 2 to 8 draws.
-_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
-_SMALL = len(_STUDENT) + 1
+from pqbench.core.statistics import mean_of
+
+Values = Sequence[float] | npt.NDArray[np.float64]
+
+_SMALL = 8
+_FARTHEST = 700.0  # of a logarithm: exp of more is no float
 
 
-def _rank_interval(count: int) -> tuple[int, int]:
-    """Ranks (from 0) between which the median of ``count`` draws lies with at least 95 %."""
-    term, below, rank, limit = 1, 0, 0, 2**count  # whole numbers: exact, and no overflow
-    for k in range(count // 2):
-        below += term  # of `limit` equally likely outcomes, those with at most k draws below
-        if 40 * below > limit:
-            break
-        rank = k
-        term = term * (count - k) // (k + 1)
-    return rank, count - 1 - rank
-
-
-def median_interval(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+def median_interval(values: Values) -> tuple[float, float]:
     """95 % interval of the median of independent draws.
 
-    From 9 draws on it is the sign test's: two order statistics, valid for any distribution
-    (Conover, Practical Nonparametric Statistics, 3.2). With fewer, order statistics are too coarse
-    or do not reach 95 %, and Student's t on the logarithms is used.
+    From 9 draws on it is the sign test's, interpolated between two order statistics so that it
+    has 95 % and not up to 99 % (Hettmansperger and Sheather, Statistics & Probability Letters 4,
+    1986); it holds for any distribution. With fewer, order statistics are too coarse or do not
+    reach 95 %, and Student's t on the logarithms is used.
 
     Args:
         values: At least one draw, all above 0.
@@ -43,20 +38,35 @@ def median_interval(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[
     Returns:
         Lower and upper end; (0, inf) for a single draw.
     """
-    data = np.sort(np.asarray(values, np.float64))
-    count = len(data)
-    if count == 1:
-        return 0.0, math.inf
+    low, high = _log_interval(np.log(np.asarray(values, np.float64)))
+    return math.exp(low), math.exp(min(high, _FARTHEST)) if high < math.inf else math.inf
+
+
+def _log_interval(logs: npt.NDArray[np.float64]) -> tuple[float, float]:
+    count = len(logs)
     if count > _SMALL:
-        low, high = _rank_interval(count)
-        return float(data[low]), float(data[high])
-    logs = np.log(data)
-    half = _STUDENT[count - 2] * float(logs.std(ddof=1)) / math.sqrt(count)
-    centre = float(logs.mean())
-    return math.exp(centre - half), math.exp(min(centre + half, 700.0))
+        return _sign_interval(np.sort(logs))
+    mean = mean_of(logs)
+    return (-math.inf, math.inf) if mean is None else mean.interval()
 
 
-def correlation_factor(medians: Sequence[float] | npt.NDArray[np.float64]) -> float:
+def _sign_interval(data: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The sign test's, of sorted draws."""
+    from scipy.special import bdtr
+
+    count = len(data)
+    # Confidence that the median lies between the d-th lowest and the d-th highest.
+    held = 1 - 2 * bdtr(np.arange(count // 2), count, 0.5)
+    d = int(np.sum(held >= 0.95))
+    more, less = float(held[d - 1]), float(held[d])
+    share = (more - 0.95) / (more - less)
+    weight = (count - d) * share / (d + (count - 2 * d) * share)
+    low = (1 - weight) * data[d - 1] + weight * data[d]
+    high = (1 - weight) * data[count - d] + weight * data[count - d - 1]
+    return float(low), float(high)
+
+
+def correlation_factor(medians: Values) -> float:
     """By how much correlation between neighbouring blocks widens an interval, at least 1.
 
     For a first-order autoregressive series with correlation r, a mean's variance grows by
@@ -69,47 +79,32 @@ def correlation_factor(medians: Sequence[float] | npt.NDArray[np.float64]) -> fl
     count = len(medians)
     if count < 6:
         return 1.0
-    ranks = np.argsort(np.argsort(medians)).astype(np.float64)
+    _, index, sizes = np.unique(np.asarray(medians), return_inverse=True, return_counts=True)
+    if len(sizes) == 1:
+        return 1.0
+    ranks = (np.cumsum(sizes) - sizes / 2)[index]  # ties share one: their order says nothing
     ranks -= ranks.mean()
     r = float(ranks[1:] @ ranks[:-1]) / float(ranks @ ranks)
     r = min(r + (1 + 3 * r) / count, 0.95)
     return math.sqrt((1 + r) / (1 - r)) if r > 0 else 1.0
 
 
-def between_processes(
-    low: float,
-    high: float,
-    values: Sequence[float] | npt.NDArray[np.float64],
-    processes: Sequence[int],
-) -> tuple[float, float]:
-    """An interval that also covers what a fresh start of the processes changes.
-
-    Memory layout, thread placement and what a runtime chooses at load differ from start to start
-    and stay for a process's life (Kalibera and Jones, "Rigorous benchmarking in reasonable time",
-    ISMM 2013): no number of calls in one process shows them. With several, the interval of the
-    median of the processes' medians does.
+def start_medians(values: Values, processes: Sequence[int]) -> list[float]:
+    """Median of each start's values on the log scale, in order of the starts.
 
     Args:
-        low: Lower end of the interval from within.
-        high: Upper end of it.
-        values: What was measured, one per block or pair.
-        processes: The process of each value; empty: all of one.
-
-    Returns:
-        The ends, unchanged for one process, never narrower than given.
+        values: One per block or pair, all above 0.
+        processes: The start of each value; empty: all of one.
     """
-    data, groups = np.asarray(values, np.float64), np.asarray(processes)
-    names = np.unique(groups)
-    if len(names) < 2:
-        return low, high
-    ends = median_interval([float(np.median(data[groups == name])) for name in names])
-    return min(low, ends[0]), max(high, ends[1])
+    logs = np.log(np.asarray(values, np.float64))
+    groups = np.asarray(processes) if len(processes) else np.zeros(len(logs), np.int64)
+    return [float(np.median(logs[groups == name])) for name in np.unique(groups)]
 
 
 def p50_interval(
     blocks: Sequence[npt.NDArray[np.int64]], processes: Sequence[int] = ()
 ) -> tuple[float, float, float]:
-    """Median of all calls in ms, with its 95 % interval from between the blocks.
+    """Median of all calls in ms, with its 95 % interval.
 
     Args:
         blocks: Times in ns by block, in order of time.
@@ -119,40 +114,47 @@ def p50_interval(
         Median, lower end, upper end in ms; the interval holds the median.
     """
     p50 = float(np.median(np.concatenate(blocks))) / 1e6
-    medians = np.array([float(np.median(block)) / 1e6 for block in blocks])
-    low, high = median_interval(medians)
-    factor, centre = correlation_factor(medians), float(np.median(medians))
-    low, high = centre - factor * (centre - low), centre + factor * (high - centre)
-    low, high = between_processes(low, high, medians, processes)
-    return p50, max(min(low, p50), 0.0), max(high, p50)
+    medians = [float(np.median(block)) / 1e6 for block in blocks]
+    _, low, high = ratio_interval(medians, processes)
+    return p50, min(low, p50), max(high, p50)
 
 
 def ratio_interval(
-    ratios: Sequence[float], seed: int = 0, processes: Sequence[int] = ()
+    ratios: Sequence[float], processes: Sequence[int] = ()
 ) -> tuple[float, float, float]:
-    """Median of the pairs' ratios with a 95 % interval.
+    """Centre of the pairs' ratios with a 95 % interval.
 
-    From 9 pairs on it is the percentile bootstrap over pairs (4,000 draws), never narrower than
-    the sign test's interval; with fewer, where a bootstrap is known to be too narrow, Student's t
-    on the logarithms. With several processes it is at least as wide as their medians ask for.
+    With several starts: the mean of the starts' median log ratios, Student's t with one degree of
+    freedom less than there are starts. With one: the median, and :func:`median_interval` widened
+    by :func:`correlation_factor`; it does not cover what another start would change.
 
     Args:
-        ratios: Baseline over candidate by pair, all above 0.
-        seed: Seeds the bootstrap.
+        ratios: Baseline over candidate by pair, all above 0, in order of time.
         processes: Start of the session processes that each pair belongs to; empty: one start.
 
     Returns:
         Estimate, lower and upper end; (0, inf) as ends of a single pair.
     """
-    values = np.asarray(ratios, np.float64)
-    estimate = float(np.median(values))
-    low, high = median_interval(values)
-    if len(values) >= 9:
-        draws = np.random.default_rng(seed).integers(0, len(values), (4000, len(values)))
-        ends = np.quantile(np.median(values[draws], axis=1), [0.025, 0.975])
-        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
-    low, high = between_processes(low, high, values, processes)
-    return estimate, min(low, estimate), max(high, estimate)
+    between = mean_of(start_medians(ratios, processes))
+    if between is not None:
+        return _positive(between.value, *between.interval())
+    logs = np.log(np.asarray(ratios, np.float64))
+    centre = float(np.median(logs))
+    low, high = _log_interval(logs)
+    factor = correlation_factor(logs)
+    low, high = centre - factor * (centre - low), centre + factor * (high - centre)
+    _, low, high = _positive(centre, min(low, centre), max(high, centre))
+    exact = float(np.median(ratios))
+    return exact, min(low, exact), max(high, exact)
+
+
+def _positive(value: float, low: float, high: float) -> tuple[float, float, float]:
+    ends = (math.exp(max(low, -_FARTHEST)), math.exp(min(high, _FARTHEST)))
+    return (
+        math.exp(value),
+        0.0 if low == -math.inf else ends[0],
+        math.inf if high == math.inf else ends[1],
+    )
 
 
 def relative_half_width(estimate: float, low: float, high: float) -> float:

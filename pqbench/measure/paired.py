@@ -192,7 +192,7 @@ def take_batch(
         # Looking after every pair would stop at lucky moments; so look ever more rarely.
         quiet = pairs(state.turns, quiet=True)
         if len(quiet) >= look:
-            if narrow(quiet, protocol.target_half_width, protocol.seed):
+            if narrow(quiet, protocol.target_half_width):
                 break
             look = math.ceil(len(quiet) * 1.3)
     return Taken(state.turns, warm_calls)

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pqbench.core.errors import DataError
-from pqbench.core.files import file_sha256, set_aside, write_json
+from pqbench.core.files import file_sha256, read_limited, set_aside, write_json
 from pqbench.core.record import FILE
-from pqbench.core.typed import build, read_json
+from pqbench.core.record.reading import build
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def read(folder: Path) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        entries: list[Entry] = build(list[Entry], read_json(path))
+        entries: list[Entry] = build(list[Entry], read_limited(path))
     except DataError as error:
         aside = set_aside(path)
         kept = f"; kept as {aside.name}" if aside else ""

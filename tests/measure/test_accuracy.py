@@ -20,17 +20,10 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.proportions import mcnemar_p, paired_difference, wilson
 from pqbench.core.record import json_schema
 from pqbench.core.split import PreparedSplit
-from pqbench.measure.accuracy import (
-    compare,
-    macro_f1,
-    mcnemar_p,
-    paired_difference,
-    score,
-    top_k,
-    wilson,
-)
+from pqbench.measure.accuracy import compare, macro_f1, score, top_k
 
 LABELS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=80

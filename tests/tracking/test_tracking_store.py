@@ -387,5 +387,4 @@ def test_journal_keeps_one_entry_per_place(tmp_path):
     assert [e.run_id for e in journal.pushed(tmp_path)] == ["1"]
     assert len(journal.read(tmp_path)) == 2
     (tmp_path / journal.JOURNAL).write_text("{")
-    with pytest.raises(DataError, match="delete it"):
-        journal.read(tmp_path)
+    assert journal.read(tmp_path) == []  # set aside: the store itself is asked

@@ -20,11 +20,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from pqbench.app.arguments import config_folder
+from pqbench.core.proportions import wilson
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment import config as schema
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.cpu import usable_cores
-from pqbench.measure.accuracy import wilson
 from pqbench.models.prepare import prepare_model
 from pqbench.nets.checkpoint import load_network
 

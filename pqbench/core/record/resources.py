@@ -1,0 +1,47 @@
+"""What it needs: memory, energy, size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pqbench.core.record.fields import Part, doc
+
+
+@dataclass
+class Memory(Part):
+    """Memory of the process that runs the session, in MiB, measured apart from latency."""
+
+    rss_peak_mb: float | None = doc("High-water mark since before the load", default=None)
+    rss_runtime_mb: float | None = doc(
+        "Resident before the load: interpreter, runtime, inputs", default=None
+    )
+    rss_model_mb: float | None = doc("Growth by loading the model", default=None)
+    rss_working_mb: float | None = doc("Growth of the peak while running", default=None)
+    vram_driver_mb: float | None = doc("GPU memory of the process by the driver", default=None)
+    vram_allocator_mb: float | None = doc("GPU memory by the framework's allocator", default=None)
+    method: str = doc("How it was read", default="")
+
+
+@dataclass
+class Energy(Part):
+    """Energy over the timed window at the largest batch size."""
+
+    joules_per_sample: float | None = doc("Energy per sample in J", default=None)
+    source: str | None = doc("Counter that was read: nvml or rapl", default=None)
+
+
+@dataclass
+class Size(Part):
+    """How big the deployed model is and how much work it does."""
+
+    file_bytes: int | None = doc("All files a deployment needs", default=None)
+    zipped_bytes: int | None = doc("The same, deflated (zip level 6)", default=None)
+    parameters: int | None = doc("Parameters of the torch model", default=None)
+    nonzero_parameters: int | None = doc("Of these, not zero", default=None)
+    macs: int | None = doc("Multiply-accumulates for one sample", default=None)
+    file_ratio: float | None = doc("file_bytes over the baseline's", default=None)
+    parameter_ratio: float | None = doc("parameters over the baseline's", default=None)
+    macs_ratio: float | None = doc("macs over the baseline's", default=None)
+    engine_bytes: int | None = doc(
+        "Engine that a TensorRT backend built from the file; it is not in file_bytes", default=None
+    )
