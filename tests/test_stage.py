@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from pqbench.cache import Cache
-from pqbench.cache.keys import _own_hash, users_code
+from pqbench.cache.users_code import users_code
 from pqbench.core.artifact import RESULT
 from pqbench.core.errors import (
     DataError,
@@ -58,6 +58,12 @@ def sleep(workdir: Path, seconds: float) -> dict[str, Any]:
     (workdir / "started.aside").write_text(str(os.getpid()))
     (workdir / "started.aside").rename(workdir / "started")
     time.sleep(seconds)
+    return {}
+
+
+def edit(workdir: Path, artifact: str, path: str, value: str) -> dict[str, Any]:
+    """A stage that writes where it must not: into its input, or a file that a setting names."""
+    Path(path).write_text(value)
     return {}
 
 
@@ -178,11 +184,10 @@ def test_users_own_code_enters_the_key_and_a_library_does_not(
     (tmp_path / "my_own_steps.py").write_text("class Step: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     found = users_code({"step": {"_target_": "my_own_steps.Step"}, "n": [{"_target_": "torch.nn"}]})
-    assert list(found) == ["my_own_steps"]
-    before = found["my_own_steps"]
+    assert list(found) == ["my_own_steps.py"]
+    before = found["my_own_steps.py"]
     (tmp_path / "my_own_steps.py").write_text("class Step:\n    x = 1\n")
-    _own_hash.cache_clear()
-    assert users_code({"_target_": "my_own_steps.Step"})["my_own_steps"] != before
+    assert users_code({"_target_": "my_own_steps.Step"})["my_own_steps.py"] != before
 
 
 def test_cache_key_follows_content_not_path() -> None:
@@ -218,3 +223,49 @@ def test_resumable_stage_without_cache_is_told_so(runner: StageRunner) -> None:
     runner.cache = None
     halves = replace(spec("half", kind="data"), resumable=True)
     assert runner.run(halves).value == {"found": None}
+
+
+def test_key_follows_the_content_of_every_file_that_an_argument_names(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pth"
+    weights.write_text("one")
+    one = StageSpec("s", "m:f", {"model": {"any": ["x", str(weights)]}}, key={})
+    before = cache_key(one)
+    assert cache_key(one) == before
+    weights.write_text("two")
+    assert cache_key(one) != before
+
+
+def test_stage_is_made_again_when_a_file_that_it_names_changed(
+    runner: StageRunner, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    path.write_text("one")
+    task = spec("edit", artifact="", path=os.devnull, value=str(path))
+    assert not runner.run(task).cached
+    assert runner.run(task).cached
+    path.write_text("two")
+    assert not runner.run(task).cached
+
+
+def test_file_that_changes_while_a_stage_uses_it_is_an_error_that_names_it(
+    runner: StageRunner, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    path.write_text("one")
+    with pytest.raises(DataError, match=r"w\.pth changed while stage edit used it"):
+        runner.run(spec("edit", artifact="", path=str(path), value="two"))
+    assert runner.cache is not None
+    assert not list(runner.cache.stages.iterdir())
+
+
+@pytest.mark.parametrize(("name", "what"), [("file.txt", "changed"), ("more.txt", "added")])
+def test_stage_that_edits_its_input_is_an_error_and_the_cache_lets_go_of_it(
+    runner: StageRunner, name: str, what: str
+) -> None:
+    made = runner.run(spec("work", value=3))
+    arguments = {"artifact": str(made.folder), "path": str(made.folder / name), "value": "4"}
+    editing = replace(spec("edit", **arguments), key={"artifact": made.key}, made=("artifact",))
+    with pytest.raises(PqbenchError, match=f"stage edit {what} {name} in its input"):
+        runner.run(editing)
+    assert not made.folder.exists()
+    assert not runner.run(spec("work", value=3)).cached

@@ -179,8 +179,25 @@ def test_worker_of_an_unavailable_backend(tmp_path: Path, model: Path, split: Pa
 def test_worker_of_a_wrong_configuration(
     options: dict[str, object], tmp_path: Path, model: Path, split: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="cannot make the backend"):
+    with pytest.raises(ConfigError, match=r"backend: .*no_such_"):
         start(tmp_path, model, split, **options)
+
+
+def test_worker_gives_the_name_to_a_backend_that_takes_it(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    with start(tmp_path, model, split, _target_="session_backends.BareBackend") as worker:
+        assert worker.placement()["details"] == {"name": "test"}
+        cold = worker.cold()
+    assert cold["cold"]["compile_s"] is None
+    assert "does not compile" in cold["reasons"]["cold.compile_s"]
+
+
+def test_worker_refuses_a_session_that_does_not_inherit(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"load gave a object, .*pqbench\.Session"):
+        start(tmp_path, model, split, _target_="session_backends.BareBackend", loaded="object")
 
 
 def test_worker_weighs_a_model_of_200_mb_within_5_percent(
@@ -297,6 +314,22 @@ def test_run_cell_profiles_an_int8_model_that_is_not_faster(
     assert list(result.profile.ms) == ["matmul", "relu"]
     assert "more in matmul" in result.profile.explanation
     assert "2 x Conv" in result.profile.explanation
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_run_cell_of_a_session_without_a_profiler_says_so(
+    asked: bool, tmp_path: Path, model: Path, split: Path
+) -> None:
+    bare = node("BareBackend", work=1 if asked else 50)
+    result = run_cell(
+        SideSpec(bare, model, split, "candidate"),
+        SideSpec(node("BareBackend", work=50 if asked else 1), model, split, "baseline"),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, profile=asked),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.profile is None
+    assert result.reasons["profile"] == "this backend's sessions have no profiler"
 
 
 def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(

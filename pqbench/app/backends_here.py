@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from pqbench.core.backend import Availability
+from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PqbenchError
 from pqbench.core.instantiate import make
 from pqbench.experiment import config as schema
@@ -37,7 +37,7 @@ def backends(conf: Path) -> dict[str, Availability]:
             try:
                 config = compose("config", overrides=[f"backend={path.stem}"])
                 node = schema.to_plain(config.backend)
-                found[path.stem] = make(node, path.stem).availability()
+                found[path.stem] = make(node, path.stem, Backend).availability()
             except (PqbenchError, HydraException) as error:
                 found[path.stem] = Availability(False, "", {}, str(error))
     return found

@@ -41,10 +41,14 @@ def check_recipe(config: Mapping[str, Any]) -> None:
         ConfigError: The recipe cannot be; the message says which step, why, and what to do.
     """
     from pqbench.compress.recipe import plan
+    from pqbench.core.backend import Backend
     from pqbench.core.instantiate import make
+    from pqbench.core.step import Step
 
-    backend = make(config["backend"], "backend")
-    steps = {name: make(node, f"compress.{name}") for name, node in config["compress"].items()}
+    backend = make(config["backend"], "backend", Backend)
+    steps = {
+        name: make(node, f"compress.{name}", Step) for name, node in config["compress"].items()
+    }
     try:
         plan(steps, config["model"]["representation"], backend.loads, config["backend"]["name"])
     except UnsupportedError as error:

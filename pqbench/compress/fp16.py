@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from pqbench.compress.calibration import refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 
 @dataclass(frozen=True)
-class Fp16:
+class Fp16(Step):
     """Convert to float16, inputs and outputs apart; halves the file.
 
     CPUs without float16 arithmetic convert to float32 and back at run time: smaller, not faster.

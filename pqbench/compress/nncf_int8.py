@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "ScaledDo
 
 
 @dataclass(frozen=True)
-class NncfInt8:
+class NncfInt8(Step):
     """Insert quantizers with ranges from calibration images and correct the biases.
 
     Attributes:

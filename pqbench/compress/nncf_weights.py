@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import openvino
@@ -24,7 +24,7 @@ INTEGERS = ("i8", "u8", "i4", "u4")
 
 
 @dataclass(frozen=True)
-class NncfWeights:
+class NncfWeights(Step):
     """Store weights as 8- or 4-bit integers, which are widened to float before each product.
 
     Attributes:

@@ -17,7 +17,7 @@ from typing import ClassVar
 from pqbench.compress.calibration import refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 ACCEPTED = ("MatMul", "Gemm", "LSTM", "Attention", "EmbedLayerNormalization", "Gather")
 WEIGHTS = {"int8": "QInt8", "uint8": "QUInt8"}
@@ -26,7 +26,7 @@ FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
-class OrtDynamic:
+class OrtDynamic(Step):
     """Store weights as integers and quantize activations anew at each inference; no calibration.
 
     Attributes:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
-class OrtInt8:
+class OrtInt8(Step):
     """Insert quantize/dequantize pairs (Q/DQ) with ranges from calibration images.
 
     The defaults make all convolutions of a CNN run as integer kernels in ONNX Runtime on x86.

@@ -17,7 +17,7 @@ from pqbench.compress.criteria import check_criterion, gather_gradients, importa
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import (
     feed_tensors,
@@ -38,7 +38,7 @@ RECURRENT_HINT = (
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Step):
     """Remove the least important channels.
 
     Attributes:

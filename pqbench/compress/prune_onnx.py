@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pqbench.compress.calibration import refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ Weights = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class PruneOnnx:
+class PruneOnnx(Step):
     """Zero the weights of least magnitude in convolutions, matrix products and recurrent layers.
 
     Attributes:

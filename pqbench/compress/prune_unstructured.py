@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
 
@@ -26,7 +26,7 @@ SCOPES = ("global", "layer")
 
 
 @dataclass(frozen=True)
-class PruneUnstructured:
+class PruneUnstructured(Step):
     """Zero the weights of least magnitude in Linear, convolution and recurrent layers.
 
     Attributes:

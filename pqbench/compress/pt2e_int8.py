@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pqbench.compress.calibration import Calibration, check_size, draw
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_network, structure_of
 from pqbench.nets.layers import feed_tensors, torch_threads
 
@@ -29,7 +29,7 @@ CALIBRATION_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Pt2eInt8:
+class Pt2eInt8(Step):
     """Quantize convolutions and Linear layers; weights per output channel, activations per tensor.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pqbench.core.artifact import Representation
 from pqbench.core.errors import UnsupportedError
-from pqbench.core.step import Kind, Step, final, gives, why_not
+from pqbench.core.step import Kind, Step
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
     "torch": ("onnx",),
@@ -143,8 +143,8 @@ def _find(
     takes.sort(key=lambda r: (r[-1] if r else start) not in loads)
     for route in takes:
         here = route[-1] if route else start
-        given = gives(step, here)
-        tail = _find(rest, given, loads, bool(final(step)))
+        given = step.result_of(here)
+        tail = _find(rest, given, loads, bool(step.final))
         if tail is not None:
             return [*_conversions(start, route), Action("step", name, given), *tail]
     return None
@@ -171,7 +171,7 @@ def _explain(
                 "way back",
                 hint=hint,
             )
-        reachable, last, stays = {gives(step, r) for r in usable}, name, final(step)
+        reachable, last, stays = {step.result_of(r) for r in usable}, name, step.final
         before = f"{name} gives {_one(reachable)}"
     wanted = " or ".join(loads)
     backends = [LOADED_BY[r] for r in FORWARD if r in _further(reachable, stays)]
@@ -182,7 +182,7 @@ def _explain(
             "no conversion",
             hint=hint,
         )
-    reasons = why_not(steps[-1][1])
+    reasons = steps[-1][1].why_not
     reason = next((reasons[r] for r in loads if r in reasons), stays)
     why = f" ({reason})" if reason else ""
     return UnsupportedError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import feed_tensors, first_output, torch_threads
 
@@ -31,7 +31,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Step):
     """Compress each Linear and convolution layer alone and note the drop; the model stays as it is.
 
     The drops, in points of top-1 on the images scored, are in the lineage (``sensitivity``), in

@@ -11,7 +11,8 @@ from pathlib import Path
 from pqbench.compress.recipe import ILLEGAL, plan
 from pqbench.core.artifact import Representation
 from pqbench.core.errors import UnsupportedError
-from pqbench.core.step import Step, limits
+from pqbench.core.instantiate import find_class
+from pqbench.core.step import Step
 
 START: Representation = "torch"
 HEAD = """\
@@ -32,7 +33,6 @@ The same step twice takes a number from the second time on, and each has setting
 
 def shipped(conf: Path) -> dict[str, type[Step]]:
     """The classes of the steps in ``conf/compress``, by name."""
-    from hydra.utils import get_class
     from omegaconf import DictConfig, OmegaConf
 
     found: dict[str, type[Step]] = {}
@@ -40,7 +40,7 @@ def shipped(conf: Path) -> dict[str, type[Step]]:
         steps = OmegaConf.load(file)
         assert isinstance(steps, DictConfig)
         for name in map(str, steps):
-            found.setdefault(name, get_class(steps[name]["_target_"]))
+            found.setdefault(name, find_class(steps[name], name, Step))
     return found
 
 
@@ -96,7 +96,7 @@ def markdown(steps: Mapping[str, type[Step]]) -> str:
         lines.append(f"| `{first}` | " + " | ".join(row) + " |")
     lines += ["", "## Models and data that a step refuses", ""]
     for name, step in steps.items():
-        lines += [f"- `{name}`: {sentence}." for sentence in limits(step)]
+        lines += [f"- `{name}`: {sentence}." for sentence in step.limits]
     return "\n".join(lines) + "\n"
 
 

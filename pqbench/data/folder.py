@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.data.stratify import stratified_split
 
@@ -53,7 +53,7 @@ def list_classes(folder: Path, classes: Sequence[str]) -> Split:
     return Split(tuple(files), tuple(labels))
 
 
-class ImageFolder:
+class ImageFolder(Dataset):
     """A user's own images: ``root/train/<class>/`` and ``root/val/<class>/``.
 
     Where there is only one level (``root/<class>/``), a share of each class is held out as the

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.data.folder import class_folders, list_classes
 
@@ -18,7 +18,7 @@ CLASSES = 1000
 INNER = ("", "imagenet-mini", "ILSVRC/Data/CLS-LOC")
 
 
-class ImageNet:
+class ImageNet(Dataset):
     """``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG`` with all 1000 classes.
 
     The wnids in alphabetical order are ImageNet's class indices, as everywhere. ``train`` may be

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pqbench.assets.download import Remote
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
 from pqbench.data.folder import list_classes
@@ -58,7 +58,7 @@ ARCHIVES = {
 Archives = Mapping[str, tuple[str, str, int]]
 
 
-class Imagenette:
+class Imagenette(Dataset):
     """Imagenette v2 with ImageNet's class indices; splits ``train``, ``val`` and ``clean``.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import overload
 
 from pqbench.assets.download import Remote
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.data.archive import obtain
 
@@ -59,7 +59,7 @@ class TextFiles(Sequence[str]):
         return BREAK.sub(" ", text)
 
 
-class Imdb:
+class Imdb(Dataset):
     """Reviews in ``root/{train,test}/{neg,pos}/*.txt``; ``val`` is the published test set.
 
     The 50,000 unlabelled reviews of ``train/unsup`` are not used.

@@ -28,7 +28,7 @@ CAMVID = (
 SPLITS = ("train", "val", "test")
 
 
-class MaskFolder:
+class MaskFolder(Dataset):
     """Images in ``root/<split>/`` and, under the same name, index masks in ``root/<split>annot/``.
 
     Args:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError
 
 WORDS = 2000
 NOTE = "synthetic inputs: latency, memory and size mean something, accuracy does not"
 
 
-class Synthetic:
+class Synthetic(Dataset):
     """Seeded noise: images of any size (resized to the model's), masks, or texts of random words.
 
     Args:

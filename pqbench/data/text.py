@@ -64,7 +64,7 @@ def read_table(path: Path, text: str, label: str) -> list[tuple[str, str]]:
     return rows
 
 
-class TextTable:
+class TextTable(Dataset):
     """Labelled texts: ``root/train.tsv`` (or .csv) and ``root/val.tsv``, or one file.
 
     Of one file a share of each class is held out, by a hash of the text.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +21,16 @@ WORD = re.compile(r"\w+|[^\w\s]")
 Arrays = dict[str, npt.NDArray[np.int64]]
 
 
-class Tokenizer(Protocol):
+class Tokenizer(ABC):
     """Named by ``_target_`` in a model's ``tokenizer`` node."""
 
+    @abstractmethod
     def fit(self, texts: Sequence[str]) -> None:
         """Learn from the training texts (a vocabulary), where it must."""
-        ...
 
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> Arrays:
         """One int64 array (N, ...) per input of the model, in the model's order."""
-        ...
 
 
 def check_length(max_length: int) -> None:
@@ -39,7 +40,7 @@ def check_length(max_length: int) -> None:
 
 
 @dataclass
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """Words and punctuation marks; the vocabulary is the training texts' most frequent words.
 
     Gives ``input_ids`` (N, max_length), padded with 0 at the end, 1 for an unknown word, and
@@ -89,7 +90,7 @@ class WordTokenizer:
 
 
 @dataclass
-class SubwordTokenizer:
+class SubwordTokenizer(Tokenizer):
     """A trained subword tokenizer of the library ``tokenizers`` (``tokenizer.json``).
 
     Gives ``input_ids`` and ``attention_mask`` (N, max_length), padded at the end, mask 0 there.

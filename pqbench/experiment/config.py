@@ -18,8 +18,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_method
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from pqbench.core.backend import Backend
+from pqbench.core.dataset import Dataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
 
 
@@ -101,6 +104,8 @@ class ModelConfig:
             trained from scratch where the data set allows it, else pretrained (download).
         weights_file: Path of a state dict (``.safetensors``, ``.pth``) for ``weights=file``.
         pretrained: ``_target_`` that returns the pretrained state dict.
+        checkpoint_key: Which state dict of a checkpoint that holds several (``state_dict_ema``);
+            null takes the plain one and notes the others.
         preprocess: Resize, crop and normalization, for images.
         tokenizer: ``_target_`` of a tokenizer (``pqbench.data.tokenize``) and its arguments, for
             texts.
@@ -109,7 +114,8 @@ class ModelConfig:
         baseline_file: Path of a second ONNX file of the same network, which the first is compared
             with: the float file of an INT8 one, say.
         input: Name of the ONNX input that takes the prepared images; null finds it.
-        output: Name of the output that is scored; null finds it by shape and name.
+        output: The output that is scored, where there are several: its name, or of a torch network
+            its key or its position (from 0); null finds it by shape and name.
         layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
     """
 
@@ -120,6 +126,7 @@ class ModelConfig:
     weights: Weights = Weights.auto
     weights_file: str | None = None
     pretrained: dict[str, Any] | None = None
+    checkpoint_key: str | None = None
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     tokenizer: dict[str, Any] | None = None
     representation: str = "torch"
@@ -139,6 +146,8 @@ class DatasetConfig:
         task: The task that it has labels for, as in ``ModelConfig``.
         source: ``_target_`` of a class with an ``index()`` method, and its arguments.
         root: Folder with the data; null takes the data set's usual place.
+        classes: The class names in the order of the model's outputs, as a list or as the path of a
+            text file with one a line; null takes the data set's own order.
         split: Split that is scored: ``val``, or ``clean`` where the data set has it.
         limit: Score at most this many images (a stratified, seeded subset); null takes all.
         train_limit: Use at most this many training images; null takes all.
@@ -155,6 +164,7 @@ class DatasetConfig:
     task: str = "classification"
     source: dict[str, Any] = MISSING
     root: str | None = None
+    classes: Any = None
     split: str = "val"
     limit: int | None = None
     train_limit: int | None = None
@@ -395,6 +405,7 @@ def validate(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A value cannot be meant; the message names key, value and what is allowed.
     """
+    from pqbench.measure.protocol import Protocol
 
     def require(condition: bool, key: str, value: object, allowed: str) -> None:
         if not condition:
@@ -421,7 +432,11 @@ def validate(config: Mapping[str, Any]) -> None:
             hint="choose a model and a data set of one task",
         )
     for name, node in config["compress"].items():
-        make(node, f"compress.{name}")
-    make(config["backend"], "backend")
-    make({"_target_": "pqbench.measure.protocol.Protocol", **config["protocol"]}, "protocol")
-    make(dataset["source"], "dataset.source")
+        make(node, f"compress.{name}", Step)
+    make(config["backend"], "backend", Backend)
+    make(
+        {"_target_": "pqbench.measure.protocol.Protocol", **config["protocol"]},
+        "protocol",
+        Protocol,
+    )
+    make(dataset["source"], "dataset.source", Dataset)

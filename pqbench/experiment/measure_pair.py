@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pqbench.core.backend import Backend
 from pqbench.core.errors import DataError
+from pqbench.core.instantiate import make
 from pqbench.core.record import Cold, Energy, Latency, Memory, PlacementInfo, Profile, Speedup
 from pqbench.core.split import PreparedSplit
 from pqbench.machine import device_lock as lock
@@ -107,7 +109,7 @@ def run_cell(
         protocol: How.
         out: Folder for ``latency.parquet``, ``logits.npy`` and the ``logs``.
         threads: Threads of every library in both processes; None takes the usable cores.
-        device: The device to lock; None takes the backend's ``device`` option, or the CPU.
+        device: The device to lock; None takes the backend's.
         clean: Folder of a second split that is scored as well: images that no pretraining saw.
         memory_mb: Limit of each process's own data in MiB; None: no limit.
         deadline: When all must be done, on :func:`time.monotonic`'s clock; None: no limit.
@@ -122,7 +124,7 @@ def run_cell(
     out.mkdir(parents=True, exist_ok=True)
     cores = threads or usable_cores()
     cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline)
-    locked = device or str(candidate.backend.get("device") or "cpu")
+    locked = device or make(candidate.backend, "backend", Backend).device
     with contextlib.ExitStack() as stack:
         with lock.timing(locked):
             earlier = [cell.earlier_start(number) for number in range(protocol.processes - 1)]
@@ -140,7 +142,7 @@ def run_cell(
             result.reasons["accuracy"] = "protocol.score=false"
     if protocol.profile or _int8_not_faster(result):
         with lock.working(locked):
-            result.profile = cell.profile(result)
+            cell.profile(result)
     return result
 
 
@@ -275,7 +277,7 @@ class _Cell:
             raise DataError(f"scored {count} samples, the split {split.folder} has {split.count}")
         return file
 
-    def profile(self, result: CellResult) -> Profile:
+    def profile(self, result: CellResult) -> None:
         """Profile both sides at the smallest batch size, each in a session of its own."""
         batch_size = min(self.protocol.batch_sizes)
         found: list[dict[str, float]] = []
@@ -286,8 +288,11 @@ class _Cell:
             with self.start(side, label="profile_") as worker:
                 found.append(worker.profile(batch_size, _PROFILE_RUNS))
         ms, baseline_ms = found
+        if not ms:
+            result.reasons["profile"] = "this backend's sessions have no profiler"
+            return
         placement = result.placement
-        return Profile(
+        result.profile = Profile(
             batch_size=batch_size,
             ms=ms,
             baseline_ms=baseline_ms,

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pqbench.compress.recipe import Action
@@ -21,6 +20,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.dataset import DataIndex
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.workers.child import cell_timeout
 from pqbench.workers.stage import StageResult, StageRunner, StageSpec
 
@@ -105,6 +105,7 @@ class Maker:
             threads=self.threads,
             memory_mb=self.config["limits"]["memory_mb"],
             resumable=resumable,
+            made=tuple(k for k, v in folders.items() if v is not None),
         )
         with _status(f"{self.title}: {name}"):
             result = self.runner.run(spec)
@@ -174,7 +175,6 @@ class Maker:
             key={
                 "model": model,
                 "upgrade": upgrade,
-                "weights_file": _file_stamp(model["weights_file"] or model["file"]),
                 "dataset_name": config["dataset"]["name"],
                 "scratch_ok": config["dataset"]["scratch"],
                 "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
@@ -250,7 +250,7 @@ class Maker:
                 resumable=True,
             )
             # An integer layer's work and parameters are counted as those it stands for.
-            step = make(config["compress"][action.name], f"compress.{action.name}")
+            step = make(config["compress"][action.name], f"compress.{action.name}", Step)
             if action.after == "torch" and step.kind != "quantize":
                 network = current
         notes = list(scored.value["notes"])
@@ -284,10 +284,3 @@ def _status(text: str) -> contextlib.AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True).status(text)
-
-
-def _file_stamp(path: str | None) -> list[Any] | None:
-    if path is None or not Path(path).is_file():
-        return None
-    stat = Path(path).stat()
-    return [path, stat.st_size, stat.st_mtime_ns]

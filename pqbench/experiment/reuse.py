@@ -1,8 +1,9 @@
 """Finished experiments: how they are named, kept and found again.
 
-An experiment is found by its fingerprint (the resolved configuration) and its identity (data, code,
-libraries, processor). It is looked for where its record goes, then among the records that the cache
-keeps, then in the tracking store. What is kept is sealed, so half a copy or a damaged file is none.
+An experiment is found by its fingerprint (the resolved configuration) and its identity (data, the
+content of every file that a setting names, code, libraries, processor). It is looked for where its
+record goes, then among the records that the cache keeps, then in the tracking store. What is kept
+is sealed, so half a copy or a damaged file is none.
 """
 
 from __future__ import annotations
@@ -18,20 +19,36 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.cache import Cache
-from pqbench.cache.keys import code_hash, library_versions, users_code
+from pqbench.cache.content import named_files
+from pqbench.cache.keys import code_hash, library_versions
+from pqbench.cache.users_code import users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
 from pqbench.core.files import set_aside
+from pqbench.experiment.config import IGNORED_BY_FINGERPRINT
 from pqbench.machine.describe import describe
 
 log = logging.getLogger("pqbench")
 
 
-def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> str:
-    """What a result depends on beside its configuration: data, code, libraries, processor.
+def sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file and of every module of the user's that the configuration names.
+
+    Where results go and how they are kept does not enter.
+
+    Raises:
+        DataError: A file that is named cannot be read.
+    """
+    inputs = {k: v for k, v in config.items() if k not in IGNORED_BY_FINGERPRINT}
+    code = {f"code:{name}": sha256 for name, sha256 in users_code(inputs).items()}
+    return {**named_files(inputs), **code}
+
+
+def identity(sources: Mapping[str, str], threads: int, listing: str | None) -> str:
+    """What a result depends on beside its configuration: files, data, code, libraries, processor.
 
     Args:
-        config: The resolved configuration; a user's own code enters where it names it.
+        sources: :func:`sources` of the configuration.
         threads: Threads in use.
         listing: ``DataIndex.listing_hash()`` of the data; None where it was not got as far.
 
@@ -41,7 +58,7 @@ def identity(config: Mapping[str, Any], threads: int, listing: str | None) -> st
     value = [
         listing,
         code_hash(),
-        users_code(config),
+        dict(sources),
         library_versions(),
         describe(threads)["cpu"]["model"],
         threads,

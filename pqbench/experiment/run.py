@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.cache import Cache
+from pqbench.cache.content import assert_unchanged
+from pqbench.cache.inputs import assert_intact, look
 from pqbench.compress.recipe import Action, plan
 from pqbench.core import interrupt as stop
 from pqbench.core import record as rec
 from pqbench.core.artifact import Representation
-from pqbench.core.dataset import DataIndex
+from pqbench.core.backend import Backend
+from pqbench.core.dataset import DataIndex, Dataset
 from pqbench.core.errors import (
     OutputError,
     PqbenchError,
@@ -28,11 +31,12 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.step import Step
 from pqbench.experiment.assemble import Baseline, measured_record
 from pqbench.experiment.config import baseline_config, fingerprint
 from pqbench.experiment.failure import failure_record, unexpected
 from pqbench.experiment.pipeline import Deployable, Maker
-from pqbench.experiment.reuse import FinishedRecords, identity
+from pqbench.experiment.reuse import FinishedRecords, identity, sources
 from pqbench.tracking.fetch import fetch
 from pqbench.tracking.settings import TrackingSettings
 from pqbench.workers.stage import StageRunner
@@ -62,6 +66,7 @@ class ExperimentRun:
         self.maker = Maker(config, StageRunner(self.cache, folder / "work", folder / "logs"))
         self.title = self.maker.title
         self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
+        self.sources: dict[str, str] = {}
         self.identity = ""
         self.began = time.perf_counter()
         self.deployable: Deployable | None = None
@@ -90,10 +95,11 @@ class ExperimentRun:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            record = self._failed_before()
-            if record is not None:
-                return record
             try:
+                self.sources = sources(self.config)
+                record = self._failed_before()
+                if record is not None:
+                    return record
                 record = self._run()
             except PqbenchError as error:
                 record = self._failure(error)
@@ -124,13 +130,13 @@ class ExperimentRun:
             threads=self.threads,
             stages=self.maker.done,
         )
-        record.identity = identity(self.config, self.threads, None)
+        record.identity = identity(self.sources, self.threads, None)
         return record
 
     def _run(self) -> rec.Record:
         config = self.config
-        backend = make(config["backend"], "backend")
-        steps = {k: make(v, f"compress.{k}") for k, v in config["compress"].items()}
+        backend = make(config["backend"], "backend", Backend)
+        steps = {k: make(v, f"compress.{k}", Step) for k, v in config["compress"].items()}
         try:
             start = config["model"]["representation"]
             actions = plan(steps, start, backend.loads, config["backend"]["name"])
@@ -143,17 +149,15 @@ class ExperimentRun:
             raise UnavailableError(
                 f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
             )
-        check_loads = getattr(backend, "check_loads", None)
-        if check_loads is not None:
-            try:
-                check_loads(actions[-1].after if actions else start)
-            except UnsupportedError:
-                if config["compress"]:
-                    self._baseline()
-                raise
-        index = make(config["dataset"]["source"], "dataset.source").index()
+        try:
+            backend.check_loads(actions[-1].after if actions else start)
+        except UnsupportedError:
+            if config["compress"]:
+                self._baseline()
+            raise
+        index = make(config["dataset"]["source"], "dataset.source", Dataset).index()
         listing = index.listing_hash()
-        self.identity = identity(config, self.threads, listing)
+        self.identity = identity(self.sources, self.threads, listing)
         found = self._find()
         if found is not None:
             return found
@@ -182,6 +186,11 @@ class ExperimentRun:
                 base.deployable = base.maker.deploy(index, listing, conversions)
             baseline = Baseline(found, base.folder, base.deployable.artifact.folder)
         record = self._measure(self.deployable, baseline)
+        assert_unchanged(self.sources, sources(config), "the experiment")
+        assert_unchanged(
+            {"data set": listing}, {"data set": index.listing_hash()}, "the experiment"
+        )
+        record.sources = self.sources
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
@@ -202,6 +211,8 @@ class ExperimentRun:
         config, split = self.config, deployable.split.folder
         backend = config["backend"]
         stop.check()
+        models = [deployable.artifact.folder, *([baseline.artifact] if baseline else [])]
+        inputs = look(models)
         began = time.perf_counter()
         cell = run_cell(
             SideSpec(backend, deployable.artifact.folder, split, "candidate"),
@@ -213,6 +224,7 @@ class ExperimentRun:
             memory_mb=config["limits"]["memory_mb"],
             deadline=self.maker.deadline,
         )
+        assert_intact(inputs, f"backend {backend['name']}", self.cache, added_too=False)
         self.maker.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
         work = self.maker.count_work(deployable)
         return measured_record(
@@ -266,7 +278,7 @@ class ExperimentRun:
         if (
             record is None
             or record.ok
-            or record.identity != identity(self.config, self.threads, None)
+            or record.identity != identity(self.sources, self.threads, None)
         ):
             return None
         log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)

@@ -13,6 +13,7 @@ from typing import Any
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.instantiate import make
 from pqbench.core.split import PreparedSplit
+from pqbench.core.step import Step, StepData
 from pqbench.experiment.tasks import get_task
 
 PARITY_SAMPLES = 32
@@ -128,7 +129,6 @@ def apply_step(
     resume: str | None = None,
 ) -> dict[str, Any]:
     """Run one step of the recipe, on images proved to be none of the scored ones."""
-    from pqbench.core.step import StepData
     from pqbench.data.prepare import assert_disjoint
 
     for other in filter(None, (scored, clean)):
@@ -140,7 +140,7 @@ def apply_step(
         teacher=Artifact.load(teacher) if teacher else None,
         resume=Path(resume) if resume else None,
     )
-    result = make(step, f"compress.{name}").apply(Artifact.load(artifact), data, workdir)
+    result = make(step, f"compress.{name}", Step).apply(Artifact.load(artifact), data, workdir)
     return dict(result.lineage[-1].details)
 
 

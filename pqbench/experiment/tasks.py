@@ -1,6 +1,5 @@
-"""Tasks: what differs between classifying images, pixels and texts, behind one small interface.
+"""The tasks that are shipped: classifying images, pixels and texts.
 
-A task prepares inputs and labels, scores a session's outputs, and says how strict parity is.
 Everything else (calibration, fitting, export, timing) works on the prepared inputs and is the same
 for all: a label array with one entry per sample, or per position, tells the rest.
 """
@@ -9,59 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+from pqbench.core.dataset import Dataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.core.record import Accuracy
 from pqbench.core.split import PreparedSplit
+from pqbench.core.task import Task
 from pqbench.experiment.config import TASKS
 
 
-class Task(Protocol):
-    """Named in ``pqbench.experiment.config.TASKS``, or by the dotted path of a class of your own.
-
-    Attributes:
-        metric: Field of :class:`pqbench.core.record.Accuracy` that drops refer to.
-        min_agreement: Least share of samples whose highest output stays in a conversion.
-    """
-
-    metric: ClassVar[str]
-    min_agreement: ClassVar[float]
-
-    def prepare(
-        self,
-        dataset: Mapping[str, Any],
-        model: Mapping[str, Any],
-        split: str,
-        folder: Path,
-        exclude: Sequence[str],
-        limit: int | None,
-        seed: int,
-        threads: int,
-    ) -> PreparedSplit:
-        """Write a split's inputs and labels to ``folder``, as the model wants them.
-
-        Args:
-            dataset: Resolved ``dataset`` configuration.
-            model: ``preprocess`` and ``tokenizer`` of the resolved ``model`` configuration.
-            split: Name of the split.
-            folder: Where to write.
-            exclude: Names of the splits that are scored: their samples are left out.
-            limit: At most so many samples.
-            seed: Seeds that choice.
-            threads: Threads for decoding.
-        """
-        ...
-
-    def score(
-        self, outputs: Path, split: PreparedSplit, predictions: Path, baseline: Path | None
-    ) -> Accuracy:
-        """Score saved outputs, and compare them with the baseline's on the same split."""
-        ...
-
-
-class Classification:
+class Classification(Task):
     """One class per image: top-1, top-5, macro F1."""
 
     metric: ClassVar[str] = "top1"
@@ -83,7 +41,7 @@ class Classification:
         from pqbench.data.preprocess import Preprocess
 
         return prepare(
-            make(dataset["source"], "dataset.source"),
+            make(dataset["source"], "dataset.source", Dataset),
             split,
             Preprocess.from_config(model["preprocess"], dataset["resize_mode"]),
             folder,
@@ -119,6 +77,7 @@ class TextClassification(Classification):
     ) -> PreparedSplit:
         """Tokenize and pad; see :func:`pqbench.data.text.prepare_text`."""
         from pqbench.data.text import prepare_text
+        from pqbench.data.tokenize import Tokenizer
 
         node = model["tokenizer"]
         if not node:
@@ -126,9 +85,9 @@ class TextClassification(Classification):
                 "this model has no tokenizer", hint="set model.tokenizer, as conf/model/bert.yaml"
             )
         return prepare_text(
-            make(dataset["source"], "dataset.source"),
+            make(dataset["source"], "dataset.source", Dataset),
             split,
-            make(node, "model.tokenizer"),
+            make(node, "model.tokenizer", Tokenizer),
             folder,
             settings=node,
             limit=limit,
@@ -138,7 +97,7 @@ class TextClassification(Classification):
         )
 
 
-class Segmentation:
+class Segmentation(Task):
     """One class per pixel: mean intersection over union, pixel accuracy."""
 
     metric: ClassVar[str] = "miou"
@@ -160,7 +119,7 @@ class Segmentation:
         from pqbench.data.segmentation import prepare_segmentation
 
         return prepare_segmentation(
-            make(dataset["source"], "dataset.source"),
+            make(dataset["source"], "dataset.source", Dataset),
             split,
             Preprocess.from_config(model["preprocess"], dataset["resize_mode"]),
             folder,
@@ -186,5 +145,4 @@ def get_task(name: str) -> Task:
     Raises:
         ConfigError: There is no such task.
     """
-    task: Task = make({"_target_": TASKS.get(name, name)}, "model.task")
-    return task
+    return make({"_target_": TASKS.get(name, name)}, "model.task", Task)

@@ -8,13 +8,15 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.artifact import Artifact
+from pqbench.core.backend import Backend, Session
 from pqbench.core.errors import ConfigError, PqbenchError, UnavailableError, UnsupportedError
+from pqbench.core.instantiate import make, public_name
 from pqbench.core.record import Cold
 from pqbench.core.split import PreparedSplit, ahead
 from pqbench.machine.cpu import usable_cores
@@ -24,31 +26,11 @@ from pqbench.measure.memory import MemoryWatch
 from pqbench.measure.pool import Batch, make_pool, views
 
 
-class LoadedModel(Protocol):
-    """What a backend gives back: see ``pqbench.core.backend.Session``."""
-
-    def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
-        """One inference."""
-        ...
-
-    def placement(self) -> Any:
-        """Where the nodes run."""
-        ...
-
-    def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> Mapping[str, float]:
-        """Milliseconds per inference by kernel type."""
-        ...
-
-    def close(self) -> None:
-        """Free the model."""
-        ...
-
-
 @dataclass
 class Host:
     """One loaded model with its inputs. Every public method answers one request of the parent."""
 
-    session: LoadedModel
+    session: Session
     split: PreparedSplit
     pool: Batch
     device: str
@@ -157,25 +139,6 @@ def dense_classes(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return classes
 
 
-def make_backend(node: Mapping[str, Any]) -> Any:
-    """Make the backend that a resolved configuration node names.
-
-    Raises:
-        ConfigError: There is no such class, or it refuses the options.
-    """
-    from hydra.utils import get_class
-
-    target = str(node.get("_target_", ""))
-    options = {k: v for k, v in node.items() if not k.startswith("_") and k != "name"}
-    try:
-        return get_class(target)(**options)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"cannot make the backend '{target}': {error}",
-            hint="check _target_ and the options of the backend in the configuration",
-        ) from error
-
-
 def open_host(
     backend: Mapping[str, Any],
     artifact: str,
@@ -201,14 +164,16 @@ def open_host(
     Raises:
         UnavailableError: The backend cannot run here.
         UnsupportedError: The artifact is not in the representation that the backend loads.
+        ConfigError: The backend cannot be made, or what it loads is no session.
     """
     model = Artifact.load(artifact)
     data = PreparedSplit.load(split)
     pool = make_pool(data, max(batch_sizes), pool_mb, seed)
-    runtime = make_backend(backend)
+    runtime = make(backend, "backend", Backend)
     if model.representation not in runtime.loads:
+        name = runtime.name or type(runtime).__name__
         raise UnsupportedError(
-            f"{type(runtime).__name__} loads '{' or '.join(runtime.loads)}' models, this one is "
+            f"{name} loads '{' or '.join(runtime.loads)}' models, this one is "
             f"'{model.representation}' ({model.folder})",
             hint="export the model to that representation first",
         )
@@ -218,29 +183,26 @@ def open_host(
         raise UnavailableError(available.reason, hint=available.hint)
     # What a backend names here is imported before the load, so that the runtime counts neither as
     # time nor as memory of the model.
-    for module in getattr(runtime, "modules", ()):
+    for module in runtime.modules:
         importlib.import_module(module)
     import_s = clock() - start
     watch = MemoryWatch(available.device)
     gc.collect()
     watch.before_load()
     start = clock()
-    session: LoadedModel = runtime.load(model, list(batch_sizes))
+    session = runtime.load(model, list(batch_sizes))
     load_s = clock() - start
+    _check_session(session, runtime)
     watch.after_load()
     first = views(pool, batch_sizes[0])[0]
     start = clock()
     session.run(first)
     first_ms = (clock() - start) * 1e3
-    # A backend that compiles may say how much of the load that was.
-    compile_s: float | None = getattr(session, "compile_s", None)
     reasons = {}
-    if compile_s is None:
-        reasons["cold.compile_s"] = getattr(
-            session, "compile_reason", "this backend does not compile apart from loading"
-        )
+    if session.compile_s is None:
+        reasons["cold.compile_s"] = session.compile_reason
     else:
-        load_s -= compile_s
+        load_s -= session.compile_s
     gc.collect()
     gc.freeze()
     return Host(
@@ -249,9 +211,19 @@ def open_host(
         pool=pool,
         device=available.device,
         watch=watch,
-        cold_times=Cold(import_s, load_s, compile_s, first_ms),
+        cold_times=Cold(import_s, load_s, session.compile_s, first_ms),
         cold_reasons=reasons,
         flushed=flushed,
         # A thread that reads ahead takes a core from a runtime that computes on all of them.
-        spare_core=available.device != "cpu" or usable_cores() > getattr(runtime, "threads", 0),
+        spare_core=available.device != "cpu" or usable_cores() > runtime.threads,
     )
+
+
+def _check_session(session: object, backend: Backend) -> None:
+    """Refuse what a user's backend gives instead of a session: its members have no defaults."""
+    if not isinstance(session, Session):
+        wanted, given = public_name(Session), type(session).__name__
+        raise ConfigError(
+            f"{type(backend).__name__}.load gave a {given}, which does not inherit from {wanted}",
+            hint=f"write class {given}({wanted})",
+        )

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
-from pqbench.core.split import PreparedSplit
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size
@@ -19,32 +19,8 @@ from pqbench.training.fit import fit
 from pqbench.training.settings import FitSettings
 
 
-class TrainingData(Protocol):
-    """What the step uses of ``pqbench.core.step.StepData``, which this room does not import."""
-
-    @property
-    def train(self) -> PreparedSplit:
-        """The train split."""
-
-    @property
-    def seed(self) -> int:
-        """Seeds order, augmentation and dropout."""
-
-    @property
-    def threads(self) -> int:
-        """Threads that torch may use."""
-
-    @property
-    def resume(self) -> Path | None:
-        """Folder for a half-done training's checkpoint."""
-
-    @property
-    def teacher(self) -> Artifact | None:
-        """The model as it was before the first step."""
-
-
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Step):
     """Train for a few epochs; with ``teacher_weight`` following the model before the first step.
 
     The settings are those of ``FitSettings``; ``recalibrate_bn`` comes on top.
@@ -56,7 +32,7 @@ class Finetune:
             are measured anew on this many training images at the model's own size; 0 leaves them.
     """
 
-    kind: ClassVar[Literal["train"]] = "train"
+    kind: ClassVar[Kind] = "train"
     takes: ClassVar[tuple[Representation, ...]] = ("torch",)
     limits: ClassVar[Sequence[str]] = ("tasks other than classification: training needs classes",)
 
@@ -93,7 +69,7 @@ class Finetune:
             **{name: getattr(self, name) for name in own}, seed=seed, threads=threads
         )
 
-    def apply(self, artifact: Artifact, data: TrainingData, workdir: Path) -> Artifact:
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         """Train and save.
 
         Raises:

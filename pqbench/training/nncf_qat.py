@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, StepData
 from pqbench.nets.checkpoint import load_network
 from pqbench.nets.layers import feed_tensors, torch_threads
-from pqbench.training.finetune import Finetune, TrainingData
+from pqbench.training.finetune import Finetune
 from pqbench.training.fit import fit
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class NncfQat(Finetune):
         devices: 1 alone: NNCF's quantizers cannot be handed to another process.
     """
 
-    kind: ClassVar[Literal["quantize"]] = "quantize"  # type: ignore[assignment]  # trains, too
+    kind: ClassVar[Kind] = "quantize"  # it trains, too
     gives: ClassVar[Representation] = "openvino"
     why_not: ClassVar[Mapping[Representation, str]] = {
         "onnx": "neither torch.onnx exporter takes NNCF's fake quantizers into a form that ONNX "
@@ -71,7 +72,7 @@ class NncfQat(Finetune):
                 "nncf_qat.devices must be 1: NNCF's quantizers cannot be handed to another process"
             )
 
-    def apply(self, artifact: Artifact, data: TrainingData, workdir: Path) -> Artifact:
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         """Quantize, train, convert, save ``model.xml``.
 
         Raises:
@@ -155,7 +156,7 @@ def _patient_build() -> Iterator[None]:
 class _Feed:
     """Turns an image's index into what NNCF calls the network with."""
 
-    def __init__(self, data: TrainingData, names: Sequence[str]) -> None:
+    def __init__(self, data: StepData, names: Sequence[str]) -> None:
         self.data = data
         self.names = names
 

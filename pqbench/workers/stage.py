@@ -6,8 +6,10 @@ reads a response file, so a stage that dies by exception, signal or time-out is 
 in the parent, never its end.
 
 Cache: the key is a hash of the function, its arguments (a folder made by another stage enters by
-that stage's key), pqbench's code, the user's own code that the arguments name and
-the versions of the libraries. The child dies with its parent, however that dies.
+that stage's key), the content of every file that they name, pqbench's code, the user's own code
+that the arguments name and the versions of the libraries. A file or module that changed while the
+stage ran is an error, and so is a stage that changed what earlier stages made. The child dies with
+its parent, however that dies.
 
 A resumable stage is told of a folder in the cache that bears its key and outlives it: what it put
 there before it was interrupted it finds when it is run again. The folder goes once the stage is
@@ -33,7 +35,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.cache import Cache
-from pqbench.cache.keys import code_hash, library_versions, users_code
+from pqbench.cache.content import assert_unchanged, named_files
+from pqbench.cache.inputs import assert_intact, look
+from pqbench.cache.keys import code_hash, library_versions
+from pqbench.cache.users_code import users_code
 from pqbench.core.errors import ERRORS, OutOfMemoryFailure, PqbenchError, StageTimeout, WorkerCrash
 from pqbench.core.files import write_json
 from pqbench.workers.child import (
@@ -70,6 +75,7 @@ class StageSpec:
         memory_mb: Limit of the process's own data in MiB; None: no limit. Linux only.
         resumable: The function takes ``resume``, the path of a folder for half-done work, which
             decides nothing about the result; it is left out where there is no cache.
+        made: Names of the arguments that are folders made by earlier stages.
     """
 
     name: str
@@ -80,6 +86,16 @@ class StageSpec:
     threads: int = 1
     memory_mb: float | None = None
     resumable: bool = False
+    made: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """The arguments but those that earlier stages made, or an earlier attempt."""
+        return {k: v for k, v in self.arguments.items() if k not in (*self.made, "resume")}
+
+    def sources(self) -> dict[str, str]:
+        """SHA-256 of every file and of every module of the user's that the arguments name."""
+        code = {f"code:{name}": sha256 for name, sha256 in users_code(self.given()).items()}
+        return {**named_files(self.given()), **code}
 
 
 @dataclass(frozen=True)
@@ -103,13 +119,18 @@ class StageResult:
     rss_peak_mb: float | None
 
 
-def cache_key(spec: StageSpec) -> str:
-    """The key under which the stage's result is found, 32 hex digits."""
+def cache_key(spec: StageSpec, sources: Mapping[str, str] | None = None) -> str:
+    """The key under which the stage's result is found, 32 hex digits.
+
+    Args:
+        spec: The stage.
+        sources: ``spec.sources()`` where it is known already.
+    """
     value = {
         "function": spec.function,
         "arguments": spec.key if spec.key is not None else spec.arguments,
         "code": code_hash(),
-        "users_code": users_code(spec.arguments),
+        "sources": dict(spec.sources() if sources is None else sources),
         "libraries": library_versions(),
         "python": sys.version_info[:2],
     }
@@ -138,12 +159,13 @@ class StageRunner:
                 attributes ``stage`` and ``log`` name the stage and its log file.
             OSError: The cache or the work folder cannot be written.
         """
-        key = cache_key(spec)
+        sources = spec.sources()
+        key = cache_key(spec, sources)
         if self.cache is None:
             folder = self.scratch / f"{spec.name}-{key[:8]}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            value, seconds, rss = self._compute(spec, folder)
+            value, seconds, rss = self._compute(spec, folder, sources)
             return StageResult(folder, value, key, seconds, False, rss)
         final = self.cache.stages / key
         found = self._find(self.cache, final, key)
@@ -154,7 +176,8 @@ class StageRunner:
             if found is not None:
                 return found
             aside = self.cache.aside(final)
-            value, seconds, rss = self._compute(_resuming(spec, self.cache.unfinished / key), aside)
+            resuming = _resuming(spec, self.cache.unfinished / key)
+            value, seconds, rss = self._compute(resuming, aside, sources)
             payload = {"name": spec.name, "value": value, "seconds": seconds, "rss_peak_mb": rss}
             try:
                 self.cache.keep(aside, final, payload)
@@ -172,12 +195,21 @@ class StageRunner:
             folder, stored["value"], key, stored["seconds"], True, stored["rss_peak_mb"]
         )
 
-    def _compute(self, spec: StageSpec, folder: Path) -> tuple[dict[str, Any], float, float]:
-        """Run the stage's process in ``folder``, which is removed if it fails."""
+    def _compute(
+        self, spec: StageSpec, folder: Path, sources: Mapping[str, str]
+    ) -> tuple[dict[str, Any], float, float]:
+        """Run the stage's process in ``folder``, which is removed if it fails.
+
+        Neither what it was made from nor what it was given may be another thing afterwards.
+        """
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{spec.name}.log"
         try:
-            return _run_process(spec, folder, log)
+            inputs = look(Path(spec.arguments[name]) for name in spec.made)
+            result = _run_process(spec, folder, log)
+            assert_intact(inputs, f"stage {spec.name}", self.cache)
+            assert_unchanged(sources, spec.sources(), f"stage {spec.name}")
+            return result
         except PqbenchError as error:
             shutil.rmtree(folder, ignore_errors=True)
             if spec.arguments.get("resume") and not isinstance(error, INTERRUPTIONS):

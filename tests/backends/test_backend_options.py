@@ -32,7 +32,7 @@ def node(name: str, threads: int | None) -> dict[str, object]:
 def test_backend_yaml_makes_a_backend_that_is_available(name: str, threads: int | None) -> None:
     options = node(name, threads)
     assert options["name"] == name
-    backend = make(options, name)
+    backend = make(options, name, Backend)
     assert isinstance(backend, Backend)
     assert backend.threads >= 1 if threads is None else backend.threads == 2
     found = backend.availability()
@@ -50,7 +50,7 @@ def test_availability_says_what_is_missing(name: str, monkeypatch: pytest.Monkey
         raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
     monkeypatch.setattr(support, "import_module", absent)
-    found = make(node(name, 1), name).availability()
+    found = make(node(name, 1), name, Backend).availability()
     assert not found.available
     assert "is not installed" in found.reason
     assert "pip install" in found.hint
@@ -60,7 +60,7 @@ def test_availability_says_what_is_missing(name: str, monkeypatch: pytest.Monkey
 def test_gpu_backend_says_exactly_why_it_cannot_run_here(name: str) -> None:
     from pqbench.machine.cuda_driver import gpu
 
-    backend = make(node(name, None), name)
+    backend = make(node(name, None), name, Backend)
     assert isinstance(backend, Backend)
     found = backend.availability()
     assert found.device == "cuda:0"
@@ -98,7 +98,7 @@ def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cpu:0"])
 def test_a_device_that_cannot_be_meant_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="not possible"):
-        make({**node("torch", 1), "device": device}, "torch")
+        make({**node("torch", 1), "device": device}, "torch", Backend)
 
 
 def test_library_tells_a_broken_installation_from_a_missing_one(

@@ -54,7 +54,7 @@ def test_recipe_none_is_empty(conf: Path) -> None:
 def test_recipe_settings_override_by_step(conf: Path) -> None:
     recipe = _compose(conf, "compress=[prune,ort_int8]", "compress.prune.pruning_ratio=0.5")
     assert recipe["prune"]["pruning_ratio"] == 0.5
-    assert make(recipe["prune"], "compress.prune").pruning_ratio == 0.5
+    assert make(recipe["prune"], "compress.prune", Step).pruning_ratio == 0.5
 
 
 def test_recipe_sweep_parses_single_steps_and_lists() -> None:
@@ -69,7 +69,7 @@ def test_recipe_sweep_parses_single_steps_and_lists() -> None:
 def test_choice_is_one_step_named_like_its_file(conf: Path, choice: str) -> None:
     recipe = _compose(conf, f"compress={choice}")
     assert list(recipe) == [choice]
-    step = make(recipe[choice], f"compress.{choice}")
+    step = make(recipe[choice], f"compress.{choice}", Step)
     assert isinstance(step, Step)
 
 
@@ -129,7 +129,7 @@ def test_choice_refuses_impossible_settings(
 ) -> None:
     recipe = _compose(conf, f"compress={choice}", f"compress.{choice}.{key}={value}")
     with pytest.raises(ConfigError, match=key):
-        make(recipe[choice], f"compress.{choice}")
+        make(recipe[choice], f"compress.{choice}", Step)
 
 
 def test_reduce_range_is_what_the_cpu_needs(conf: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_same_step_twice_has_settings_of_its_own(conf: Path) -> None:
     assert list(recipe) == ["finetune", "prune", "finetune_2"]
     assert recipe["finetune_2"]["epochs"] == 5
     assert {**recipe["finetune_2"], "epochs": 2} == recipe["finetune"]
-    assert make(recipe["finetune_2"], "compress.finetune_2").epochs == 5
+    assert make(recipe["finetune_2"], "compress.finetune_2", Step).epochs == 5
 
 
 def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from pqbench.app.arguments import config_folder
 from pqbench.compress.recipe import plan
 from pqbench.compress.table import BACKENDS, markdown, order_problem, shipped, way
+from pqbench.core.backend import Backend
 from pqbench.core.errors import UnsupportedError
+from pqbench.core.instantiate import make
 from pqbench.experiment import config as schema
-from pqbench.measure.session_host import make_backend
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = shipped(REPOSITORY / "conf")
@@ -55,4 +56,4 @@ def test_table_columns_are_what_the_shipped_backends_load(name: str) -> None:
         config = compose("config", overrides=[f"backend={name}"])
     node = OmegaConf.to_container(config.backend, resolve=True)
     assert isinstance(node, dict)
-    assert make_backend({str(k): v for k, v in node.items()}).loads == BACKENDS[name]
+    assert make({str(k): v for k, v in node.items()}, "backend", Backend).loads == BACKENDS[name]

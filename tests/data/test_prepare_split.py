@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pqbench.core.dataset import DataIndex, Split
+from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.core.split import PreparedSplit
 from pqbench.data.elpv import Elpv
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = Preprocess(20, 16, "bilinear", MEAN, STD)
 
 
-class Listed:
+class Listed(Dataset):
     """A data set made of given splits."""
 
     def __init__(self, notes: tuple[str, ...] = (), **splits: Split) -> None:

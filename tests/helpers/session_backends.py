@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pqbench.core.artifact import Artifact, TensorSpec
-from pqbench.core.backend import Availability, Placement
+from pqbench.core.artifact import Artifact, Representation, TensorSpec
+from pqbench.core.backend import Availability, Backend, Placement, Session
 from pqbench.core.errors import PlacementError
 from pqbench.core.files import write_json
 
@@ -23,7 +23,7 @@ FEATURES = 64
 CLASSES = 7
 
 
-class NumpySession:
+class NumpySession(Session):
     def __init__(self, weights: np.ndarray, fault: str, work: int, options: dict[str, Any]) -> None:
         self.weights = weights
         self.fault = fault
@@ -71,8 +71,8 @@ def misbehave(fault: str) -> None:
         sys.stderr.write("and a warning\n")
 
 
-class NumpyBackend:
-    loads: ClassVar[tuple[str, ...]] = ("onnx",)
+class NumpyBackend(Backend):
+    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
 
     def __init__(
         self,
@@ -105,10 +105,45 @@ class NumpyBackend:
         return session
 
 
-class OnnxBackend:
+class BareSession(Session):
+    """What the contract asks for, and nothing else."""
+
+    def __init__(self, backend: BareBackend, weights: np.ndarray) -> None:
+        self.backend = backend
+        self.weights = weights
+
+    def run(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        x = batch["input"].reshape(len(batch["input"]), -1)[:, :FEATURES]
+        for _ in range(self.backend.work):
+            out = x @ self.weights
+        return [out.astype(np.float32)]
+
+    def placement(self) -> Placement:
+        return Placement({"cpu": 1}, "f32", 4, 4, details={"name": self.backend.name})
+
+
+class BareBackend(Backend):
+    """What the contract asks for, and a name."""
+
+    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
+
+    def __init__(self, name: str, work: int = 1, loaded: str = "session") -> None:
+        self.name = name
+        self.work = work
+        self.loaded = loaded
+
+    def availability(self) -> Availability:
+        return Availability(True, "cpu", {})
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> Session:
+        session = BareSession(self, np.load(artifact.path))
+        return session if self.loaded == "session" else object()
+
+
+class OnnxBackend(Backend):
     """ONNX Runtime on the CPU, without anything around it."""
 
-    loads: ClassVar[tuple[str, ...]] = ("onnx",)
+    loads: ClassVar[tuple[Representation, ...]] = ("onnx",)
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def __init__(self, threads: int = 1) -> None:
@@ -121,7 +156,7 @@ class OnnxBackend:
         return OnnxSession(artifact, self.threads)
 
 
-class OnnxSession:
+class OnnxSession(Session):
     def __init__(self, artifact: Artifact, threads: int) -> None:
         import onnxruntime as ort
 
@@ -136,9 +171,6 @@ class OnnxSession:
 
     def placement(self) -> Placement:
         return Placement({"CPUExecutionProvider": 1}, "f32", 1, 0)
-
-    def profile(self, batch: Mapping[str, np.ndarray], runs: int) -> Mapping[str, float]:
-        return {}
 
     def close(self) -> None:
         del self.session

@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Availability, Placement
+from pqbench.core.artifact import Artifact, Representation
+from pqbench.core.backend import Availability, Backend, Placement, Session
 
 
-class CrashingBackend:
-    loads: ClassVar[tuple[str, ...]] = ("torch",)
+class CrashingBackend(Backend):
+    loads: ClassVar[tuple[Representation, ...]] = ("torch",)
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -26,7 +26,7 @@ class CrashingBackend:
         return CrashingSession(self.fault)
 
 
-class CrashingSession:
+class CrashingSession(Session):
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
@@ -39,9 +39,3 @@ class CrashingSession:
 
     def placement(self) -> Placement:
         return Placement({"cpu": 1}, "f32", 0, 0)
-
-    def profile(self, batch: Mapping[str, np.ndarray], runs: int) -> dict[str, float]:
-        return {}
-
-    def close(self) -> Any:
-        return None

@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pqbench.core.artifact import Artifact, LineageEntry
-from pqbench.core.step import Kind, StepData
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
 
 
-class Round:
+class Round(Step):
     """Rounds all weights to a grid: the smallest step there can be."""
 
     kind: ClassVar[Kind] = "prune"
-    takes: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
 
     def __init__(self, digits: int = 3) -> None:
         self.digits = digits
@@ -32,22 +32,22 @@ class Round:
         return save_like(network, artifact, workdir, LineageEntry("round", 0.0))
 
 
-class Crash:
+class Crash(Step):
     """Dies as native code does."""
 
     kind: ClassVar[Kind] = "prune"
-    takes: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
 
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         os.kill(os.getpid(), signal.SIGSEGV)
         raise AssertionError("not reached")
 
 
-class Sleep:
+class Sleep(Step):
     """Takes longer than anybody waits."""
 
     kind: ClassVar[Kind] = "prune"
-    takes: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
 
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         time.sleep(600)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pqbench.backends.openvino.graph import check_compiled, read_layers, runtime_layers
 from pqbench.backends.support import last_line, library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability, Placement
+from pqbench.core.backend import Availability, Backend, Placement, Session
 from pqbench.core.errors import UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PIP_NAME = "openvino"
 FREE = -1
 
 
-class OpenvinoBackend:
+class OpenvinoBackend(Backend):
     """OpenVINO on one device.
 
     Args:
@@ -58,7 +58,8 @@ class OpenvinoBackend:
         model_cache: str | None = None,
     ) -> None:
         self.threads = thread_count(threads)
-        self.device = one_of("device", device, ("CPU",))
+        self.target = one_of("device", device, ("CPU",))
+        self.device = self.target.lower()
         self.precision = one_of("precision", precision, ("f32", "bf16", "f16"))
         self.hint = one_of("hint", hint, ("latency", "throughput"))
         self.shapes = one_of("shapes", shapes, ("static", "dynamic"))
@@ -70,8 +71,8 @@ class OpenvinoBackend:
         try:
             self._core()
         except UnavailableError as error:
-            return Availability(False, self.device.lower(), found, error.message, error.hint)
-        return Availability(True, self.device.lower(), found)
+            return Availability(False, self.device, found, error.message, error.hint)
+        return Availability(True, self.device, found)
 
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> OpenvinoSession:
         """Read the model and compile it for each batch size.
@@ -104,16 +105,16 @@ class OpenvinoBackend:
         }
         if self.model_cache is not None:
             options["CACHE_DIR"] = self.model_cache
-        if "CPU_DENORMALS_OPTIMIZATION" in core.get_property(self.device, "SUPPORTED_PROPERTIES"):
+        if "CPU_DENORMALS_OPTIMIZATION" in core.get_property(self.target, "SUPPORTED_PROPERTIES"):
             options["CPU_DENORMALS_OPTIMIZATION"] = True
         try:
-            compiled = core.compile_model(model, self.device, options)
+            compiled = core.compile_model(model, self.target, options)
         except RuntimeError as error:
             raise UnsupportedError(
-                f"OpenVINO cannot compile the model for {self.device}: {last_line(error)}",
+                f"OpenVINO cannot compile the model for {self.target}: {last_line(error)}",
                 hint="choose another quantization step or backend for this model",
             ) from error
-        check_compiled(compiled, self.device, self.precision)
+        check_compiled(compiled, self.target, self.precision)
         return compiled
 
     def profile_request(self, artifact: Artifact, batch_size: int) -> ov.InferRequest:
@@ -141,14 +142,14 @@ class OpenvinoBackend:
 
     def _core(self) -> ov.Core:
         core = library("openvino", PIP_NAME).Core()
-        if self.device not in core.available_devices:
+        if self.target not in core.available_devices:
             raise UnavailableError(
-                f"OpenVINO sees no {self.device} here, only {', '.join(core.available_devices)}"
+                f"OpenVINO sees no {self.target} here, only {', '.join(core.available_devices)}"
             )
         return core
 
 
-class OpenvinoSession:
+class OpenvinoSession(Session):
     """A model in OpenVINO.
 
     Attributes:
@@ -225,11 +226,11 @@ class OpenvinoSession:
         """
         backend = self._backend
         for compiled in self._compiled.values():
-            check_compiled(compiled, backend.device, backend.precision)
+            check_compiled(compiled, backend.target, backend.precision)
         compiled = self._compiled[min(self._compiled)]
         placement = read_layers(
             runtime_layers(compiled),
-            device=backend.device,
+            device=backend.target,
             precision=backend.precision,
             threads=int(compiled.get_property("INFERENCE_NUM_THREADS")),
         )

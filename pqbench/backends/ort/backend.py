@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pqbench.backends.ort.session import OrtSession
 from pqbench.backends.support import first_line, library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability
+from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PlacementError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PIP_NAME = "onnxruntime"
 ERRORS_ONLY = 3
 
 
-class OrtBackend:
+class OrtBackend(Backend):
     """ONNX Runtime on one execution provider.
 
     Args:

@@ -46,7 +46,7 @@ class OrtGpuBackend(OrtBackend):
         engine_cache: Folder for engines and timing caches; None takes one beside the stages.
     """
 
-    name: ClassVar[str]
+    provider_name: ClassVar[str]
     hint: ClassVar[str]
     provider_library: ClassVar[str] = ""
 
@@ -60,7 +60,7 @@ class OrtGpuBackend(OrtBackend):
         engine_cache: str | None = None,
     ) -> None:
         super().__init__(threads, graph_optimization=graph_optimization)
-        self.provider = self.name
+        self.provider = self.provider_name
         self.index = parse_device(device)
         self.device = f"cuda:{self.index}"
         self.others = OTHERS[one_of("others", others, tuple(OTHERS))]
@@ -122,7 +122,7 @@ class OrtCudaBackend(OrtGpuBackend):
         options: ``OrtGpuBackend``'s.
     """
 
-    name = CUDA
+    provider_name = CUDA
     provider_library = "libonnxruntime_providers_cuda.so"
     hint = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
@@ -164,7 +164,7 @@ class OrtTensorrtBackend(OrtGpuBackend):
         options: ``OrtGpuBackend``'s.
     """
 
-    name = TENSORRT
+    provider_name = TENSORRT
     provider_library = "libonnxruntime_providers_tensorrt.so"
     hint = "install TensorRT 10 (libnvinfer.so.10): pip install 'tensorrt>=10.9,<11'"
     keeps_graph = False
@@ -254,7 +254,7 @@ class OrtTensorrtRtxBackend(OrtGpuBackend):
     by name alone, ONNX Runtime would silently take the CPU.
     """
 
-    name = RTX
+    provider_name = RTX
     hint = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
     keeps_graph = False
     distributions = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-ep-nv-tensorrt-rtx-cu13")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pqbench.backends.ort import graph as ort_graph
 from pqbench.backends.support import first_line
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Placement
+from pqbench.core.backend import Placement, Session
 from pqbench.core.errors import OutOfMemoryFailure, UnsupportedError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Batch = Mapping[str, npt.NDArray[Any]]
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|BFCArena", re.IGNORECASE)
 
 
-class OrtSession:
+class OrtSession(Session):
     """A model in ONNX Runtime.
 
     Args:

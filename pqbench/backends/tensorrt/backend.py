@@ -18,7 +18,7 @@ from pqbench.backends.tensorrt.build import BuildOptions, find_or_build
 from pqbench.backends.tensorrt.calibration import check_calibrates
 from pqbench.backends.tensorrt.session import TensorrtSession
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability
+from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import ConfigError, UnavailableError
 from pqbench.machine.cuda_driver import gpu, parse_device
 
@@ -29,7 +29,7 @@ DISTRIBUTIONS = (
 BUFFER_PACKAGES = {"torch": "torch", "pycuda": "pycuda", "cuda_python": "cuda-bindings"}
 
 
-class TensorrtBackend:
+class TensorrtBackend(Backend):
     """TensorRT on one GPU.
 
     Args:
@@ -48,9 +48,6 @@ class TensorrtBackend:
         optimization_level: The builder's, 0 (quick build) to 5.
         capabilities: Compute capabilities to build for (``SM89``), TensorRT-RTX only; empty: all.
         engine_cache: Folder for engines; None takes one beside the stages.
-
-    Attributes:
-        loads: ``onnx``, and unless TensorRT-RTX is chosen ``onnx_calibrated``.
     """
 
     def __init__(
@@ -72,9 +69,6 @@ class TensorrtBackend:
         self.index = parse_device(device)
         self.device = f"cuda:{self.index}"
         self.library = one_of("library", library, ("auto", *MODULES))
-        self.loads: tuple[Representation, ...] = (
-            ("onnx",) if self.library == "tensorrt_rtx" else ("onnx", "onnx_calibrated")
-        )
         self.shapes = one_of("shapes", shapes, ("static", "dynamic"))
         self.buffers = one_of("buffers", buffers, KINDS)
         self.cuda_graph = cuda_graph
@@ -101,6 +95,11 @@ class TensorrtBackend:
             capabilities=tuple(capabilities),
         )
         self.engine_cache = engine_cache
+
+    @property
+    def loads(self) -> tuple[Representation, ...]:
+        """``onnx``, and unless TensorRT-RTX is chosen ``onnx_calibrated``."""
+        return ("onnx",) if self.library == "tensorrt_rtx" else ("onnx", "onnx_calibrated")
 
     def availability(self) -> Availability:
         """Whether a TensorRT can be imported, and the driver has the GPU."""

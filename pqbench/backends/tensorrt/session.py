@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pqbench.backends.tensorrt.api import Library, check, make_logger, reason
 from pqbench.backends.tensorrt.buffers import Buffers
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Placement
+from pqbench.core.backend import Placement, Session
 from pqbench.core.errors import PqbenchError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BoundBatch:
     replay: Callable[[], None] | None = None
 
 
-class TensorrtSession:
+class TensorrtSession(Session):
     """An engine in an execution context.
 
     Args:

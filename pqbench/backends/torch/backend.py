@@ -14,7 +14,7 @@ from pqbench.backends.support import first_line, library, one_of, thread_count, 
 from pqbench.backends.torch.compiled import check_compiler
 from pqbench.backends.torch.session import PRECISIONS, TorchSession
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability
+from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import ConfigError, PlacementError, UnavailableError
 from pqbench.machine.cuda_driver import gpu, parse_device
 
@@ -26,7 +26,7 @@ MODES = ("eager", "script", "compile")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """PyTorch. Sets the thread number and denormal flushing of its whole process.
 
     Args:

@@ -22,7 +22,7 @@ from pqbench.backends.torch.placement import (
     watch_operators,
 )
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Placement
+from pqbench.core.backend import Placement, Session
 from pqbench.core.errors import OutOfMemoryFailure, PlacementError
 from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
 from pqbench.nets.layers import flatten_outputs
@@ -37,7 +37,7 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 HALF_SQNR_DB = 25.0  # scripted or compiled against eager: fusion changes what is rounded
 
 
-class TorchSession:
+class TorchSession(Session):
     """A network in PyTorch.
 
     Attributes:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.core.errors import DataError, Status
-from pqbench.core.files import read_limited, write_json
+from pqbench.core.files import file_sha256, read_limited, write_json
+from pqbench.core.paths import check_relative, files_inside, inside
 from pqbench.core.record import reading
 from pqbench.core.record.accuracy import Accuracy
 from pqbench.core.record.fields import Part, doc
@@ -20,6 +21,7 @@ from pqbench.core.record.resources import Energy, Memory, Size
 from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 
 FILE = "record.json"
+_GROWING = ("log", "logs")  # names in ``files`` of what a later stage may add to
 _STATUSES = [str(status) for status in Status]
 
 
@@ -100,6 +102,15 @@ class Record(Part):
         "experiment is found by",
         default="",
     )
+    sources: dict[str, str] = doc(
+        "SHA-256 of every file that the configuration names, by its path there, and (code:) of "
+        "every module of the user's",
+        default_factory=dict,
+    )
+    hashes: dict[str, str] = doc(
+        "SHA-256 of every file that files names, logs left out, by its path: an edit shows",
+        default_factory=dict,
+    )
     digest: str | None = doc(
         "SHA-256 of all other fields, made when saved: an edit by hand shows", default=None
     )
@@ -112,6 +123,55 @@ class Record(Part):
     def seal(self) -> str:
         """SHA-256 of all fields but ``digest`` that differ from their default, 64 hex digits."""
         return reading.fingerprint_of(self, without="digest")
+
+    def path(self, folder: Path, name: str) -> Path | None:
+        """The file or folder that ``files`` names so, below the record's folder.
+
+        Returns:
+            None if ``files`` has no such name; the path need not exist.
+
+        Raises:
+            DataError: It leads out of the folder or over a link.
+        """
+        return inside(folder, self.files[name]) if name in self.files else None
+
+    def hash_files(self, folder: Path) -> None:
+        """Take the hashes of the files beside the record, once they are complete.
+
+        Raises:
+            DataError: A file is missing, or it is a link.
+        """
+        for name, text in self.files.items():
+            if not inside(folder, text).exists():
+                raise DataError(f"{folder / text} is missing: the record names it as its {name}")
+        self.hashes = self._hashes(folder)
+
+    def altered_files(self, folder: Path) -> list[str]:
+        """What shows that the files beside the record are not those that were measured.
+
+        Returns:
+            One line per file that is missing, was changed or came later; empty for a record of
+            an earlier version, which has no hashes.
+        """
+        if not self.hashes:
+            return []
+        try:
+            now = self._hashes(folder)
+        except DataError as error:
+            return [str(error)]
+        return [
+            f"{name} {'is missing' if name not in now else 'was changed'}"
+            for name, sha256 in self.hashes.items()
+            if now.get(name) != sha256
+        ] + [f"{name} was added" for name in now if name not in self.hashes]
+
+    def _hashes(self, folder: Path) -> dict[str, str]:
+        names = [text for name, text in self.files.items() if name not in _GROWING]
+        return {
+            path.relative_to(folder).as_posix(): file_sha256(path)
+            for text in sorted(names)
+            for path in files_inside(folder, text)
+        }
 
     @property
     def ok(self) -> bool:
@@ -155,7 +215,8 @@ class Record(Part):
         """Rebuild from :meth:`to_dict`.
 
         Raises:
-            DataError: A newer schema version, or a field is missing, unknown or of another type.
+            DataError: A newer schema version, a field is missing, unknown or of another type, or a
+                path leads out of the record's folder.
         """
         try:
             return cls.from_json(json.dumps(value, allow_nan=False))
@@ -171,13 +232,21 @@ class Record(Part):
         """
         value = reading.values_of(text)
         if value.get("schema_version") == SCHEMA_VERSION:
-            record = reading.build(cls, text)
+            record = reading.build(cls, text)._checked()
         else:
-            record = reading.build(cls, json.dumps(migrate(value)))
+            record = reading.build(cls, json.dumps(migrate(value)))._checked()
         check(record)
         if record.digest == RESEAL:
             record.digest = record.seal()
         return record
+
+    def _checked(self) -> Record:
+        """The record, if every path in it stays inside its folder."""
+        for name, text in self.files.items():
+            check_relative(text, f"not a record: files.{name}")
+        if self.error is not None and self.error.log is not None:
+            check_relative(self.error.log, "not a record: error.log")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Record:
