@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
+from pqbench.app.shown import scrub_folder
 from pqbench.app.sweep_state import (
     Sweep,
     command_of,
@@ -127,7 +128,9 @@ class Results(Callback):
         """Note that an experiment of a sweep has started; in the process that runs it."""
         del kwargs
         folder = _sweep_folder(config)
+        scrub_folder(Path(config.hydra.runtime.output_dir))
         if folder is not None:
+            scrub_folder(folder)
             note_start(folder, Path(config.hydra.runtime.output_dir).name)
 
     @ends_clearly("the sweep's progress cannot be written")
