@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pqbench.core.errors import PqbenchError
+from pqbench.core.errors import ConfigError, PqbenchError
 from pqbench.core.record import Record
+from pqbench.core.secrets import MASK
 from pqbench.report.load import find_records
 from pqbench.tracking import journal
 from pqbench.tracking.settings import TrackingSettings
@@ -60,19 +61,34 @@ def _target(
     record: Record, folder: Path, uri: str | None, experiment: str | None, sweep: str | None
 ) -> tuple[TrackingSettings, str | None]:
     """Store and sweep of a record: options, else its newest journal entry, else its config."""
-    settings = TrackingSettings.from_config(record.config)
+    tracking = dict(record.config.get("tracking") or {})
+    if _withheld(tracking.get("uri")):
+        if uri is None:
+            raise ConfigError(
+                f"{folder}: the record does not hold its store's address, which had a password or "
+                "came from the environment",
+                hint="give it with --uri",
+            )
+        tracking["uri"] = uri
+    settings = TrackingSettings.from_config({**record.config, "tracking": tracking})
     entries = journal.read(folder)
     if entries:
         last = entries[-1]
         sweep = sweep or last.sweep
-        if "***" not in last.uri:  # a masked password: take the configuration's
-            settings = replace(settings, uri=last.uri, artifact_root=last.artifact_root)
+        if not _withheld(last.uri):
+            root = None if _withheld(last.artifact_root) else last.artifact_root
+            settings = replace(settings, uri=last.uri, artifact_root=root)
         settings = replace(settings, experiment=last.experiment)
     if uri is not None:
         settings = replace(settings, enabled=True, uri=uri, artifact_root=None)
     if experiment is not None:
         settings = replace(settings, experiment=experiment)
     return settings, sweep
+
+
+def _withheld(text: object) -> bool:
+    """Whether a secret was masked in it, or left to the environment."""
+    return isinstance(text, str) and (MASK in text or "${" in text)
 
 
 def _sync(record: Record, folder: Path, settings: TrackingSettings, sweep: str | None) -> str:

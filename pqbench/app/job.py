@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pqbench.app.outcome import UNWRITABLE, refuse, say
+from pqbench.app.shown import as_given, shown_config
 from pqbench.core import interrupt as stop
 from pqbench.core.errors import ConfigError, OutputError
 from pqbench.experiment import config as schema
@@ -40,7 +41,8 @@ def run(config: DictConfig) -> str:
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     try:
-        status = ExperimentRun(plain, folder, list(job.overrides.task)).run().status
+        shown = shown_config(config, plain)
+        status = ExperimentRun(plain, folder, as_given(job.overrides.task), shown).run().status
         sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
         settings = TrackingSettings.from_config(plain)
         for record, where in find_records(folder):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pqbench.core.errors import ConfigError, DataError, OutputError
 from pqbench.core.files import read_limited, write_json
 from pqbench.core.record.reading import build
+from pqbench.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -48,8 +49,10 @@ class State:
 
 
 def command_of(overrides: Sequence[str]) -> list[str]:
-    """The arguments without those that say how to run the sweep, not which."""
-    return [o for o in overrides if o.lstrip("+").partition("=")[0] not in _NOT_THE_COMMAND]
+    """The arguments without those that say how to run the sweep, not which; no secrets."""
+    return [
+        mask_text(o) for o in overrides if o.lstrip("+").partition("=")[0] not in _NOT_THE_COMMAND
+    ]
 
 
 def read_state(folder: Path) -> State | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pqbench.core import record as rec
 from pqbench.core.errors import OutputError, PqbenchError
+from pqbench.core.secrets import mask_text
 from pqbench.machine.describe import describe
 from pqbench.workers.child import log_tail
 
@@ -92,9 +93,9 @@ def failure_record(
         error=rec.ErrorInfo(
             stage=stage,
             type=getattr(error, "original", type(error).__name__),
-            message=error.message,
-            hint=error.hint,
+            message=mask_text(error.message),
+            hint=mask_text(error.hint),
             log=str(path.relative_to(folder)) if path and inside else None,
-            log_tail=log_tail(path) if path else "",
+            log_tail=mask_text(log_tail(path)) if path else "",
         ),
     )

@@ -31,6 +31,7 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
 from pqbench.experiment.assemble import Baseline, measured_record
 from pqbench.experiment.config import baseline_config, fingerprint
@@ -51,15 +52,22 @@ class ExperimentRun:
         config: The resolved, validated configuration.
         folder: Where the record and the files beside it go.
         overrides: The arguments that composed it, for the command that reproduces it.
+        shown: The configuration as records hold it, without secrets; None: only addresses are
+            masked.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
+        self,
+        config: Mapping[str, Any],
+        folder: Path,
+        overrides: Sequence[str] = (),
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = dict(config)
         self.folder = folder
         self.overrides = list(overrides)
-        self.command = shlex.join(["python", "-m", "pqbench", *overrides])
+        self.shown: dict[str, Any] = mask(config if shown is None else shown)
+        self.command = mask_text(shlex.join(["python", "-m", "pqbench", *overrides]))
         self.fingerprint = fingerprint(config)
         self.threads: int = config["threads"]
         self.cache = open_cache(config)
@@ -126,7 +134,7 @@ class ExperimentRun:
             fingerprint=self.fingerprint,
             seconds=round(time.perf_counter() - self.began, 3),
             command=self.command,
-            config=self.config,
+            config=self.shown,
             threads=self.threads,
             stages=self.maker.done,
         )
@@ -200,7 +208,10 @@ class ExperimentRun:
             o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
         ]
         base = ExperimentRun(
-            baseline_config(self.config), self.folder / "baseline", [*rest, "compress=none"]
+            baseline_config(self.config),
+            self.folder / "baseline",
+            [*rest, "compress=none"],
+            baseline_config(self.shown),
         )
         return base, base.run()
 
@@ -227,7 +238,7 @@ class ExperimentRun:
         assert_intact(inputs, f"backend {backend['name']}", self.cache, added_too=False)
         self.maker.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
         work = self.maker.count_work(deployable)
-        return measured_record(
+        record = measured_record(
             config,
             self.folder,
             deployable,
@@ -241,6 +252,8 @@ class ExperimentRun:
             stages=self.maker.done,
             began=self.began,
         )
+        record.config = self.shown
+        return record
 
     # -- finding -------------------------------------------------------------------------------
 
