@@ -69,7 +69,7 @@ def _target(
                 "came from the environment",
                 hint="give it with --uri",
             )
-        tracking["uri"] = uri
+        tracking.update(uri=uri)
     settings = TrackingSettings.from_config({**record.config, "tracking": tracking})
     entries = journal.read(folder)
     if entries:
