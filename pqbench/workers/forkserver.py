@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.workers.child import child_environment
+from pqbench.workers.guard import watch
 
 if TYPE_CHECKING:  # there is none on Windows
     from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -159,7 +160,10 @@ def _enter(
         os.dup2(source, target)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None  # this is a child
+    if not watch(parent.pid):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     call(*arguments)
 
 
