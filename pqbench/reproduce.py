@@ -13,13 +13,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import Record
-from pqbench.experiment.config import fingerprint, validate
+from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
@@ -129,23 +130,22 @@ def run_again(record: Record, outputs: Path | None) -> Record:
     """
     from pqbench.experiment.run import ExperimentRun
 
-    config = record.config
-    missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(config)
+    missing = {"compress", "backend", "protocol", "model", "dataset", "tracking"} - set(
+        record.config
+    )
     if missing:
         raise DataError(f"the record's configuration lacks {', '.join(sorted(missing))}")
+    config = from_plain(record.config)
     when = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    where = outputs or Path(config.get("outputs", "outputs")) / "reproduce" / when
-    config = {
-        **config,
-        "outputs": str(where),
-        "cache": True,
-        "force": True,
-        "tracking": {**config["tracking"], "enabled": False},
-    }
-    try:
-        validate(config)
-    except KeyError as error:
-        raise DataError(f"the record's configuration lacks {error.args[0]}") from error
+    where = outputs or Path(config.outputs) / "reproduce" / when
+    config = replace(
+        config,
+        outputs=str(where),
+        cache=True,
+        force=True,
+        tracking=replace(config.tracking, enabled=False),
+    )
+    validate(config)
     print(f"Running   in {where}")
     return ExperimentRun(config, where / "run").run()
 

@@ -109,10 +109,10 @@ def run(golden: Mapping[str, Any], cell: Mapping[str, Any], outputs: Path) -> Re
         config = compose("config", overrides=overrides)
     with open_dict(config):
         config.pop("hydra", None)
-    plain = schema.to_plain(config)
-    schema.validate(plain)
+    settings = schema.read(config)
+    schema.validate(settings)
     folder = outputs / "conformance" / f"{golden['model']}_{cell['name']}_{cell['backend']}"
-    return ExperimentRun(plain, folder, overrides).run()
+    return ExperimentRun(settings, folder, overrides).run()
 
 
 def figures(record: Record) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,6 +15,7 @@ from pqbench.app.arguments import config_folder, prepare, register_repeats
 from pqbench.core.errors import ConfigError
 from pqbench.experiment import config as schema
 
+PACKAGE = Path(schema.__file__).parents[1]
 CONF = config_folder()
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -40,13 +41,13 @@ SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def composed(*overrides: str) -> schema.ExperimentConfig:
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
     with open_dict(config):
         config.pop("hydra", None)
-    return schema.to_plain(config)
+    return schema.read(config)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -88,7 +89,7 @@ def test_search_composes_and_validates(name: str) -> None:
 
 
 def test_recipe_keeps_the_order_of_its_steps() -> None:
-    assert list(composed("compress=[prune,finetune,ort_int8]")["compress"]) == [
+    assert list(composed("compress=[prune,finetune,ort_int8]").compress) == [
         "prune",
         "finetune",
         "ort_int8",
@@ -96,21 +97,27 @@ def test_recipe_keeps_the_order_of_its_steps() -> None:
 
 
 def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> None:
-    one = schema.fingerprint(composed("compress=[prune,finetune]"))
-    assert one == schema.fingerprint(
-        composed(
-            "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
-        )
+    def named(*overrides: str) -> str:
+        return schema.fingerprint(schema.to_plain(composed(*overrides)))
+
+    one = named("compress=[prune,finetune]")
+    assert one == named(
+        "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
     )
-    assert one != schema.fingerprint(composed("compress=[finetune,prune]"))
-    assert one != schema.fingerprint(
-        composed("compress=[prune,finetune]", "compress.prune.pruning_ratio=0.5")
-    )
+    assert one != named("compress=[finetune,prune]")
+    assert one != named("compress=[prune,finetune]", "compress.prune.pruning_ratio=0.5")
 
 
 @pytest.mark.parametrize(
     "override",
-    ["modell=resnet18", "model.nam=x", "seed=abc", "protocol.batch_sizes=3", "model.weights=mine"],
+    [
+        "modell=resnet18",
+        "model.nam=x",
+        "seed=abc",
+        "protocol.batch_sizes=3",
+        "model.weights=mine",
+        "dataset.resize_mode=stretch",
+    ],
 )
 def test_unknown_key_or_wrong_type_is_refused_by_composition(override: str) -> None:
     with pytest.raises(ConfigCompositionException):
@@ -125,13 +132,12 @@ def test_unknown_key_or_wrong_type_is_refused_by_composition(override: str) -> N
         ("protocol.max_seconds=0", "max_seconds"),
         ("threads=0", "threads"),
         ("dataset.limit=0", "limit"),
-        ("dataset.resize_mode=stretch", "resize_mode"),
         ("model.weights=file", "weights_file"),
         ("+backend.thread=1", "thread"),
         ("backend._target_=pqbench.backends.nothing.Backend", "pqbench.backends.nothing"),
     ],
 )
-def test_value_that_cannot_be_meant_is_refused_with_its_key(override: str, words: str) -> None:
+def test_invalid_value_is_refused_with_its_key(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         schema.validate(composed(override))
 
@@ -168,10 +174,34 @@ def test_conf_keys_are_commented() -> None:
     assert not bare
 
 
-def test_protocol_schema_has_the_keys_and_defaults_of_the_protocol() -> None:
-    from dataclasses import asdict
+@pytest.mark.parametrize("overrides", [[], ["model=bert", "dataset=sst2"], ["compress=prune"]])
+def test_configuration_is_the_same_after_a_way_through_plain_values(overrides: list[str]) -> None:
+    config = composed(*overrides)
+    assert schema.from_plain(schema.to_plain(config)) == config
 
-    from pqbench.measure.protocol import Protocol
 
-    assert asdict(Protocol(**asdict(schema.ProtocolConfig()))) == asdict(Protocol())
-    assert set(asdict(schema.ProtocolConfig())) == set(asdict(Protocol()))
+def test_settings_that_a_model_does_not_have_are_not_in_its_configuration() -> None:
+    text = schema.to_plain(composed("model=bert", "dataset=sst2"))["model"]
+    image = schema.to_plain(composed())["model"]
+    assert "preprocess" not in text and "tokenizer" in text
+    assert "preprocess" in image and "tokenizer" not in image
+
+
+def test_plain_values_with_an_unknown_key_are_refused() -> None:
+    plain = schema.to_plain(composed())
+    plain["protocol"]["minimum_pairs"] = 3
+    with pytest.raises(ConfigError, match="minimum_pairs"):
+        schema.from_plain(plain)
+
+
+def test_configuration_is_read_by_attribute_below_the_app() -> None:
+    """A typed configuration that lives on as string subscripts is none."""
+    below = [p for p in PACKAGE.rglob("*.py") if "app" not in p.relative_to(PACKAGE).parts]
+    pattern = re.compile(r"\b(config|dataset|model|protocol|fit|limits|tracking)\[\"")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in below
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if pattern.search(line)
+    ]
+    assert not found

@@ -11,8 +11,7 @@ from test_cli import HERE, pqbench
 
 from pqbench.core.errors import ConfigError
 from pqbench.core.record import Record
-from pqbench.experiment.config import TASKS
-from pqbench.experiment.tasks import get_task
+from pqbench.experiment.tasks import TASKS, get_task
 from pqbench.report.load import load_records
 
 QUICK = [

@@ -35,11 +35,11 @@ from pqbench.core.errors import (
 from pqbench.core.record import json_schema
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.measure_pair import SideSpec, run_cell
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.session import SessionWorker
 
 COUNT = 50
-BRIEF = Protocol(
+BRIEF = MeasureProtocol(
     batch_sizes=(1, 16),
     warmup_s=0.05,
     min_pairs=2,

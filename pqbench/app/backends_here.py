@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PqbenchError
@@ -36,7 +38,7 @@ def backends(conf: Path) -> dict[str, Availability]:
         for path in sorted((conf / "backend").glob("*.yaml")):
             try:
                 config = compose("config", overrides=[f"backend={path.stem}"])
-                node = schema.to_plain(config.backend)
+                node: Any = OmegaConf.to_container(config.backend, resolve=True)
                 found[path.stem] = make(node, path.stem, Backend).availability()
             except (PqbenchError, HydraException) as error:
                 found[path.stem] = Availability(False, "", {}, str(error))

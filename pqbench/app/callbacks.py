@@ -166,11 +166,10 @@ class Results(Callback):
 
     def _prepare(self, config: DictConfig) -> None:
         from pqbench.cache import Cache
-        from pqbench.tracking.settings import TrackingSettings
         from pqbench.tracking.store import ensure_store
 
         Cache(Path(config.outputs).absolute() / "cache").clean()
-        settings = TrackingSettings.from_config(_tracking(config))
+        settings = _tracking(config)
         ensure_store(settings)
 
     def _finish(self, config: DictConfig, folder: Path, sweep: bool) -> None:
@@ -181,7 +180,6 @@ class Results(Callback):
         from pqbench.report.load import find_records, load_records
         from pqbench.report.summary import Pointers, print_summary
         from pqbench.report.write import write_report
-        from pqbench.tracking.settings import TrackingSettings
 
         records = load_records(folder)
         accepted = NOT_FAILURES_IN_A_SWEEP if sweep else (Status.OK,)
@@ -190,7 +188,7 @@ class Results(Callback):
         if not sweep and not any(r.ok for r in records):
             print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
             return
-        settings = TrackingSettings.from_config(_tracking(config))
+        settings = _tracking(config)
         places = {record_key(record): where for record, where in find_records(folder)}
         files = (
             write_report(records, folder / "report", plots=sweep, folders=places) if records else []
@@ -258,7 +256,8 @@ def _sweep_folder(config: DictConfig) -> Path | None:
     return Path(config.hydra.sweep.dir)
 
 
-def _tracking(config: DictConfig) -> dict[str, Any]:
-    """The keys of the configuration that say where results are tracked."""
-    plain = OmegaConf.to_container(config.tracking, resolve=True)
-    return {"tracking": plain, "outputs": config.outputs}
+def _tracking(config: DictConfig) -> TrackingSettings:
+    """The part of the configuration that says where results are tracked."""
+    settings: Any = OmegaConf.to_object(config.tracking)
+    made: TrackingSettings = settings
+    return made

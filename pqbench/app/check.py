@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from omegaconf import DictConfig
 
 from pqbench.core.errors import ConfigError, UnsupportedError
@@ -12,7 +9,7 @@ from pqbench.experiment import config as schema
 
 
 def check(config: DictConfig, alone: bool = False) -> None:
-    """Refuse one experiment that cannot be meant.
+    """Refuse one experiment that is invalid.
 
     Args:
         config: Its composed configuration, without Hydra's own.
@@ -20,22 +17,19 @@ def check(config: DictConfig, alone: bool = False) -> None:
             is a row.
 
     Raises:
-        ConfigError: A value, an address of the store, or the recipe cannot be meant.
+        ConfigError: A value, an address of the store, or the recipe is invalid.
     """
-    from pqbench.tracking.settings import TrackingSettings
-
-    plain = schema.to_plain(config)
-    schema.validate(plain)
-    TrackingSettings.from_config(plain)
+    read = schema.read(config)
+    schema.validate(read)
     if alone:
-        check_recipe(plain)
+        check_recipe(read)
 
 
-def check_recipe(config: Mapping[str, Any]) -> None:
+def check_recipe(config: schema.ExperimentConfig) -> None:
     """Refuse a recipe whose order cannot work, or which ends in nothing that the backend loads.
 
     Args:
-        config: The resolved, validated configuration.
+        config: The validated configuration.
 
     Raises:
         ConfigError: The recipe cannot be; the message says which step, why, and what to do.
@@ -45,11 +39,9 @@ def check_recipe(config: Mapping[str, Any]) -> None:
     from pqbench.core.instantiate import make
     from pqbench.core.step import Step
 
-    backend = make(config["backend"], "backend", Backend)
-    steps = {
-        name: make(node, f"compress.{name}", Step) for name, node in config["compress"].items()
-    }
+    backend = make(config.backend, "backend", Backend)
+    steps = {name: make(node, f"compress.{name}", Step) for name, node in config.compress.items()}
     try:
-        plan(steps, config["model"]["representation"], backend.loads, config["backend"]["name"])
+        plan(steps, config.model.representation.value, backend.loads, config.backend_name)
     except UnsupportedError as error:
         raise ConfigError(error.message, error.hint) from error

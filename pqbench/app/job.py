@@ -28,25 +28,23 @@ def run(config: DictConfig) -> str:
     """
     from pqbench.experiment.run import ExperimentRun
     from pqbench.report.load import find_records
-    from pqbench.tracking.settings import TrackingSettings
     from pqbench.tracking.store import push
 
     stop.install()
     stop.check()
-    plain = schema.to_plain(config)
     try:
-        schema.validate(plain)
+        read = schema.read(config)
+        schema.validate(read)
     except ConfigError as error:
         refuse(error)
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     try:
-        shown = shown_config(config, plain)
-        status = ExperimentRun(plain, folder, as_given(job.overrides.task), shown).run().status
+        shown = shown_config(config, schema.to_plain(read))
+        status = ExperimentRun(read, folder, as_given(job.overrides.task), shown).run().status
         sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-        settings = TrackingSettings.from_config(plain)
         for record, where in find_records(folder):
-            push(record, where, settings, sweep)
+            push(record, where, read.tracking, sweep)
     except OutputError as error:
         unwritable(str(error))
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 
 class Status(StrEnum):
@@ -25,9 +26,17 @@ class PqbenchError(Exception):
     Args:
         message: One line: what is wrong and where.
         hint: What to do, in one line; may be empty.
+
+    Attributes:
+        stage: Name of the stage in which it happened; None outside of one.
+        log: Log file of the process in which it happened; None without one.
+        original: Class of the error that a worker reported, where it is none of pqbench's.
     """
 
     status = Status.FAILED
+    stage: str | None = None
+    log: Path | None = None
+    original: str | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from pqbench.core.errors import ConfigError
 from pqbench.core.telemetry import switch_off
 
+MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
+
 Contract = TypeVar("Contract")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ from PIL import Image
 from pqbench.core.dataset import Dataset, Sample, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.core.files import write_json
+from pqbench.core.preprocess import OnError
 from pqbench.core.split import MANIFEST, PreparedSplit
 from pqbench.data.preprocess import Preprocess, decode, to_pixels
 from pqbench.data.subset import choose, content_key, sample_name
 
-OnError = Literal["fail", "skip"]
 CHUNK = 128
 
 
@@ -139,7 +139,7 @@ def prepare(
     input_name: str = "input",
     limit: int | None = None,
     seed: int = 0,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.fail,
     threads: int = 2,
     exclude: Sequence[str] = (),
 ) -> PreparedSplit:

@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.preprocess import Interpolation, PreprocessSettings, ResizeMode
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MODES = ("crop", "squash")
+FILTERS = {
+    Interpolation.bilinear: Image.Resampling.BILINEAR,
+    Interpolation.bicubic: Image.Resampling.BICUBIC,
+}
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes a model's input.
+@dataclass
+class Preprocess(PreprocessSettings):
+    """How an image becomes a model's input: the model's settings and the data set's mode.
 
     Attributes:
-        resize: Length of the shorter side after resizing, px (mode ``crop``).
-        crop: Side of the square that the model sees, px.
-        interpolation: ``bilinear`` or ``bicubic``, antialiased as Pillow does it.
-        mean: Per-channel mean, on the 0..1 scale.
-        std: Per-channel standard deviation, on the 0..1 scale.
         mode: ``crop``: resize the shorter side and cut out the centre, as torchvision does.
             ``squash``: resize to ``crop`` x ``crop`` whatever the aspect, nothing cut off.
     """
 
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mode: str = "crop"
+    mode: ResizeMode = ResizeMode.crop
 
     def __post_init__(self) -> None:
-        if self.interpolation not in FILTERS:
+        super().__post_init__()
+        if self.mode not in set(ResizeMode):
             raise ConfigError(
-                f"no interpolation '{self.interpolation}'", f"choose from {', '.join(FILTERS)}"
+                f"no resize mode '{self.mode}'", f"choose from {', '.join(ResizeMode)}"
             )
-        if self.mode not in MODES:
-            raise ConfigError(f"no resize mode '{self.mode}'", f"choose from {', '.join(MODES)}")
-        if not 0 < self.crop <= self.resize:
-            raise ConfigError(f"crop {self.crop} px must lie in 1 ... resize ({self.resize} px)")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError("preprocess.mean and .std need three values each, std above 0")
 
     @classmethod
-    def from_config(cls, preprocess: Mapping[str, Any], mode: str) -> Self:
-        """From a model's ``preprocess`` settings and a data set's ``resize_mode``."""
-        settings = dict(preprocess)
-        mean, std = tuple(settings.pop("mean")), tuple(settings.pop("std"))
-        return cls(mean=mean, std=std, mode=mode, **settings)
+    def of(cls, settings: PreprocessSettings, mode: ResizeMode = ResizeMode.crop) -> Self:
+        """A model's settings with a data set's ``resize_mode``."""
+        return cls(**{**asdict(settings), "mode": mode})
 
 
 def to_pixels(
@@ -71,9 +56,9 @@ def to_pixels(
         preprocess: Sizes and interpolation.
         nearest: Keep values as they are (masks), instead of the interpolation asked.
     """
-    side, resample = preprocess.crop, FILTERS[preprocess.interpolation]
+    side, resample = preprocess.crop, FILTERS[Interpolation(preprocess.interpolation)]
     resample = Image.Resampling.NEAREST if nearest else resample
-    if preprocess.mode == "squash":
+    if preprocess.mode == ResizeMode.squash:
         return np.asarray(image.resize((side, side), resample))
     width, height = image.size
     short = min(width, height)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
+from pqbench.core.preprocess import OnError
 from pqbench.core.split import IGNORED, MANIFEST, PreparedSplit
 from pqbench.data.folder import images_below
-from pqbench.data.prepare import OnError, save_manifest, skip_note, write_pixels
+from pqbench.data.prepare import save_manifest, skip_note, write_pixels
 from pqbench.data.preprocess import Preprocess, to_pixels
 from pqbench.data.subset import choose
 
@@ -142,7 +143,7 @@ def prepare_segmentation(
     input_name: str = "input",
     limit: int | None = None,
     seed: int = 0,
-    on_error: OnError = "fail",
+    on_error: OnError = OnError.fail,
     threads: int = 2,
     exclude: Sequence[str] = (),
 ) -> PreparedSplit:

@@ -1,25 +1,31 @@
-"""The record of an experiment that was measured: its scores, its size, and the files beside it."""
+"""The record of an experiment: begun once, and finished with a result or with why there is none."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core import record as rec
 from pqbench.core.artifact import RESULT, Artifact
-from pqbench.core.errors import Status
+from pqbench.core.errors import OutputError, PqbenchError, Status
 from pqbench.core.files import write_json
+from pqbench.core.secrets import mask_text
 from pqbench.core.split import PreparedSplit
-from pqbench.experiment.failure import now
-from pqbench.experiment.pipeline import Deployable
+from pqbench.experiment.config import ExperimentConfig
+from pqbench.experiment.pipeline import Built
 from pqbench.experiment.reuse import link_tree
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.describe import describe
 from pqbench.machine.software import installed
+from pqbench.models.settings import GivenAs
+from pqbench.workers.child import log_tail
 
 if TYPE_CHECKING:
     from pqbench.experiment.measure_pair import CellResult
@@ -28,6 +34,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
 SENSITIVITY = "sensitivity.json"
+_LOG = "experiment.log"
 _RATIOS = {"file_bytes": "file_ratio", "parameters": "parameter_ratio", "macs": "macs_ratio"}
 
 
@@ -50,103 +57,184 @@ class Baseline:
         return self.folder / self.record.files[name] if name in self.record.files else None
 
 
-def measured_record(
-    config: Mapping[str, Any],
-    folder: Path,
-    deployable: Deployable,
-    cell: CellResult,
-    baseline: Baseline | None,
-    work: Mapping[str, Any],
-    *,
-    experiment: rec.Experiment,
-    fingerprint: str,
-    identity: str,
-    command: str,
-    stages: list[rec.Stage],
-    began: float,
-) -> rec.Record:
-    """Score what was measured, put the files beside the record, and compose it.
+class Recorder:
+    """The record of one experiment: begun once, finished or failed.
 
     Args:
-        config: The resolved configuration.
-        folder: Where the record goes; what was measured is there already.
-        deployable: What was measured.
-        cell: What came out.
-        baseline: What it is compared with; None for a baseline itself.
-        work: Parameters and MACs, from the stage that counts them.
-        experiment: What ran.
+        config: The configuration.
+        plain: The same as plain values, as the record holds it.
         fingerprint: Hash of the configuration.
-        identity: Hash of what it depends on beside that.
+        folder: Where the record and the files beside it go.
         command: Command line that reproduces it.
-        stages: Stages that were done.
-        began: When the experiment began, on ``perf_counter``'s clock in s.
     """
-    artifact = Artifact.load(deployable.artifact.folder)
-    lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
-    details = [entry["details"] for entry in lineage]
-    link_tree(deployable.artifact.folder, folder / "model", [RESULT])
-    (folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
-    files = {**cell.files, "model": "model", "logs": "logs", "lock": LOCK}
-    reasons = dict(cell.reasons)
-    if artifact.lineage and config["model"]["representation"] == "onnx":
-        reasons["size.macs"] = "the model was given as ONNX: MACs are counted on torch networks"
-    why_not = _why_not_scored(config, deployable, cell)
-    accuracy = accuracy_clean = None
-    if why_not:
-        reasons["accuracy"] = why_not
-    else:
-        accuracy = _score(config, folder, deployable.split.folder, cell, baseline)
-        files["predictions"] = PREDICTIONS
-        if cell.clean_logits is not None and deployable.clean:
-            accuracy_clean = _score(config, folder, deployable.clean.folder, cell, baseline, True)
-            files["clean_predictions"] = CLEAN_PREDICTIONS
-    scans = [d["sensitivity"] for d in details if "sensitivity" in d]
-    if scans:
-        write_json(folder / SENSITIVITY, scans[-1])
-        files["sensitivity"] = SENSITIVITY
-    parity = [d["parity"] for d in (*details, cell.placement.details) if d.get("parity")]
-    return rec.Record(
-        status=Status.OK,
-        experiment=experiment,
-        fingerprint=fingerprint,
-        baseline=baseline.record.fingerprint if baseline else None,
-        created=now(),
-        seconds=round(time.perf_counter() - began, 3),
-        command=command,
-        config=dict(config),
-        environment={**describe(config["threads"]), "load_while_timing": cell.load_average},
-        stages=stages,
-        lineage=lineage,
-        latency=cell.latency,
-        speedup=cell.speedup,
-        cold=cell.cold,
-        memory=cell.memory,
-        energy=cell.energy,
-        size=_size(artifact, work, cell.placement.details, baseline),
-        accuracy=accuracy,
-        accuracy_clean=accuracy_clean,
-        parity=parity,
-        placement=cell.placement,
-        profile=cell.profile,
-        reasons=reasons,
-        notes=[*deployable.notes, *cell.notes],
-        files=files,
-        identity=identity,
-    )
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        plain: Mapping[str, Any],
+        fingerprint: str,
+        folder: Path,
+        command: str,
+    ) -> None:
+        self.config = config
+        self.plain = plain
+        self.fingerprint = fingerprint
+        self.folder = folder
+        self.command = command
+        self._began = time.perf_counter()
+
+    def begin(self) -> None:
+        """The experiment's own work begins; what came before was its baseline's."""
+        self._began = time.perf_counter()
+
+    def finished(
+        self,
+        built: Built,
+        cell: CellResult,
+        baseline: Baseline | None,
+        work: Mapping[str, Any],
+        identity: str,
+        stages: list[rec.Stage],
+    ) -> rec.Record:
+        """Score what was measured, put the files beside the record, and compose it.
+
+        Args:
+            built: What was measured.
+            cell: What came out; its files are in the folder already.
+            baseline: What it is compared with; None for a baseline itself.
+            work: Parameters and MACs, from the stage that counts them.
+            identity: Hash of what it depends on beside the configuration.
+            stages: Stages that were done.
+        """
+        config, folder = self.config, self.folder
+        artifact = Artifact.load(built.artifact.folder)
+        lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
+        details = [entry["details"] for entry in lineage]
+        link_tree(built.artifact.folder, folder / "model", [RESULT])
+        (folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
+        record = self._begun(built.weights, identity, stages)
+        record.status = Status.OK
+        record.baseline = baseline.record.fingerprint if baseline else None
+        record.environment = {**record.environment, "load_while_timing": cell.load_average}
+        record.lineage = lineage
+        record.latency, record.speedup = cell.latency, cell.speedup
+        record.cold, record.memory, record.energy = cell.cold, cell.memory, cell.energy
+        record.placement, record.profile = cell.placement, cell.profile
+        record.size = _size(artifact, work, cell.placement.details, baseline)
+        record.parity = [d["parity"] for d in (*details, cell.placement.details) if d.get("parity")]
+        record.reasons = dict(cell.reasons)
+        record.notes = [*built.notes, *cell.notes]
+        record.files = {**cell.files, "model": "model", "logs": "logs", "lock": LOCK}
+        if artifact.lineage and config.model.representation == GivenAs.onnx:
+            record.reasons["size.macs"] = (
+                "the model was given as ONNX: MACs are counted on torch networks"
+            )
+        self._score(record, built, cell, baseline)
+        scans = [d["sensitivity"] for d in details if "sensitivity" in d]
+        if scans:
+            write_json(folder / SENSITIVITY, scans[-1])
+            record.files["sensitivity"] = SENSITIVITY
+        return record
+
+    def failed(self, error: PqbenchError, identity: str, stages: list[rec.Stage]) -> rec.Record:
+        """The record of a failure: status, class, message, what to do, and the end of the log.
+
+        Args:
+            error: What ended the experiment.
+            identity: Hash of what it depends on beside the configuration, as far as known.
+            stages: Stages that were done.
+        """
+        path = error.log
+        inside = path is not None and path.is_relative_to(self.folder)
+        record = self._begun(None, identity, stages)
+        record.status = error.status
+        record.error = rec.ErrorInfo(
+            stage=error.stage or ("measure" if stages else "plan"),
+            type=error.original or type(error).__name__,
+            message=mask_text(error.message),
+            hint=mask_text(error.hint),
+            log=str(path.relative_to(self.folder)) if path and inside else None,
+            log_tail=mask_text(log_tail(path)) if path else "",
+        )
+        return record
+
+    def unexpected(self, error: Exception) -> PqbenchError:
+        """An error that no stage named, with its traceback in a log file.
+
+        Args:
+            error: What was raised in this process.
+
+        Raises:
+            OSError: The log cannot be written either.
+        """
+        path = self.folder / "logs" / _LOG
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(traceback.format_exception(error))
+        first = (str(error).strip().splitlines() or [""])[0][:500]
+        failure: PqbenchError
+        if isinstance(error, OSError) and error.errno:
+            what = f"{error.filename}: " if error.filename else ""
+            failure = OutputError(f"{what}{os.strerror(error.errno)}")
+        else:
+            failure = PqbenchError(
+                f"{type(error).__name__}: {first}", hint=f"the traceback is in {path}"
+            )
+            failure.original = type(error).__name__
+        failure.log = path
+        return failure
+
+    def _begun(self, weights: str | None, identity: str, stages: list[rec.Stage]) -> rec.Record:
+        """What every record has, however it ends."""
+        config = self.config
+        return rec.Record(
+            status=Status.FAILED,
+            experiment=rec.Experiment(
+                model=config.model.name,
+                task=config.model.task,
+                dataset=config.dataset.name,
+                split=config.dataset.split,
+                recipe=list(config.compress),
+                backend=config.backend_name,
+                weights=weights,
+            ),
+            fingerprint=self.fingerprint,
+            baseline=None,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self._began, 3),
+            command=self.command,
+            config=dict(self.plain),
+            environment=describe(config.threads),
+            stages=stages,
+            identity=identity,
+        )
+
+    def _score(
+        self, record: rec.Record, built: Built, cell: CellResult, baseline: Baseline | None
+    ) -> None:
+        config, folder = self.config, self.folder
+        why_not = _why_not_scored(config, built, cell)
+        if why_not:
+            record.reasons["accuracy"] = why_not
+            return
+        record.accuracy = _score(config, folder, built.split.folder, cell, baseline)
+        record.files["predictions"] = PREDICTIONS
+        if cell.clean_logits is not None and built.clean:
+            clean = _score(config, folder, built.clean.folder, cell, baseline, True)
+            record.accuracy_clean = clean
+            record.files["clean_predictions"] = CLEAN_PREDICTIONS
 
 
-def _why_not_scored(
-    config: Mapping[str, Any], deployable: Deployable, cell: CellResult
-) -> str | None:
-    if deployable.weights == "none":
+def _why_not_scored(config: ExperimentConfig, built: Built, cell: CellResult) -> str | None:
+    if built.weights == "none":
         return "weights=none: random weights, nothing to score"
-    if not config["dataset"]["scored"]:
-        return f"data set {config['dataset']['name']}: made-up inputs"
+    if not config.dataset.scored:
+        return f"data set {config.dataset.name}: made-up inputs"
     return "protocol.score=false" if cell.logits is None else None
 
 
 def _score(
-    config: Mapping[str, Any],
+    config: ExperimentConfig,
     folder: Path,
     split: Path,
     cell: CellResult,
@@ -155,7 +243,7 @@ def _score(
 ) -> rec.Accuracy:
     """The task's metrics of one split, paired with the baseline's sample by sample."""
     logits, name = (cell.clean_logits, "clean_logits") if clean else (cell.logits, "logits")
-    return get_task(config["model"]["task"]).score(
+    return get_task(config.model.task).score(
         folder / str(logits),
         PreparedSplit.load(split),
         folder / (CLEAN_PREDICTIONS if clean else PREDICTIONS),

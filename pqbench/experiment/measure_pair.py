@@ -23,7 +23,7 @@ from pqbench.machine.foreign_load import ForeignLoad
 from pqbench.measure import energy, paired
 from pqbench.measure.blocks import save_turns
 from pqbench.measure.profile import explain
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.session import SessionWorker
 
 LATENCY_FILE = "latency.parquet"
@@ -93,7 +93,7 @@ class CellResult:
 def run_cell(
     candidate: SideSpec,
     baseline: SideSpec | None,
-    protocol: Protocol,
+    protocol: MeasureProtocol,
     out: Path,
     threads: int | None = None,
     device: str | None = None,
@@ -150,7 +150,7 @@ def run_cell(
 class _Cell:
     candidate: SideSpec
     baseline: SideSpec | None
-    protocol: Protocol
+    protocol: MeasureProtocol
     out: Path
     threads: int
     memory_mb: float | None = None

@@ -1,4 +1,4 @@
-"""Making what a backend loads: the order of the stages before anything is measured.
+"""Building what a backend loads: the order of the stages before anything is measured.
 
 prepare -> (fit) -> steps and conversions, as planned. Each is a stage, found or computed.
 """
@@ -10,17 +10,21 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pqbench.compress.recipe import Action
-from pqbench.core import interrupt as stop
+from pqbench.core import interrupt
 from pqbench.core import record as rec
 from pqbench.core.artifact import Artifact
 from pqbench.core.dataset import DataIndex
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.instantiate import make
 from pqbench.core.step import Step
+from pqbench.core.task import SplitRequest
+from pqbench.experiment.config import ExperimentConfig
+from pqbench.models.settings import GivenAs
+from pqbench.training.settings import FitMethod
 from pqbench.workers.child import cell_timeout
 from pqbench.workers.stage import StageResult, StageRunner, StageSpec
 
@@ -28,8 +32,47 @@ log = logging.getLogger("pqbench")
 CLEAN = "clean"
 
 
+@dataclass(frozen=True)
+class StageCall:
+    """One stage of an experiment, as data that knows its key.
+
+    Attributes:
+        function: Name of the function in ``pqbench.experiment.stages``.
+        arguments: JSON-ready values that it takes.
+        made: Folders of earlier stages that it takes; each enters the key by its own key.
+        content: What the arguments stand for, where that differs from them (a file's content for
+            its path); None: the arguments themselves.
+        name: Name for logs and records; empty: the function's.
+        resumable: Whether it can go on with what an interrupted run left.
+    """
+
+    function: str
+    arguments: Mapping[str, Any]
+    made: Mapping[str, StageResult | None] = field(default_factory=dict)
+    content: Mapping[str, Any] | None = None
+    name: str = ""
+    resumable: bool = False
+
+    def spec(self, timeout_s: float, threads: int, memory_mb: float | None) -> StageSpec:
+        """What the stage's own process is asked."""
+        folders = {k: str(v.folder) if v is not None else None for k, v in self.made.items()}
+        keys = {k: v.key if v is not None else None for k, v in self.made.items()}
+        content = self.arguments if self.content is None else self.content
+        return StageSpec(
+            name=self.name or self.function,
+            function=f"pqbench.experiment.stages:{self.function}",
+            arguments={**self.arguments, **folders},
+            key={**content, **keys},
+            made=tuple(k for k, v in folders.items() if v is not None),
+            timeout_s=timeout_s,
+            threads=threads,
+            memory_mb=memory_mb,
+            resumable=self.resumable,
+        )
+
+
 @dataclass
-class Deployable:
+class Built:
     """What the stages before measuring made.
 
     Attributes:
@@ -53,11 +96,20 @@ class Deployable:
     card: dict[str, Any] = field(default_factory=dict)
 
 
-class Maker:
-    """Makes the deployable of one experiment and keeps account of the stages.
+@dataclass(frozen=True)
+class _Splits:
+    """The prepared splits of an experiment; ``train`` only where something learns or calibrates."""
+
+    scored: StageResult
+    clean: StageResult | None
+    train: StageResult | None
+
+
+class Pipeline:
+    """Builds what one experiment measures and keeps account of the stages.
 
     Args:
-        config: The resolved, validated configuration.
+        config: The validated configuration.
         runner: Finds or computes stages.
 
     Attributes:
@@ -65,51 +117,225 @@ class Maker:
         deadline: When the experiment must end, on the monotonic clock in s; None: no limit.
     """
 
-    def __init__(self, config: Mapping[str, Any], runner: StageRunner) -> None:
+    def __init__(self, config: ExperimentConfig, runner: StageRunner) -> None:
         self.config = config
         self.runner = runner
-        self.threads: int = config["threads"]
         self.done: list[rec.Stage] = []
         self.deadline: float | None = None
 
-    @property
-    def title(self) -> str:
-        """``model · recipe · backend``, as in tables."""
-        recipe = "+".join(self.config["compress"]) or "none"
-        return f"{self.config['model']['name']} · {recipe} · {self.config['backend']['name']}"
+    # -- the order -----------------------------------------------------------------------------
 
-    def stage(
-        self,
-        name: str,
-        arguments: dict[str, Any],
-        made: Mapping[str, StageResult | None] = {},
-        key: Mapping[str, Any] | None = None,
-        function: str | None = None,
-        resumable: bool = False,
+    def build(self, index: DataIndex, listing: str, actions: Sequence[Action]) -> Built:
+        """Everything before measuring: data, weights, fit, recipe, conversions.
+
+        Args:
+            index: The data set's classes and splits.
+            listing: ``index.listing_hash()``.
+            actions: Steps and conversions, as planned.
+
+        Raises:
+            PqbenchError: A stage failed; the class says how.
+        """
+        scored = self._split(index, listing, self.config.dataset.split)
+        model = self._model(index, scored)
+        self._check_batch(Artifact.load(model.folder))
+        weights: str = model.value["weights"]
+        method = self._fit_method(model)
+        splits = self._other_splits(index, listing, scored, weights, method, actions)
+        source = self._fit(method, model, splits)
+        current, network = self._recipe(actions, source, splits)
+        notes = list(scored.value["notes"])
+        if weights == "none":
+            notes.append("weights=none: random weights, so accuracy means nothing")
+        card = model.value["card"]
+        return Built(current, network, scored, splits.clean, weights, self.done, notes, dict(card))
+
+    def count_work(self, built: Built) -> dict[str, Any]:
+        """Parameters and MACs of what was built."""
+        return self._run(StageCall("count_work", {}, {"network": built.network})).value
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def _split(
+        self, index: DataIndex, listing: str, name: str, exclude: Sequence[str] = ()
     ) -> StageResult:
-        """Run a stage; ``made`` are folders of earlier stages, which enter by their keys."""
-        folders = {k: str(v.folder) if v is not None else None for k, v in made.items()}
-        keys = {k: v.key if v is not None else None for k, v in made.items()}
-        stop.check()
-        timeout = self.config["protocol"]["stage_timeout_s"]
+        config, dataset = self.config, self.config.dataset
+        index.split(name)
+        request = SplitRequest(
+            source=dataset.source,
+            split=name,
+            scored=dataset.split,
+            task=config.model.task,
+            exclude=tuple(exclude),
+            limit=dataset.train_limit if name == "train" else dataset.limit,
+            seed=config.seed,
+            threads=config.threads,
+            on_error=dataset.on_error,
+            resize_mode=dataset.resize_mode,
+            preprocess=config.model.preprocess,
+            tokenizer=config.model.tokenizer,
+        )
+        return self._run(
+            StageCall(
+                "prepare_split",
+                {"request": request.to_plain()},
+                content={**request.content(), "listing": listing},
+                name=f"prepare_{name}",
+            )
+        )
+
+    def _other_splits(
+        self,
+        index: DataIndex,
+        listing: str,
+        scored: StageResult,
+        weights: str,
+        method: FitMethod,
+        actions: Sequence[Action],
+    ) -> _Splits:
+        """The training images, and those that a pretrained model has not seen."""
+        split = self.config.dataset.split
+        # An ImageNet model has seen most of what fastai calls validation images: also score those
+        # that it has not, and keep them out of the training ones.
+        pretrained = weights == "pretrained" and method == FitMethod.none
+        clean: StageResult | None = None
+        if pretrained and CLEAN in index.splits and split != CLEAN:
+            clean = self._split(index, listing, CLEAN)
+        train: StageResult | None = None
+        if method != FitMethod.none or any(a.kind == "step" for a in actions):
+            train = self._split(index, listing, "train", [split, *([CLEAN] if clean else [])])
+        return _Splits(scored, clean, train)
+
+    # -- the model -----------------------------------------------------------------------------
+
+    def _model(self, index: DataIndex, scored: StageResult) -> StageResult:
+        config, model = self.config, self.config.model
+        arguments = {
+            "model": asdict(model),
+            "dataset_name": config.dataset.name,
+            "scratch_ok": config.dataset.scratch,
+            "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
+            "seed": config.seed,
+            # The tools that quantize ONNX want a newer opset than a user's file may have.
+            "upgrade": model.representation == GivenAs.onnx and bool(config.compress),
+        }
+        return self._run(StageCall("prepare_model", arguments, {"split": scored}))
+
+    def _fit_method(self, model: StageResult) -> FitMethod:
+        """What ``fit.method=auto`` means here; refuse what cannot be trained."""
+        config, method = self.config, self.config.fit.method
+        if method == FitMethod.auto:
+            # Where nothing will be scored, nothing need be learnt.
+            needed = model.value["needs_fit"] if config.dataset.scored else None
+            return FitMethod(needed or FitMethod.none)
+        if method != FitMethod.none and config.model.representation != GivenAs.torch:
+            raise UnsupportedError(
+                f"fit.method={method} trains a torch network, the model is given as "
+                f"{config.model.representation}",
+                hint="use fit.method=none",
+            )
+        return method
+
+    def _fit(self, method: FitMethod, model: StageResult, splits: _Splits) -> StageResult:
+        if method == FitMethod.none:
+            return model
+        config = self.config
+        settings = config.fit.training()
+        preprocess = config.model.preprocess
+        if settings.train_size is not None and preprocess is not None:
+            # Never larger than what the model is fed.
+            settings = replace(settings, train_size=min(settings.train_size, preprocess.crop))
+        return self._run(
+            StageCall(
+                "fit",
+                {
+                    "method": method,
+                    "head": config.model.head,
+                    "settings": asdict(settings),
+                    "seed": config.seed,
+                    "threads": config.threads,
+                },
+                {"artifact": model, "train": splits.train, "scored": splits.scored},
+                resumable=True,
+            )
+        )
+
+    def _recipe(
+        self, actions: Sequence[Action], source: StageResult, splits: _Splits
+    ) -> tuple[StageResult, StageResult]:
+        """Run the steps and conversions: the result, and the last torch network of the way."""
+        config = self.config
+        current = network = source
+        for action in actions:
+            if action.kind == "convert":
+                current = self._run(
+                    StageCall(
+                        "convert",
+                        {"to": action.after, "task": config.model.task},
+                        {"artifact": current, "split": splits.scored},
+                        name=f"to_{action.after}",
+                    )
+                )
+                continue
+            node = config.compress[action.name]
+            current = self._run(
+                StageCall(
+                    "apply_step",
+                    {
+                        "name": action.name,
+                        "step": node,
+                        "seed": config.seed,
+                        "threads": config.threads,
+                    },
+                    {
+                        "artifact": current,
+                        "train": splits.train,
+                        "scored": splits.scored,
+                        "clean": splits.clean,
+                        "teacher": source,
+                    },
+                    name=action.name,
+                    resumable=True,
+                )
+            )
+            # An integer layer's work and parameters are counted as those it stands for.
+            step = make(node, f"compress.{action.name}", Step)
+            if action.after == "torch" and step.kind != "quantize":
+                network = current
+        return current, network
+
+    def _check_batch(self, source: Artifact) -> None:
+        """Refuse what a model with a fixed batch (a user's ONNX file) cannot do."""
+        fixed = source.inputs[0].shape[0] if source.inputs else None
+        if fixed is None:
+            return
+        sizes = self.config.protocol.batch_sizes
+        if sizes != [fixed]:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}, protocol.batch_sizes asks for "
+                f"{sizes}",
+                hint=f"set protocol.batch_sizes=[{fixed}], or export it with a free batch",
+            )
+        if fixed != 1 and self.config.compress:
+            raise UnsupportedError(
+                f"{source.file} has its batch fixed to {fixed}: calibration feeds one sample",
+                hint="export it with a free batch, or use compress=none",
+            )
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _run(self, call: StageCall) -> StageResult:
+        interrupt.check()
+        config = self.config
+        timeout = config.protocol.stage_timeout_s
         if self.deadline is not None:
             timeout = min(timeout, self.deadline - time.monotonic())
             if timeout <= 0:
-                raise cell_timeout(f"before stage {name}")
-        spec = StageSpec(
-            name=name,
-            function=f"pqbench.experiment.stages:{function or name}",
-            arguments={**arguments, **folders},
-            key={**(key if key is not None else arguments), **keys},
-            timeout_s=timeout,
-            threads=self.threads,
-            memory_mb=self.config["limits"]["memory_mb"],
-            resumable=resumable,
-            made=tuple(k for k, v in folders.items() if v is not None),
-        )
-        with _status(f"{self.title}: {name}"):
+                raise cell_timeout(f"before stage {call.name or call.function}")
+        spec = call.spec(timeout, config.threads, config.limits.memory_mb)
+        with _status(f"{config.title}: {spec.name}"):
             result = self.runner.run(spec)
-        self.note(name, result.seconds, result.rss_peak_mb, result.cached)
+        self.note(spec.name, result.seconds, result.rss_peak_mb, result.cached)
         return result
 
     def note(
@@ -118,163 +344,6 @@ class Maker:
         """Take account of a stage that is done, and say so."""
         log.info("    %-18s %s", name, "found" if cached else f"{seconds:.1f} s")
         self.done.append(rec.Stage(name, round(seconds, 3), cached, rss_peak_mb))
-
-    def count_work(self, deployable: Deployable) -> dict[str, Any]:
-        """Parameters and MACs of the deployable's network."""
-        made = {"network": deployable.network}
-        return self.stage("count_work", {}, made=made).value
-
-    def _split(
-        self, index: DataIndex, listing: str, name: str, exclude: Sequence[str] = ()
-    ) -> StageResult:
-        config = self.config
-        dataset, preprocess = config["dataset"], config["model"]["preprocess"]
-        index.split(name)
-        arguments = {
-            "dataset": dataset,
-            "task": config["model"]["task"],
-            "preprocess": preprocess,
-            "tokenizer": config["model"]["tokenizer"],
-            "split": name,
-            "exclude": list(exclude),
-            "limit": dataset["train_limit" if name == "train" else "limit"],
-            "seed": config["seed"],
-        }
-        content = {
-            **{k: v for k, v in arguments.items() if k != "dataset"},
-            "listing": listing,
-            "scored": dataset["split"],
-            "on_error": dataset["on_error"],
-            "resize_mode": dataset["resize_mode"],
-        }
-        return self.stage(
-            f"prepare_{name}",
-            {**arguments, "threads": self.threads},
-            key=content,
-            function="prepare_split",
-        )
-
-    def deploy(self, index: DataIndex, listing: str, actions: list[Action]) -> Deployable:
-        """Everything before measuring: data, weights, fit, recipe, conversions."""
-        config = self.config
-        model, seed = config["model"], config["seed"]
-        scored = self._split(index, listing, config["dataset"]["split"])
-        # The tools that quantize ONNX want a newer opset than a user's file may have.
-        upgrade = model["representation"] == "onnx" and bool(config["compress"])
-        prepared = self.stage(
-            "prepare_model",
-            {
-                "model": model,
-                "dataset_name": config["dataset"]["name"],
-                "scratch_ok": config["dataset"]["scratch"],
-                "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
-                "seed": seed,
-                "upgrade": upgrade,
-            },
-            made={"split": scored},
-            key={
-                "model": model,
-                "upgrade": upgrade,
-                "dataset_name": config["dataset"]["name"],
-                "scratch_ok": config["dataset"]["scratch"],
-                "imagenet_indices": index.imagenet_indices and list(index.imagenet_indices),
-                "seed": seed,
-            },
-        )
-        self._check_batch(Artifact.load(prepared.folder))
-        weights, card = prepared.value["weights"], prepared.value["card"]
-        method = config["fit"]["method"]
-        if method == "auto":
-            method = prepared.value["needs_fit"] or "none"
-            if not config["dataset"]["scored"]:
-                method = "none"  # nothing will be scored, so nothing need be learnt
-        elif method != "none" and model["representation"] != "torch":
-            raise UnsupportedError(
-                f"fit.method={method} trains a torch network, the model is given as "
-                f"{model['representation']}",
-                hint="use fit.method=none",
-            )
-        split = config["dataset"]["split"]
-        # An ImageNet model has seen most of what fastai calls validation images: also score those
-        # that it has not, and keep them out of the training ones.
-        pretrained = weights == "pretrained" and method == "none"
-        clean: StageResult | None = None
-        if pretrained and CLEAN in index.splits and split != CLEAN:
-            clean = self._split(index, listing, CLEAN)
-        train: StageResult | None = None
-        if method != "none" or any(a.kind == "step" for a in actions):
-            train = self._split(index, listing, "train", [split, *([CLEAN] if clean else [])])
-        current = prepared
-        if method != "none":
-            settings = {k: v for k, v in config["fit"].items() if k != "method"}
-            if settings["train_size"] is not None:  # never larger than what the model is fed
-                settings["train_size"] = min(settings["train_size"], model["preprocess"]["crop"])
-            current = self.stage(
-                "fit",
-                {
-                    "method": method,
-                    "head": model["head"],
-                    "settings": settings,
-                    "seed": seed,
-                    "threads": self.threads,
-                },
-                made={"artifact": current, "train": train, "scored": scored},
-                resumable=True,
-            )
-        source = network = current
-        for action in actions:
-            if action.kind == "convert":
-                current = self.stage(
-                    f"to_{action.after}",
-                    {"to": action.after, "task": model["task"]},
-                    made={"artifact": current, "split": scored},
-                    function="convert",
-                )
-                continue
-            current = self.stage(
-                action.name,
-                {
-                    "name": action.name,
-                    "step": config["compress"][action.name],
-                    "seed": seed,
-                    "threads": self.threads,
-                },
-                made={
-                    "artifact": current,
-                    "train": train,
-                    "scored": scored,
-                    "clean": clean,
-                    "teacher": source,
-                },
-                function="apply_step",
-                resumable=True,
-            )
-            # An integer layer's work and parameters are counted as those it stands for.
-            step = make(config["compress"][action.name], f"compress.{action.name}", Step)
-            if action.after == "torch" and step.kind != "quantize":
-                network = current
-        notes = list(scored.value["notes"])
-        if weights == "none":
-            notes.append("weights=none: random weights, so accuracy means nothing")
-        return Deployable(current, network, scored, clean, weights, self.done, notes, card)
-
-    def _check_batch(self, source: Artifact) -> None:
-        """Refuse what a model with a fixed batch (a user's ONNX file) cannot do."""
-        fixed = source.inputs[0].shape[0] if source.inputs else None
-        if fixed is None:
-            return
-        sizes = list(self.config["protocol"]["batch_sizes"])
-        if sizes != [fixed]:
-            raise UnsupportedError(
-                f"{source.file} has its batch fixed to {fixed}, protocol.batch_sizes asks for "
-                f"{sizes}",
-                hint=f"set protocol.batch_sizes=[{fixed}], or export it with a free batch",
-            )
-        if fixed != 1 and self.config["compress"]:
-            raise UnsupportedError(
-                f"{source.file} has its batch fixed to {fixed}: calibration feeds one sample",
-                hint="export it with a free batch, or use compress=none",
-            )
 
 
 def _status(text: str) -> contextlib.AbstractContextManager[object]:

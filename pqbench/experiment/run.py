@@ -1,8 +1,8 @@
-"""One experiment from start to end: found, or made, measured and recorded.
+"""One experiment from start to end: found, or built, measured and recorded.
 
-prepare -> (fit) -> steps and conversions, as planned -> deploy and measure -> record. The baseline
-of a recipe is an experiment of its own, found or run first, so that every record can carry speedup,
-size ratio and accuracy drop.
+plan -> find -> baseline -> build (prepare, fit, recipe, conversions) -> measure -> record. The
+baseline of a recipe is an experiment of its own, found or run first, so that every record can carry
+speedup, size ratio and accuracy drop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pqbench.cache import Cache
 from pqbench.cache.content import assert_unchanged
 from pqbench.cache.inputs import assert_intact, look
 from pqbench.compress.recipe import Action, plan
-from pqbench.core import interrupt as stop
+from pqbench.core import interrupt
 from pqbench.core import record as rec
 from pqbench.core.artifact import Representation
 from pqbench.core.backend import Backend
@@ -33,23 +34,39 @@ from pqbench.core.errors import (
 from pqbench.core.instantiate import make
 from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
-from pqbench.experiment.assemble import Baseline, measured_record
-from pqbench.experiment.config import baseline_config, fingerprint
-from pqbench.experiment.failure import failure_record, unexpected
-from pqbench.experiment.pipeline import Deployable, Maker
+from pqbench.experiment.assemble import Baseline, Recorder
+from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
+from pqbench.experiment.measure_pair import CellResult, SideSpec, run_cell
+from pqbench.experiment.pipeline import Built, Pipeline
 from pqbench.experiment.reuse import FinishedRecords, identity, sources
 from pqbench.tracking.fetch import fetch
-from pqbench.tracking.settings import TrackingSettings
 from pqbench.workers.stage import StageRunner
 
 log = logging.getLogger("pqbench")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an experiment is to do, known before any work.
+
+    Attributes:
+        actions: Steps and conversions in order.
+        loads: Representations that the backend loads.
+        index: The data set's classes and splits.
+        listing: ``index.listing_hash()``.
+    """
+
+    actions: Sequence[Action]
+    loads: Sequence[Representation]
+    index: DataIndex
+    listing: str
 
 
 class ExperimentRun:
     """One experiment on its way: configuration, folders, and what has been done so far.
 
     Args:
-        config: The resolved, validated configuration.
+        config: The validated configuration.
         folder: Where the record and the files beside it go.
         overrides: The arguments that composed it, for the command that reproduces it.
         shown: The configuration as records hold it, without secrets; None: only addresses are
@@ -58,38 +75,25 @@ class ExperimentRun:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: ExperimentConfig,
         folder: Path,
         overrides: Sequence[str] = (),
         shown: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = dict(config)
+        self.config = config
         self.folder = folder
         self.overrides = list(overrides)
-        self.shown: dict[str, Any] = mask(config if shown is None else shown)
-        self.command = mask_text(shlex.join(["python", "-m", "pqbench", *overrides]))
-        self.fingerprint = fingerprint(config)
-        self.threads: int = config["threads"]
+        self.plain = to_plain(config)
+        self.fingerprint = fingerprint(self.plain)
         self.cache = open_cache(config)
-        self.maker = Maker(config, StageRunner(self.cache, folder / "work", folder / "logs"))
-        self.title = self.maker.title
+        self.pipeline = Pipeline(config, StageRunner(self.cache, folder / "work", folder / "logs"))
         self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
-        self.sources: dict[str, str] = {}
         self.identity = ""
-        self.began = time.perf_counter()
-        self.deployable: Deployable | None = None
-
-    def _experiment(self, weights: str | None) -> rec.Experiment:
-        config = self.config
-        return rec.Experiment(
-            model=config["model"]["name"],
-            task=config["model"]["task"],
-            dataset=config["dataset"]["name"],
-            split=config["dataset"]["split"],
-            recipe=list(config["compress"]),
-            backend=config["backend"]["name"],
-            weights=weights,
-        )
+        self.sources: dict[str, str] = {}
+        self.built: Built | None = None
+        self.shown: dict[str, Any] = mask(self.plain if shown is None else shown)
+        command = mask_text(shlex.join(["python", "-m", "pqbench", *overrides]))
+        self.recorder = Recorder(config, self.shown, self.fingerprint, folder, command)
 
     def run(self) -> rec.Record:
         """Find or run the experiment; never raises for a failure of the experiment itself.
@@ -104,15 +108,15 @@ class ExperimentRun:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self.sources = sources(self.config)
+                self.sources = sources(self.plain)
                 record = self._failed_before()
                 if record is not None:
                     return record
-                record = self._run()
+                record = self._find_or_make()
             except PqbenchError as error:
-                record = self._failure(error)
+                record = self._failed(error)
             except Exception as error:  # the boundary of the experiment: reported, never hidden
-                record = self._failure(unexpected(error, self.folder / "logs"))
+                record = self._failed(self.recorder.unexpected(error))
             record.save(self.folder)
         except OSError as error:
             raise OutputError(
@@ -125,82 +129,68 @@ class ExperimentRun:
                 self.cache.close()
         return record
 
-    def _failure(self, error: PqbenchError) -> rec.Record:
-        log.warning("  %s: %s: %s", self.title, error.status, error)
-        record = failure_record(
-            error,
-            self.folder,
-            experiment=self._experiment(None),
-            fingerprint=self.fingerprint,
-            seconds=round(time.perf_counter() - self.began, 3),
-            command=self.command,
-            config=self.shown,
-            threads=self.threads,
-            stages=self.maker.done,
-        )
-        record.identity = identity(self.sources, self.threads, None)
-        return record
+    # -- the order -----------------------------------------------------------------------------
 
-    def _run(self) -> rec.Record:
-        config = self.config
-        backend = make(config["backend"], "backend", Backend)
-        steps = {k: make(v, f"compress.{k}", Step) for k, v in config["compress"].items()}
-        try:
-            start = config["model"]["representation"]
-            actions = plan(steps, start, backend.loads, config["backend"]["name"])
-        except UnsupportedError:
-            if config["compress"]:
-                self._baseline()  # what this backend can do is still worth a row
-            raise
-        available = backend.availability()
-        if not available.available:
-            raise UnavailableError(
-                f"backend {config['backend']['name']}: {available.reason}", hint=available.hint
-            )
-        try:
-            backend.check_loads(actions[-1].after if actions else start)
-        except UnsupportedError:
-            if config["compress"]:
-                self._baseline()
-            raise
-        index = make(config["dataset"]["source"], "dataset.source", Dataset).index()
-        listing = index.listing_hash()
-        self.identity = identity(self.sources, self.threads, listing)
+    def _find_or_make(self) -> rec.Record:
+        planned = self._plan()
+        self.identity = identity(self.sources, self.config.threads, planned.listing)
         found = self._find()
         if found is not None:
             return found
         with self.finished.making(self.identity):
             # Another process may have finished it while this one waited.
-            return self._find() or self._make(index, listing, actions, backend.loads)
+            return self._find() or self._make(planned)
 
-    def _make(
-        self, index: DataIndex, listing: str, actions: list[Action], loads: Sequence[Representation]
-    ) -> rec.Record:
+    def _make(self, planned: _Plan) -> rec.Record:
         """Run what no record was found for: its baseline first, then all its stages."""
-        config = self.config
-        base, found = self._baseline() if config["compress"] else (None, None)
+        base, found = self._baseline() if self.config.compress else (None, None)
         if found is not None and not found.ok:
             why = found.error.message if found.error else ""
             raise SkippedError(f"its baseline failed ({found.status}): {why}")
-        log.info("  %s", self.title)
-        self.began = time.perf_counter()
-        limit = config["limits"]["cell_s"]
-        self.maker.deadline = None if limit is None else time.monotonic() + limit
-        self.deployable = self.maker.deploy(index, listing, actions)
+        log.info("  %s", self.config.title)
+        self.recorder.begin()
+        limit = self.config.limits.cell_s
+        self.pipeline.deadline = None if limit is None else time.monotonic() + limit
+        self.built = self.pipeline.build(planned.index, planned.listing, planned.actions)
         baseline: Baseline | None = None
         if base is not None and found is not None:
-            if base.deployable is None:  # its record was found: find its model as well
-                conversions = plan({}, config["model"]["representation"], loads, "")
-                base.deployable = base.maker.deploy(index, listing, conversions)
-            baseline = Baseline(found, base.folder, base.deployable.artifact.folder)
-        record = self._measure(self.deployable, baseline)
-        assert_unchanged(self.sources, sources(config), "the experiment")
+            baseline = Baseline(found, base.folder, base.model_folder(planned))
+        cell = self._measure(self.built, baseline)
+        work = self.pipeline.count_work(self.built)
+        record = self.recorder.finished(
+            self.built, cell, baseline, work, self.identity, self.pipeline.done
+        )
+        assert_unchanged(self.sources, sources(self.plain), "the experiment")
         assert_unchanged(
-            {"data set": listing}, {"data set": index.listing_hash()}, "the experiment"
+            {"data set": planned.listing},
+            {"data set": planned.index.listing_hash()},
+            "the experiment",
         )
         record.sources = self.sources
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
+
+    def _plan(self) -> _Plan:
+        """Check that the recipe can be done and the backend is here; list the data."""
+        config = self.config
+        backend = make(config.backend, "backend", Backend)
+        steps = {k: make(v, f"compress.{k}", Step) for k, v in config.compress.items()}
+        start: Representation = config.model.representation.value
+        try:
+            actions = plan(steps, start, backend.loads, config.backend_name)
+            available = backend.availability()
+            if available.available:
+                backend.check_loads(actions[-1].after if actions else start)
+        except UnsupportedError:
+            if config.compress:
+                self._baseline()  # what this backend can do is still worth a row
+            raise
+        if not available.available:
+            raise UnavailableError(
+                f"backend {config.backend_name}: {available.reason}", hint=available.hint
+            )
+        index = make(config.dataset.source, "dataset.source", Dataset).index()
+        return _Plan(actions, backend.loads, index, index.listing_hash())
 
     def _baseline(self) -> tuple[ExperimentRun, rec.Record]:
         """Find or run the same experiment with the empty recipe."""
@@ -208,58 +198,51 @@ class ExperimentRun:
             o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
         ]
         base = ExperimentRun(
-            baseline_config(self.config),
+            self.config.baseline(),
             self.folder / "baseline",
             [*rest, "compress=none"],
-            baseline_config(self.shown),
+            {**self.shown, "compress": {}},
         )
         return base, base.run()
 
-    def _measure(self, deployable: Deployable, baseline: Baseline | None) -> rec.Record:
-        from pqbench.experiment.measure_pair import SideSpec, run_cell
-        from pqbench.measure.protocol import Protocol
+    def model_folder(self, planned: _Plan) -> Path:
+        """Folder of a baseline's model; where its record was found, its stages are found too."""
+        if self.built is None:
+            start: Representation = self.config.model.representation.value
+            conversions = plan({}, start, planned.loads, "")
+            self.built = self.pipeline.build(planned.index, planned.listing, conversions)
+        return self.built.artifact.folder
 
-        config, split = self.config, deployable.split.folder
-        backend = config["backend"]
-        stop.check()
-        models = [deployable.artifact.folder, *([baseline.artifact] if baseline else [])]
+    def _measure(self, built: Built, baseline: Baseline | None) -> CellResult:
+        config, split = self.config, built.split.folder
+        interrupt.check()
+        models = [built.artifact.folder, *([baseline.artifact] if baseline else [])]
         inputs = look(models)
         began = time.perf_counter()
         cell = run_cell(
-            SideSpec(backend, deployable.artifact.folder, split, "candidate"),
-            SideSpec(backend, baseline.artifact, split, "baseline") if baseline else None,
-            Protocol(**config["protocol"]),
+            SideSpec(config.backend, built.artifact.folder, split, "candidate"),
+            SideSpec(config.backend, baseline.artifact, split, "baseline") if baseline else None,
+            config.protocol,
             self.folder,
-            threads=self.threads,
-            clean=deployable.clean.folder if deployable.clean else None,
-            memory_mb=config["limits"]["memory_mb"],
-            deadline=self.maker.deadline,
+            threads=config.threads,
+            clean=built.clean.folder if built.clean else None,
+            memory_mb=config.limits.memory_mb,
+            deadline=self.pipeline.deadline,
         )
-        assert_intact(inputs, f"backend {backend['name']}", self.cache, added_too=False)
-        self.maker.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
-        work = self.maker.count_work(deployable)
-        record = measured_record(
-            config,
-            self.folder,
-            deployable,
-            cell,
-            baseline,
-            work,
-            experiment=self._experiment(deployable.weights),
-            fingerprint=self.fingerprint,
-            identity=self.identity,
-            command=self.command,
-            stages=self.maker.done,
-            began=self.began,
-        )
-        record.config = self.shown
-        return record
+        assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
+        self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
+        return cell
+
+    def _failed(self, error: PqbenchError) -> rec.Record:
+        log.warning("  %s: %s: %s", self.config.title, error.status, error)
+        named = identity(self.sources, self.config.threads, None)
+        return self.recorder.failed(error, named, self.pipeline.done)
 
     # -- finding -------------------------------------------------------------------------------
 
     def _find(self) -> rec.Record | None:
         """The finished record: where it goes, in the cache, or in the tracking store."""
-        if self.config["force"]:
+        if self.config.force:
             return None
         record, where = self.finished.here(), "found"
         if record is not None and not (record.ok and record.identity == self.identity):
@@ -267,9 +250,8 @@ class ExperimentRun:
         if record is None:
             record = self.finished.kept(self.identity)
         if record is None and self.cache is not None:
-            settings = TrackingSettings.from_config(self.config)
             record, where = (
-                fetch(settings, self.fingerprint, self.identity, self.folder),
+                fetch(self.config.tracking, self.fingerprint, self.identity, self.folder),
                 "found in the tracking store",
             )
             if record is not None:
@@ -277,7 +259,7 @@ class ExperimentRun:
         if record is not None:
             log.info(
                 "  %s: %s, measured %s (force=true measures again)",
-                self.title,
+                self.config.title,
                 where,
                 record.created,
             )
@@ -285,21 +267,21 @@ class ExperimentRun:
 
     def _failed_before(self) -> rec.Record | None:
         """The failure that a resumed sweep recorded in this folder, unless it is to be retried."""
-        if self.config["force"] or self.config["retry"] == "failed" or self.cache is None:
+        if self.config.force or self.config.retry == Retry.failed or self.cache is None:
             return None
         record = self.finished.here()
         if (
             record is None
             or record.ok
-            or record.identity != identity(self.sources, self.threads, None)
+            or record.identity != identity(self.sources, self.config.threads, None)
         ):
             return None
-        log.info("  %s: %s before (retry=failed runs it again)", self.title, record.status)
+        log.info("  %s: %s before (retry=failed runs it again)", self.config.title, record.status)
         return record
 
 
-def open_cache(config: Mapping[str, Any]) -> Cache | None:
+def open_cache(config: ExperimentConfig) -> Cache | None:
     """The cache that a configuration names; None if it is switched off."""
-    if not config["cache"]:
+    if not config.cache:
         return None
-    return Cache(Path(config["outputs"]).absolute() / "cache", config["limits"]["cache_gb"])
+    return Cache(Path(config.outputs).absolute() / "cache", config.limits.cache_gb)

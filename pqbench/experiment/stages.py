@@ -14,34 +14,17 @@ from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.instantiate import make
 from pqbench.core.split import PreparedSplit
 from pqbench.core.step import Step, StepData
+from pqbench.core.task import SplitRequest
 from pqbench.experiment.tasks import get_task
+from pqbench.models.settings import GivenAs, ModelSettings
 
 PARITY_SAMPLES = 32
 
 
-def prepare_split(
-    workdir: Path,
-    dataset: Mapping[str, Any],
-    task: str,
-    preprocess: Mapping[str, Any],
-    tokenizer: Mapping[str, Any] | None,
-    split: str,
-    exclude: list[str],
-    limit: int | None,
-    seed: int,
-    threads: int,
-) -> dict[str, Any]:
+def prepare_split(workdir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Decode or tokenize one split into ``workdir``, as its task wants it."""
-    prepared = get_task(task).prepare(
-        dataset,
-        {"preprocess": preprocess, "tokenizer": tokenizer},
-        split,
-        workdir,
-        exclude=exclude,
-        limit=limit,
-        seed=seed,
-        threads=threads,
-    )
+    asked = SplitRequest.from_plain(request)
+    prepared = get_task(asked.task).prepare(asked, workdir)
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
 
@@ -59,10 +42,10 @@ def prepare_model(
     from pqbench.models.onnx_file import prepare_onnx
     from pqbench.models.prepare import prepare_model as prepare
 
-    prepared = PreparedSplit.load(split)
-    if model["representation"] == "onnx":
+    settings, prepared = ModelSettings.from_plain(model), PreparedSplit.load(split)
+    if settings.representation == GivenAs.onnx:
         prepare_onnx(
-            model,
+            settings,
             classes=prepared.classes,
             imagenet_indices=imagenet_indices,
             input_specs=prepared.specs(),
@@ -72,7 +55,7 @@ def prepare_model(
         )
         return {"weights": "file", "needs_fit": None, "card": {}}
     _, weights = prepare(
-        model,
+        settings,
         classes=prepared.classes,
         dataset_name=dataset_name,
         imagenet_indices=imagenet_indices,

@@ -1,55 +1,49 @@
-"""The tasks that are shipped: classifying images, pixels and texts.
+"""Tasks: what differs between classifying images, pixels and texts, behind one small interface.
 
+A task prepares inputs and labels, scores a session's outputs, and says how strict parity is.
 Everything else (calibration, fitting, export, timing) works on the prepared inputs and is the same
 for all: a label array with one entry per sample, or per position, tells the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pqbench.core.dataset import Dataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.core.record import Accuracy
 from pqbench.core.split import PreparedSplit
-from pqbench.core.task import Task
-from pqbench.experiment.config import TASKS
+from pqbench.core.task import SplitRequest, Task
+
+if TYPE_CHECKING:
+    from pqbench.data.preprocess import Preprocess
+
+TASKS = {
+    "classification": "pqbench.experiment.tasks.Classification",
+    "segmentation": "pqbench.experiment.tasks.Segmentation",
+    "text_classification": "pqbench.experiment.tasks.TextClassification",
+}
 
 
 class Classification(Task):
     """One class per image: top-1, top-5, macro F1."""
 
-    metric: ClassVar[str] = "top1"
-    min_agreement: ClassVar[float] = 0.97
-
-    def prepare(
-        self,
-        dataset: Mapping[str, Any],
-        model: Mapping[str, Any],
-        split: str,
-        folder: Path,
-        exclude: Sequence[str],
-        limit: int | None,
-        seed: int,
-        threads: int,
-    ) -> PreparedSplit:
+    def prepare(self, request: SplitRequest, folder: Path) -> PreparedSplit:
         """Decode, resize and crop; see :func:`pqbench.data.prepare.prepare`."""
         from pqbench.data.prepare import prepare
-        from pqbench.data.preprocess import Preprocess
 
         return prepare(
-            make(dataset["source"], "dataset.source", Dataset),
-            split,
-            Preprocess.from_config(model["preprocess"], dataset["resize_mode"]),
+            make(request.source, "dataset.source", Dataset),
+            request.split,
+            _preprocess(request),
             folder,
-            limit=limit,
-            seed=seed,
-            on_error=dataset["on_error"],
-            threads=threads,
-            exclude=exclude,
+            limit=request.limit,
+            seed=request.seed,
+            on_error=request.on_error,
+            threads=request.threads,
+            exclude=request.exclude,
         )
 
     def score(
@@ -64,36 +58,26 @@ class Classification(Task):
 class TextClassification(Classification):
     """One class per text: the metrics of classification on tokens instead of pixels."""
 
-    def prepare(
-        self,
-        dataset: Mapping[str, Any],
-        model: Mapping[str, Any],
-        split: str,
-        folder: Path,
-        exclude: Sequence[str],
-        limit: int | None,
-        seed: int,
-        threads: int,  # noqa: ARG002  # tokenizing is a matter of seconds
-    ) -> PreparedSplit:
+    def prepare(self, request: SplitRequest, folder: Path) -> PreparedSplit:
         """Tokenize and pad; see :func:`pqbench.data.text.prepare_text`."""
         from pqbench.data.text import prepare_text
         from pqbench.data.tokenize import Tokenizer
 
-        node = model["tokenizer"]
+        node = request.tokenizer
         if not node:
             raise ConfigError(
                 "this model has no tokenizer", hint="set model.tokenizer, as conf/model/bert.yaml"
             )
         return prepare_text(
-            make(dataset["source"], "dataset.source", Dataset),
-            split,
+            make(request.source, "dataset.source", Dataset),
+            request.split,
             make(node, "model.tokenizer", Tokenizer),
             folder,
             settings=node,
-            limit=limit,
-            seed=seed,
-            exclude=exclude,
-            scored=dataset["split"],
+            limit=request.limit,
+            seed=request.seed,
+            exclude=request.exclude,
+            scored=request.scored,
         )
 
 
@@ -101,33 +85,21 @@ class Segmentation(Task):
     """One class per pixel: mean intersection over union, pixel accuracy."""
 
     metric: ClassVar[str] = "miou"
-    min_agreement: ClassVar[float] = 0.97
 
-    def prepare(
-        self,
-        dataset: Mapping[str, Any],
-        model: Mapping[str, Any],
-        split: str,
-        folder: Path,
-        exclude: Sequence[str],
-        limit: int | None,
-        seed: int,
-        threads: int,
-    ) -> PreparedSplit:
+    def prepare(self, request: SplitRequest, folder: Path) -> PreparedSplit:
         """Images and masks; see :func:`pqbench.data.segmentation.prepare_segmentation`."""
-        from pqbench.data.preprocess import Preprocess
         from pqbench.data.segmentation import prepare_segmentation
 
         return prepare_segmentation(
-            make(dataset["source"], "dataset.source", Dataset),
-            split,
-            Preprocess.from_config(model["preprocess"], dataset["resize_mode"]),
+            make(request.source, "dataset.source", Dataset),
+            request.split,
+            _preprocess(request),
             folder,
-            limit=limit,
-            seed=seed,
-            on_error=dataset["on_error"],
-            threads=threads,
-            exclude=exclude,
+            limit=request.limit,
+            seed=request.seed,
+            on_error=request.on_error,
+            threads=request.threads,
+            exclude=request.exclude,
         )
 
     def score(
@@ -139,10 +111,26 @@ class Segmentation(Task):
         return score(outputs, split, predictions, baseline)
 
 
+def _preprocess(request: SplitRequest) -> Preprocess:
+    from pqbench.data.preprocess import Preprocess
+
+    if request.preprocess is None:
+        raise ConfigError(
+            "this model says nothing of images",
+            hint="set model.preprocess, as conf/model/custom.yaml",
+        )
+    return Preprocess.of(request.preprocess, request.resize_mode)
+
+
 def get_task(name: str) -> Task:
-    """The task of a name in ``pqbench.experiment.config.TASKS``, or of a dotted path.
+    """The task of a name in ``TASKS``, or of a dotted path.
 
     Raises:
         ConfigError: There is no such task.
     """
+    if "." not in name and name not in TASKS:
+        raise ConfigError(
+            f"model.task={name} is not known",
+            hint=f"choose from {', '.join(TASKS)}, or give the dotted path of a class",
+        )
     return make({"_target_": TASKS.get(name, name)}, "model.task", Task)

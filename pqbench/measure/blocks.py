@@ -14,7 +14,7 @@ from pqbench.core.record import Latency, Speedup
 from pqbench.measure import latency
 from pqbench.measure.intervals import p50_interval, ratio_interval, relative_half_width
 from pqbench.measure.latency import Block
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 
 CANDIDATE = "candidate"
 BASELINE = "baseline"
@@ -99,7 +99,7 @@ def _ratio(pair: Pair) -> float:
     return pair[BASELINE].block.median_ms / pair[CANDIDATE].block.median_ms
 
 
-def conclude(turns: list[Turn], protocol: Protocol, warmup_calls: int = 0) -> BatchResult:
+def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0) -> BatchResult:
     """Latency and speedup of one batch size.
 
     Args:

@@ -28,7 +28,7 @@ from pqbench.measure.blocks import (
     set_aside,
 )
 from pqbench.measure.latency import Block
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 
 _MAX_CALLS = 1_000_000
 _STEADY = 0.05
@@ -60,7 +60,7 @@ class Load(Shape):
         ...
 
 
-def warm_up(side: Timed, batch_size: int, protocol: Protocol) -> tuple[int, float]:
+def warm_up(side: Timed, batch_size: int, protocol: MeasureProtocol) -> tuple[int, float]:
     """Call until steady: long enough, often enough, and two chunks in a row that agree.
 
     Returns:
@@ -87,7 +87,7 @@ class _Measuring:
         self,
         sides: dict[str, Timed],
         batch_size: int,
-        protocol: Protocol,
+        protocol: MeasureProtocol,
         load: Load,
         sleep: Callable[[float], None],
         process: int,
@@ -147,7 +147,7 @@ def take_batch(
     candidate: Timed,
     baseline: Timed | None,
     batch_size: int,
-    protocol: Protocol,
+    protocol: MeasureProtocol,
     load: Load,
     rng: np.random.Generator,
     sleep: Callable[[float], None] = time.sleep,
@@ -201,7 +201,7 @@ def take_batch(
 def take(
     candidate: Timed,
     baseline: Timed | None,
-    protocol: Protocol,
+    protocol: MeasureProtocol,
     load: Load,
     sleep: Callable[[float], None] = time.sleep,
     process: int = 0,
@@ -214,7 +214,7 @@ def take(
     ]
 
 
-def judge(starts: Sequence[Sequence[Taken]], protocol: Protocol) -> list[BatchResult]:
+def judge(starts: Sequence[Sequence[Taken]], protocol: MeasureProtocol) -> list[BatchResult]:
     """Latency and speedup by batch size, from one or several starts of the two sides.
 
     Args:
@@ -234,7 +234,7 @@ def judge(starts: Sequence[Sequence[Taken]], protocol: Protocol) -> list[BatchRe
 def measure(
     candidate: Timed,
     baseline: Timed | None,
-    protocol: Protocol,
+    protocol: MeasureProtocol,
     load: Load,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[BatchResult]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from pqbench.core.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Protocol:
+@dataclass
+class MeasureProtocol:
     """How an experiment is measured; the defaults are those of ``protocol=default``.
 
     A *block* is a run of back-to-back calls of one side. A *pair* is one block of the baseline and
@@ -48,7 +47,7 @@ class Protocol:
     """
 
     name: str = "default"
-    batch_sizes: Sequence[int] = (1, 16, 32, 64)
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 32, 64])
     warmup_s: float = 0.5
     warmup_calls: int = 3
     block_s: float = 0.25
@@ -76,7 +75,7 @@ class Protocol:
             )
         if len(set(self.batch_sizes)) != len(self.batch_sizes):
             raise ConfigError(f"protocol.batch_sizes repeats a size: {list(self.batch_sizes)}")
-        object.__setattr__(self, "batch_sizes", tuple(int(b) for b in self.batch_sizes))
+        self.batch_sizes = [int(b) for b in self.batch_sizes]
         if self.min_pairs < 1 or self.max_pairs < self.min_pairs:
             raise ConfigError(
                 f"protocol.min_pairs is {self.min_pairs} and max_pairs {self.max_pairs}",
@@ -97,7 +96,7 @@ class Protocol:
                 f"protocol.max_foreign_share is {self.max_foreign_share}; it is a share, 0 to 1"
             )
 
-    def part(self) -> Protocol:
+    def part(self) -> MeasureProtocol:
         """What each of the ``processes`` is measured with, so that together they are one."""
         if self.processes == 1:
             return self
@@ -114,4 +113,4 @@ class Protocol:
 
 def keys() -> tuple[str, ...]:
     """Names of all settings, in order."""
-    return tuple(field.name for field in fields(Protocol))
+    return tuple(f.name for f in fields(MeasureProtocol))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.core.errors import ParityError, UnsupportedError, WeightsError
 from pqbench.core.files import file_sha256
+from pqbench.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,7 @@ Batch = Mapping[str, npt.NDArray[Any]]
 
 
 def prepare_onnx(
-    model: Mapping[str, Any],
+    model: ModelSettings,
     classes: Sequence[str],
     imagenet_indices: Sequence[int] | None,
     input_specs: tuple[TensorSpec, ...],
@@ -43,7 +44,7 @@ def prepare_onnx(
     """Bring a user's ONNX file into ``folder`` as an ``onnx`` artifact.
 
     Args:
-        model: The resolved ``conf/model`` settings: ``name`` and ``file``.
+        model: Its name and file.
         classes: The data set's class names.
         imagenet_indices: Each class's index in a 1000-way ImageNet output; None for other classes.
         input_specs: The prepared data's inputs.
@@ -63,7 +64,7 @@ def prepare_onnx(
     import onnx
 
     began = time.perf_counter()
-    path = Path(model["file"])
+    path = Path(str(model.file))
     graph = load_checked(path)
     opset = opset_of(graph)
     specs, renamed = match_inputs(graph, input_specs, path.name)
@@ -85,7 +86,7 @@ def prepare_onnx(
     entry = LineageEntry(
         action="source",
         seconds=time.perf_counter() - began,
-        config={"model": model["name"], "weights": "file"},
+        config={"model": model.name, "weights": "file"},
         details={
             "weights": "file",
             "file": path.name,

@@ -14,13 +14,14 @@ from pqbench.core.files import file_sha256
 from pqbench.models import bundled
 from pqbench.models.heads import get_head, head_size, new_head, slice_head
 from pqbench.models.pretrained import WeightsFile
+from pqbench.models.settings import ModelSettings, WeightsSource
 from pqbench.models.weights import apply, load_file, match_names
 from pqbench.nets.checkpoint import build_network, save_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Source = Literal["bundled", "pretrained", "file", "scratch", "none"]
+Source = Literal["bundled", "pretrained", "file", "scratch", "none"]  # auto, resolved
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 Head = Literal["kept", "sliced", "new"]
 OUTPUT = "logits"
@@ -81,18 +82,22 @@ def _pretrained(node: Mapping[str, Any]) -> WeightsFile | Mapping[str, Tensor]:
 
 
 def _find_weights(
-    model: Mapping[str, Any], classes: Sequence[str], dataset_name: str, scratch_ok: bool
+    model: ModelSettings, classes: Sequence[str], dataset_name: str, scratch_ok: bool
 ) -> _Found:
     """Follow ``model.weights``; the order of ``auto`` is in :func:`prepare_model`'s docstring."""
-    wanted, name = model["weights"], model["name"]
-    shipped = bundled.find(name, dataset_name) if wanted in ("auto", "bundled") else None
-    if wanted == "bundled" and shipped is None:
+    wanted, name = model.weights, model.name
+    shipped = (
+        bundled.find(name, dataset_name)
+        if wanted in (WeightsSource.auto, WeightsSource.bundled)
+        else None
+    )
+    if wanted == WeightsSource.bundled and shipped is None:
         raise WeightsError(
             f"no bundled weights for model {name} on data set {dataset_name}",
             hint="model.weights=auto takes what there is",
         )
     if shipped is not None and not shipped.fits(classes):
-        if wanted == "bundled":
+        if wanted == WeightsSource.bundled:
             raise WeightsError(
                 f"the bundled weights {shipped.path.name} know the classes "
                 f"{shipped.card.get('classes')}, the data set has {list(classes)}",
@@ -101,29 +106,26 @@ def _find_weights(
         shipped = None
     if shipped is not None:
         return _Found("bundled", shipped.load(), shipped.path, shipped.card)
-    if wanted == "file":
-        if not model.get("weights_file"):
+    if wanted == WeightsSource.file:
+        if not model.weights_file:
             raise ConfigError("model.weights=file without a file", "set model.weights_file=PATH")
-        path = Path(model["weights_file"])
+        path = Path(model.weights_file)
         return _Found("file", load_file(path), path, {"weights": path.name})
-    if wanted in ("scratch", "none"):
-        return _Found(wanted)
-    if wanted not in ("auto", "pretrained"):
-        raise ConfigError(
-            f"model.weights={wanted} is not known",
-            hint="choose from auto, bundled, pretrained, file, scratch, none",
-        )
-    if not model.get("pretrained"):
-        if wanted == "auto" and scratch_ok:
+    if wanted == WeightsSource.scratch:
+        return _Found("scratch")
+    if wanted == WeightsSource.none:
+        return _Found("none")
+    if not model.pretrained:
+        if wanted == WeightsSource.auto and scratch_ok:
             return _Found("scratch")
         raise WeightsError(
             f"model {name} names no pretrained weights",
             hint="set model.weights=file model.weights_file=PATH, or model.weights=none for timing",
         )
-    given = _pretrained(model["pretrained"])
+    given = _pretrained(model.pretrained)
     if isinstance(given, Mapping):
         return _Found("pretrained", given)
-    if wanted == "auto" and scratch_ok and not given.present:
+    if wanted == WeightsSource.auto and scratch_ok and not given.present:
         return _Found("scratch")
     path = given.get()
     return _Found("pretrained", load_file(path), path, given.card)
@@ -168,7 +170,7 @@ def _method(network: nn.Module, head: str) -> NeedsFit:
 
 
 def prepare_model(
-    model: Mapping[str, Any],
+    model: ModelSettings,
     classes: Sequence[str],
     dataset_name: str,
     imagenet_indices: Sequence[int] | None,
@@ -192,8 +194,7 @@ def prepare_model(
     ``weights: none`` nothing is fitted and accuracy means nothing.
 
     Args:
-        model: The resolved ``conf/model`` settings: ``name``, ``network``, ``head``, ``weights``,
-            ``weights_file``, ``pretrained``.
+        model: Its network, head and weights.
         classes: The data set's class names.
         dataset_name: The data set's name, for bundled weights.
         imagenet_indices: Each class's index in a 1000-way ImageNet output; None for other classes.
@@ -212,14 +213,14 @@ def prepare_model(
     began = time.perf_counter()
     # Weights first: what is missing should be said before a network is built.
     found = _find_weights(model, classes, dataset_name, scratch_ok)
-    builder = dict(model["network"])
+    builder = dict(model.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(builder)
-    head = _fit_head(network, model["head"], found, classes, imagenet_indices, seed)
+    head = _fit_head(network, model.head, found, classes, imagenet_indices, seed)
     needs_fit: NeedsFit | None = None
     if head == "new" and found.source != "none":
-        needs_fit = "scratch" if found.source == "scratch" else _method(network, model["head"])
+        needs_fit = "scratch" if found.source == "scratch" else _method(network, model.head)
     weights = PreparedWeights(
         source=found.source,
         needs_fit=needs_fit,
@@ -231,7 +232,7 @@ def prepare_model(
     entry = LineageEntry(
         action="source",
         seconds=time.perf_counter() - began,
-        config={"model": model["name"], "weights": model["weights"], "seed": seed},
+        config={"model": model.name, "weights": model.weights, "seed": seed},
         details={
             "weights": weights.source,
             "file": weights.file,

@@ -44,7 +44,7 @@ def _check_uri(uri: str) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: OmegaConf would make its node read-only
 class TrackingSettings:
     """Where results are tracked beside the records on disk.
 

@@ -16,14 +16,14 @@ from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size
 from pqbench.training.fit import fit
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class Finetune(Step):
     """Train for a few epochs; with ``teacher_weight`` following the model before the first step.
 
-    The settings are those of ``FitSettings``; ``recalibrate_bn`` comes on top.
+    The settings are those of ``TrainingSettings``; ``recalibrate_bn`` comes on top.
 
     Attributes:
         teacher_weight: Share of the loss that follows the teacher; the step is called ``distill``
@@ -58,14 +58,14 @@ class Finetune(Step):
             raise ConfigError(f"recalibrate_bn must be at least 0, got {self.recalibrate_bn}")
         self.settings(seed=0, threads=1)
 
-    def settings(self, seed: int, threads: int) -> FitSettings:
+    def settings(self, seed: int, threads: int) -> TrainingSettings:
         """The settings that ``fit`` takes.
 
         Raises:
             ConfigError: A setting is out of its range.
         """
-        own = {f.name for f in fields(FitSettings)} & {f.name for f in fields(self)}
-        return FitSettings(
+        own = {f.name for f in fields(TrainingSettings)} & {f.name for f in fields(self)}
+        return TrainingSettings(
             **{name: getattr(self, name) for name in own}, seed=seed, threads=threads
         )
 

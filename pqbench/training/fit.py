@@ -18,7 +18,7 @@ from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import flush_subnormals, recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size, check_classes, split_off
 from pqbench.training.ranks import find_seat, others
-from pqbench.training.settings import FitReport, FitSettings
+from pqbench.training.settings import FitReport, TrainingSettings
 from pqbench.training.trainer import Job
 from pqbench.training.trainer import train as run_trainer
 
@@ -31,7 +31,7 @@ BATCH_NORM_IMAGES = 512
 def fit(
     network: nn.Module,
     train: PreparedSplit,
-    settings: FitSettings,
+    settings: TrainingSettings,
     teacher: nn.Module | None = None,
     progress: bool = False,
     resume: Path | None = None,
@@ -114,7 +114,7 @@ def fit_artifact(
         method: ``linear_probe``; ``finetune`` or ``scratch``, which train all weights alike, the
             words tell what the weights were before.
         head: Dotted name of the last Linear layer, for ``linear_probe``.
-        settings: Fields of ``FitSettings``; ``linear_probe`` uses none of them.
+        settings: Fields of ``TrainingSettings``; ``linear_probe`` uses none of them.
         train: Prepared train split.
         workdir: An empty folder for the result.
         seed: Seeds folds, order, augmentation and dropout.
@@ -139,10 +139,10 @@ def fit_artifact(
         details = asdict(linear_probe(network, head, train, probe))
         config = asdict(probe)
     elif method in ("finetune", "scratch"):
-        unknown = sorted(set(settings) - {f.name for f in fields(FitSettings)})
+        unknown = sorted(set(settings) - {f.name for f in fields(TrainingSettings)})
         if unknown:
             raise ConfigError(f"fit.{unknown[0]} is no setting of training")
-        chosen = FitSettings(**{**settings, "seed": seed, "threads": threads})
+        chosen = TrainingSettings(**{**settings, "seed": seed, "threads": threads})
         report = fit(network, train, chosen, progress=sys.stderr.isatty(), resume=resume)
         used = 0
         if changes_size(chosen.train_size, train):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from pqbench.nets.layers import first_output
 from pqbench.training.batches import Batch, Batches
 from pqbench.training.ranks import Seat
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
 WARM_UP_SHARE = 0.1
 MIN_ZERO_SHARE = 0.1
@@ -62,7 +62,7 @@ class Learner(pl.LightningModule):
     """Cross entropy, with a share of distillation if there is a teacher; AdamW."""
 
     def __init__(
-        self, network: nn.Module, teacher: nn.Module | None, settings: FitSettings, total: int
+        self, network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, total: int
     ) -> None:
         super().__init__()
         self.network = network

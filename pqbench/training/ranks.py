@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pqbench.core.errors import UnsupportedError
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
 JOIN_S = 60.0
 
@@ -43,7 +43,7 @@ class Seat:
         return "cpu" if self.accelerator == "cpu" else f"cuda:{self.rank}"
 
 
-def find_seat(settings: FitSettings) -> Seat:
+def find_seat(settings: TrainingSettings) -> Seat:
     """Where the settings ask to train.
 
     Raises:

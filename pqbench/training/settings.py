@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
 
 from pqbench.core.errors import ConfigError
+from pqbench.core.preprocess import Augment
 
-AUGMENTATIONS = ("none", "flip", "dihedral")
 PRECISIONS = (None, "bf16-mixed", "16-mixed")
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """Settings of ``fit``.
+class FitMethod(StrEnum):
+    """How a model learns a data set's classes."""
+
+    auto = "auto"  # nothing for weights that fit, else linear_probe or scratch, as they are
+    none = "none"
+    linear_probe = "linear_probe"  # pretrained weights under a new head
+    finetune = "finetune"
+    scratch = "scratch"  # random weights
+
+
+@dataclass
+class TrainingSettings:
+    """Settings of a training run; those of the steps ``finetune`` and ``distill`` are the same.
 
     Attributes:
         epochs: Passes over the training images.
@@ -45,7 +56,7 @@ class FitSettings:
     weight_decay: float = 0.01
     train_size: int | None = None
     label_smoothing: float = 0.0
-    augment: str = "flip"
+    augment: Augment = Augment.flip
     max_steps: int | None = None
     patience: int | None = None
     validation_share: float = 0.0
@@ -58,7 +69,7 @@ class FitSettings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "train_size", "max_steps", "patience", "threads"):
+        for key in ("epochs", "batch_size", "train_size", "max_steps", "patience"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"training: {key} must be at least 1, got {value}")
@@ -74,10 +85,10 @@ class FitSettings:
             )
         if self.weight_decay < 0:
             raise ConfigError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
-        if self.augment not in AUGMENTATIONS:
+        if self.augment not in set(Augment):
             raise ConfigError(
                 f"training: augment '{self.augment}' is unknown",
-                hint=f"choose one of {', '.join(AUGMENTATIONS)}",
+                hint=f"choose one of {', '.join(Augment)}",
             )
         if self.precision not in PRECISIONS:
             raise ConfigError(
@@ -92,6 +103,23 @@ class FitSettings:
             raise ConfigError(
                 "training: patience needs images to watch", hint="set validation_share=0.1, say"
             )
+
+
+@dataclass
+class FitSettings(TrainingSettings):
+    """How a model learns the data set's classes before any compression, if it must.
+
+    Attributes:
+        method: What is done; ``auto`` decides by the weights that were found.
+    """
+
+    method: FitMethod = FitMethod.auto
+    epochs: int = 5
+    train_size: int | None = 96
+
+    def training(self) -> TrainingSettings:
+        """What a training run is asked, without the method."""
+        return TrainingSettings(**{f.name: getattr(self, f.name) for f in fields(TrainingSettings)})
 
 
 @dataclass(frozen=True)

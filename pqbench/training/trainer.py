@@ -18,7 +18,7 @@ from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import torch_threads
 from pqbench.training.batches import Batches
 from pqbench.training.ranks import Seat
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class Job:
     split: PreparedSplit
     trained: npt.NDArray[np.int64]
     watched: npt.NDArray[np.int64]
-    settings: FitSettings
+    settings: TrainingSettings
     resume: Path | None = None
 
     def batches(self, shuffle: bool, seat: Seat) -> Batches:
@@ -205,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _reproducible(settings: FitSettings, seat: Seat) -> Iterator[None]:
+def _reproducible(settings: TrainingSettings, seat: Seat) -> Iterator[None]:
     """Seeded random numbers, a fixed number of threads, subnormals flushed; restored afterwards."""
     import torch
 

@@ -238,7 +238,7 @@ class SessionWorker:
             f"{self.name}, {call}: {error['type']}: {error['message']}",
             hint=f"the traceback is in {self.log}",
         )
-        failure.original = error["type"]  # type: ignore[attr-defined]
+        failure.original = error["type"]
         raise self._located(failure)
 
     def _read_line(self, call: str) -> bytes:
@@ -297,7 +297,7 @@ class SessionWorker:
         return self._located(WorkerCrash(message, hint=f"its last words: {last} ({self.log})"))
 
     def _located(self, error: PqbenchError) -> PqbenchError:
-        error.log = self.log  # type: ignore[attr-defined]
+        error.log = self.log
         return error
 
     # -- end ---------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class StageRunner:
             shutil.rmtree(folder, ignore_errors=True)
             if spec.arguments.get("resume") and not isinstance(error, INTERRUPTIONS):
                 shutil.rmtree(spec.arguments["resume"], ignore_errors=True)
-            error.stage, error.log = spec.name, log  # type: ignore[attr-defined]
+            error.stage, error.log = spec.name, log
             raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -300,7 +300,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
                 f"{answer['error']['type']}: {answer['error']['message']}",
                 hint=f"the traceback is in {log}",
             )
-            failure.original = answer["error"]["type"]  # type: ignore[attr-defined]
+            failure.original = answer["error"]["type"]
             raise failure
         raise kind(answer["error"]["message"], hint=answer["error"]["hint"])
     return answer["value"], seconds, answer["rss_peak_mb"]

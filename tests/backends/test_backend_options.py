@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from pqbench.backends.support import library
 from pqbench.core.backend import Backend
 from pqbench.core.errors import ConfigError, UnavailableError
 from pqbench.core.instantiate import make
-from pqbench.experiment.config import register, to_plain
+from pqbench.experiment.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino")
@@ -24,7 +25,7 @@ def node(name: str, threads: int | None) -> dict[str, object]:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[f"backend={name}"])
-    return {**to_plain(config.backend), "threads": threads}
+    return {**OmegaConf.to_container(config.backend, resolve=True), "threads": threads}
 
 
 @pytest.mark.parametrize("threads", [None, 2])

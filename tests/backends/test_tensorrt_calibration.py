@@ -191,7 +191,7 @@ def test_experiment_that_cannot_calibrate_is_refused_before_any_stage(
     schema.register()
     overrides = ["backend=tensorrt", "compress=trt_entropy_int8", f"outputs={tmp_path / 'out'}"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = schema.to_plain(compose("config", overrides=[*overrides, "tracking=none"]))
+        config = schema.read(compose("config", overrides=[*overrides, "tracking=none"]))
     found = library(FakeTensorrt("tensorrt 11"), "tensorrt 11")
     monkeypatch.setattr(tensorrt_backend, "load_library", lambda choice: found)
     here = Availability(True, "cuda:0", {})

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.preprocess import OnError, PreprocessSettings
 from pqbench.core.split import PreparedSplit
 from pqbench.data.elpv import Elpv
 from pqbench.data.imagenette import Imagenette
@@ -108,7 +109,7 @@ def test_preprocess_impossible_is_refused(change: dict[str, object]) -> None:
 def test_preprocess_from_config_takes_lists() -> None:
     config = {"resize": 20, "crop": 16, "interpolation": "bilinear"}
     config |= {"mean": list(MEAN), "std": list(STD)}
-    assert Preprocess.from_config(config, "crop") == SMALL
+    assert Preprocess.of(PreprocessSettings(**config)) == SMALL
 
 
 def test_prepare_writes_pixels_labels_and_manifest(files: list[Path], tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_prepare_unreadable_image_is_named_or_skipped(
     with pytest.raises(DataError, match=r"cannot read image .*broken\.jpg"):
         prepare(data, "val", SMALL, tmp_path / "fail")
     assert not list((tmp_path / "fail").iterdir())  # nothing half done
-    prepared = prepare(data, "val", SMALL, tmp_path / "skip", on_error="skip")
+    prepared = prepare(data, "val", SMALL, tmp_path / "skip", on_error=OnError.skip)
     assert prepared.count == len(prepared.sources) == len(prepared.stored("input")) == 6
     assert prepared.labels().tolist() == [0, 0, 1, 0, 1, 0]
     assert "1 of 7 images skipped" in prepared.notes[0]
@@ -171,7 +172,7 @@ def test_prepare_nothing_readable_is_an_error_even_when_skipping(tmp_path: Path)
     (tmp_path / "a.png").write_bytes(b"")
     data = Listed(val=split_of([tmp_path / "a.png"]))
     with pytest.raises(DataError, match="none of 1 images"):
-        prepare(data, "val", SMALL, tmp_path / "out", on_error="skip")
+        prepare(data, "val", SMALL, tmp_path / "out", on_error=OnError.skip)
 
 
 def test_prepare_failure_does_not_leave_an_older_manifest(

@@ -21,7 +21,7 @@ from pqbench.measure.blocks import BatchResult, save_turns
 from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
 from pqbench.measure.paired import judge, measure, take
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 
 
 class World:
@@ -81,7 +81,9 @@ class FakeLoad:
         return None if before is None or after is None else share_between(before, after)
 
 
-def run(world: World, protocol: Protocol, call_s: float = 0.01, known: bool = True) -> BatchResult:
+def run(
+    world: World, protocol: MeasureProtocol, call_s: float = 0.01, known: bool = True
+) -> BatchResult:
     (result,) = measure(
         FakeSide(world, "candidate", call_s, 1),
         FakeSide(world, "baseline", 2 * call_s, 2),
@@ -94,7 +96,7 @@ def run(world: World, protocol: Protocol, call_s: float = 0.01, known: bool = Tr
 
 def test_measure_finds_the_speedup_and_stops_when_sure() -> None:
     world = World()
-    result = run(world, Protocol(max_seconds=100))
+    result = run(world, MeasureProtocol(max_seconds=100))
     speedup = result.speedup
     assert speedup is not None
     assert speedup.low <= 2.0 <= speedup.high
@@ -107,14 +109,14 @@ def test_measure_finds_the_speedup_and_stops_when_sure() -> None:
 
 def test_measure_takes_turns_in_random_order() -> None:
     world = World()
-    run(world, Protocol(min_pairs=30, max_pairs=30))
+    run(world, MeasureProtocol(min_pairs=30, max_pairs=30))
     warm = len(world.log) - 60
     pairs = [tuple(world.log[i : i + 2]) for i in range(warm, len(world.log), 2)]
     assert set(pairs) == {("candidate", "baseline"), ("baseline", "candidate")}
 
 
 def test_measure_sets_disturbed_blocks_aside_and_counts_them() -> None:
-    result = run(World(on_s=3, off_s=3), Protocol(max_seconds=12, max_disturbed=50))
+    result = run(World(on_s=3, off_s=3), MeasureProtocol(max_seconds=12, max_disturbed=50))
     assert result.speedup is not None
     assert result.speedup.disturbed_blocks > 0
     assert result.speedup.disturbed_blocks == sum(t.disturbed for t in result.turns)
@@ -125,11 +127,11 @@ def test_measure_sets_disturbed_blocks_aside_and_counts_them() -> None:
 
 def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not() -> None:
     world = World(on_s=8, off_s=4)
-    ratio = run(world, Protocol(max_seconds=12, max_disturbed=50)).speedup
+    ratio = run(world, MeasureProtocol(max_seconds=12, max_disturbed=50)).speedup
     assert ratio is not None
     assert ratio.disturbed or abs(ratio.ratio / 2 - 1) < 0.1
     world = World(on_s=8, off_s=4)
-    protocol = Protocol(max_seconds=3, min_pairs=10, target_half_width=1e-9, batch_sizes=[1])
+    protocol = MeasureProtocol(max_seconds=3, min_pairs=10, target_half_width=1e-9, batch_sizes=[1])
     base, cand = (
         measure(
             FakeSide(world, name, call_s, 3),
@@ -145,7 +147,7 @@ def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not
 
 def test_measure_says_disturbed_when_it_never_gets_quiet() -> None:
     world = World(on_s=1e9, off_s=0.0)
-    result = run(world, Protocol(max_seconds=5, quiet_wait_s=2))
+    result = run(world, MeasureProtocol(max_seconds=5, quiet_wait_s=2))
     assert result.speedup is not None
     assert result.speedup.disturbed
     assert not result.latency.stable
@@ -158,7 +160,7 @@ def test_measure_without_a_baseline_gives_no_speedup() -> None:
     results = measure(
         FakeSide(world, "candidate", 0.01, 1),
         None,
-        Protocol(batch_sizes=(4, 1)),
+        MeasureProtocol(batch_sizes=(4, 1)),
         FakeLoad(world),
         sleep=world.pass_time,
     )
@@ -167,7 +169,7 @@ def test_measure_without_a_baseline_gives_no_speedup() -> None:
 
 
 def test_measure_where_the_load_is_unknown_counts_all_blocks() -> None:
-    result = run(World(), Protocol(max_seconds=5), known=False)
+    result = run(World(), MeasureProtocol(max_seconds=5), known=False)
     assert result.speedup is not None
     assert result.speedup.disturbed_blocks == 0
     assert all(turn.foreign is None for turn in result.turns)
@@ -176,7 +178,7 @@ def test_measure_where_the_load_is_unknown_counts_all_blocks() -> None:
 def test_measure_of_a_slow_model_keeps_its_time() -> None:
     # 64 images at 1 s a call, quick protocol: one warm-up call and three pairs, no more.
     world = World()
-    protocol = Protocol(
+    protocol = MeasureProtocol(
         warmup_s=0.2, warmup_calls=1, min_pairs=3, max_seconds=4, target_half_width=0.05
     )
     result = run(world, protocol, call_s=0.5)
@@ -191,13 +193,13 @@ def test_measure_refuses_compilation_in_the_timed_loop() -> None:
         measure(
             FakeSide(world, "candidate", 0.01, 1, compiled=2),
             None,
-            Protocol(),
+            MeasureProtocol(),
             FakeLoad(world),
             sleep=world.pass_time,
         )
 
 
-def starts(slow: list[float], protocol: Protocol) -> BatchResult:
+def starts(slow: list[float], protocol: MeasureProtocol) -> BatchResult:
     """Starts of a candidate that differ for their whole life, as real processes do."""
     world = World()
     taken = [
@@ -216,7 +218,7 @@ def starts(slow: list[float], protocol: Protocol) -> BatchResult:
 
 
 def test_judge_of_several_starts_covers_what_one_start_cannot_see() -> None:
-    protocol = Protocol(batch_sizes=[1], processes=4, max_seconds=8)
+    protocol = MeasureProtocol(batch_sizes=[1], processes=4, max_seconds=8)
     alone = starts([1.0], replace(protocol, processes=1, max_seconds=2))
     assert alone.latency.processes == 1
     assert alone.latency.stable and alone.latency.p50_high_ms < 10.3  # sure of this start
@@ -229,7 +231,7 @@ def test_judge_of_several_starts_covers_what_one_start_cannot_see() -> None:
 
 
 def test_judge_of_equal_starts_stays_narrow() -> None:
-    protocol = Protocol(batch_sizes=[1], processes=4, max_seconds=8)
+    protocol = MeasureProtocol(batch_sizes=[1], processes=4, max_seconds=8)
     result = starts([1.0] * 4, protocol)
     assert result.latency.stable
     assert result.latency.blocks >= protocol.min_pairs
@@ -238,7 +240,7 @@ def test_judge_of_equal_starts_stays_narrow() -> None:
 
 @given(st.integers(1, 9), st.integers(1, 30), st.floats(0.5, 100))
 def test_protocol_parts_add_up_to_the_whole(processes: int, least: int, seconds: float) -> None:
-    whole = Protocol(processes=processes, min_pairs=least, max_seconds=seconds)
+    whole = MeasureProtocol(processes=processes, min_pairs=least, max_seconds=seconds)
     part = whole.part()
     assert part.min_pairs * processes >= least
     assert part.max_pairs * processes >= whole.max_pairs
@@ -283,14 +285,14 @@ def test_ratio_interval_covers_what_differs_from_start_to_start(starts: int) -> 
 
 
 def test_speedup_fits_the_published_schema() -> None:
-    result = run(World(), Protocol(min_pairs=3, max_pairs=3))
+    result = run(World(), MeasureProtocol(min_pairs=3, max_pairs=3))
     assert result.speedup is not None
     schema = json_schema()["properties"]["speedup"]["items"]
     jsonschema.validate(dataclasses.asdict(result.speedup), schema)
 
 
 def test_save_turns_keeps_every_call_and_the_blocks_set_aside(tmp_path: Path) -> None:
-    result = run(World(on_s=3, off_s=3), Protocol(max_seconds=8, max_disturbed=50))
+    result = run(World(on_s=3, off_s=3), MeasureProtocol(max_seconds=8, max_disturbed=50))
     save_turns([result], tmp_path / "latency.parquet")
     table = pd.read_parquet(tmp_path / "latency.parquet")
     assert len(table) == sum(len(turn.block.ns) for turn in result.turns)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pqbench.core.errors import ConfigError
-from pqbench.measure.protocol import Protocol, keys
+from pqbench.measure.protocol import MeasureProtocol, keys
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -22,10 +22,10 @@ def test_protocol_files_have_exactly_the_keys(name: str, tmp_path: Path) -> None
         node = OmegaConf.to_container(compose("root")["protocol"])
     assert isinstance(node, dict)
     assert set(node) == set(keys())
-    protocol = Protocol(**{str(k): v for k, v in node.items()})
+    protocol = MeasureProtocol(**{str(k): v for k, v in node.items()})
     assert protocol.name == name
     if name == "default":
-        assert protocol == Protocol()
+        assert protocol == MeasureProtocol()
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_protocol_files_have_exactly_the_keys(name: str, tmp_path: Path) -> None
 )
 def test_protocol_refuses_what_cannot_be_meant(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"protocol.{key}|protocol.min_pairs|max_pairs"):
-        Protocol(**{key: value})  # type: ignore[arg-type]
+        MeasureProtocol(**{key: value})  # type: ignore[arg-type]

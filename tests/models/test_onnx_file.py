@@ -14,6 +14,7 @@ from pqbench.core.artifact import Artifact, TensorSpec
 from pqbench.core.errors import UnsupportedError, WeightsError
 from pqbench.export.reference import onnx_outputs, openvino_outputs
 from pqbench.models.onnx_file import load_checked, prepare_onnx
+from pqbench.models.settings import ModelSettings
 
 SIDE = 8
 SPECS = (TensorSpec("input", (None, 3, SIDE, SIDE)),)
@@ -65,7 +66,7 @@ def run(file: Path, folder: Path, **change: Any) -> Artifact:
         "example": IMAGES,
     }
     return prepare_onnx(
-        {"name": "mine", "file": str(file)}, folder=folder, **{**arguments, **change}
+        ModelSettings(name="mine", file=str(file)), folder=folder, **{**arguments, **change}
     )
 
 

@@ -18,9 +18,9 @@ from pqbench.core.split import PreparedSplit
 from pqbench.nets.checkpoint import load_network
 from pqbench.training.finetune import Finetune
 from pqbench.training.fit import fit, fit_artifact
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
-FAST = FitSettings(epochs=1, batch_size=16, train_size=32, max_steps=3)
+FAST = TrainingSettings(epochs=1, batch_size=16, train_size=32, max_steps=3)
 
 
 class Tiny(nn.Module):
@@ -72,7 +72,7 @@ def _accuracy(network: nn.Module, split: PreparedSplit) -> float:
 
 def test_fit_learns(tiny: Tiny, split: PreparedSplit, tmp_path: Path) -> None:
     train = _by_brightness(split, tmp_path)
-    settings = FitSettings(epochs=8, batch_size=16, learning_rate=0.02, augment="dihedral")
+    settings = TrainingSettings(epochs=8, batch_size=16, learning_rate=0.02, augment="dihedral")
     report = fit(tiny, train, settings)
     assert _accuracy(tiny, train) > 0.85
     assert report.loss[-1] < 0.6 * report.loss[0]
@@ -128,7 +128,7 @@ def test_fit_shows_its_progress_on_standard_error_only(
 
 
 def test_fit_stops_early_and_keeps_the_best(tiny: Tiny, split: PreparedSplit) -> None:
-    settings = FitSettings(
+    settings = TrainingSettings(
         epochs=30, batch_size=32, learning_rate=0.05, patience=1, validation_share=0.2
     )
     report = fit(tiny, split, settings)
@@ -145,7 +145,7 @@ def test_fit_follows_its_teacher(split: PreparedSplit, tiny: Tiny, tmp_path: Pat
         teacher.head.weight.zero_()
         teacher.head.bias.copy_(torch.tensor([-4.0, 4.0]))
     before = [p.clone() for p in teacher.parameters()]
-    settings = FitSettings(epochs=6, batch_size=16, learning_rate=0.02, teacher_weight=1.0)
+    settings = TrainingSettings(epochs=6, batch_size=16, learning_rate=0.02, teacher_weight=1.0)
     fit(tiny, train, settings, teacher)
     with torch.no_grad():
         logits = tiny(torch.from_numpy(train.feed(slice(0, 64))["input"]))
@@ -191,7 +191,7 @@ def test_fit_keeps_pruned_weights_at_zero(tiny: Tiny, split: PreparedSplit, keep
     with torch.no_grad():
         weight[weight.abs() < weight.abs().median()] = 0
     zeros, before = weight == 0, weight.detach().clone()
-    fit(tiny, split, FitSettings(epochs=1, batch_size=16, max_steps=3, keep_zeros=keep))
+    fit(tiny, split, TrainingSettings(epochs=1, batch_size=16, max_steps=3, keep_zeros=keep))
     assert bool((weight[zeros] == 0).all()) is keep
     assert not torch.equal(weight[~zeros], before[~zeros])
 

@@ -17,11 +17,11 @@ from pqbench.core.errors import OutOfMemoryFailure
 from pqbench.core.split import PreparedSplit
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
-from pqbench.training.settings import FitReport, FitSettings
+from pqbench.training.settings import FitReport, TrainingSettings
 from pqbench.workers.stage import StageRunner, StageSpec
 
 HERE = Path(__file__).stem
-SETTINGS = FitSettings(epochs=4, batch_size=40, train_size=24, learning_rate=0.02)
+SETTINGS = TrainingSettings(epochs=4, batch_size=40, train_size=24, learning_rate=0.02)
 WATCHED = replace(SETTINGS, validation_share=0.2, patience=3)
 
 
@@ -77,7 +77,7 @@ def comparable(report: FitReport) -> FitReport:
     ids=["plain", "watched", "max_steps"],
 )
 def test_resumed_training_ends_with_the_same_bits(
-    settings: FitSettings, split: PreparedSplit, tmp_path: Path
+    settings: TrainingSettings, split: PreparedSplit, tmp_path: Path
 ) -> None:
     undisturbed = network()
     expected = fit(undisturbed, split, settings)

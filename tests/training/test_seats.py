@@ -17,9 +17,9 @@ from pqbench.training.batches import Batches
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
 from pqbench.training.ranks import Seat, find_seat
-from pqbench.training.settings import FitSettings
+from pqbench.training.settings import TrainingSettings
 
-SETTINGS = FitSettings(epochs=2, batch_size=40, train_size=24, learning_rate=0.02)
+SETTINGS = TrainingSettings(epochs=2, batch_size=40, train_size=24, learning_rate=0.02)
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
@@ -37,10 +37,10 @@ def network() -> nn.Module:
 
 def test_settings_refuse_unknown_precision_and_devices() -> None:
     with pytest.raises(ConfigError, match="precision 'fp8'"):
-        FitSettings(precision="fp8")
+        TrainingSettings(precision="fp8")
     for devices in (0, "all"):
         with pytest.raises(ConfigError, match="devices must be"):
-            FitSettings(devices=devices)
+            TrainingSettings(devices=devices)
 
 
 @NO_GPU

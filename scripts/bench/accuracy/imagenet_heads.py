@@ -20,8 +20,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from pqbench.app.arguments import config_folder
+from pqbench.core.dataset import Dataset
+from pqbench.core.instantiate import make
 from pqbench.core.proportions import wilson
 from pqbench.core.split import PreparedSplit
+from pqbench.core.task import SplitRequest
 from pqbench.experiment import config as schema
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.cpu import usable_cores
@@ -55,28 +58,28 @@ def main() -> None:
     schema.register()
     overrides = ["dataset=imagenette", f"dataset.root={given.root}", *given.overrides]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = schema.to_plain(compose("config", overrides=overrides))
+        config = schema.read(compose("config", overrides=overrides))
     schema.validate(config)
-    model, dataset = config["model"], config["dataset"]
-    index = schema.make(dataset["source"], "dataset.source").index()
+    model, dataset = config.model, config.dataset
+    index = make(dataset.source, "dataset.source", Dataset).index()
     with tempfile.TemporaryDirectory() as name:
         network: Any = None
         for part, limit in (("val", given.limit), ("clean", None)):
-            split = get_task(model["task"]).prepare(
-                dataset,
-                model,
+            request = SplitRequest(
+                dataset.source,
                 part,
-                Path(name) / part,
-                exclude=(),
+                part,
                 limit=limit,
-                seed=config["seed"],
+                seed=config.seed,
                 threads=usable_cores(),
+                preprocess=model.preprocess,
             )
+            split = get_task(model.task).prepare(request, Path(name) / part)
             if network is None:
                 artifact, _ = prepare_model(
                     model,
                     [str(i) for i in range(IMAGENET)],
-                    dataset["name"],
+                    dataset.name,
                     tuple(range(IMAGENET)),
                     split.specs(),
                     Path(name) / "model",
@@ -88,7 +91,7 @@ def main() -> None:
             ):
                 low, high = wilson(count, len(split))
                 print(
-                    f"{model['name']}: {part}, {len(split):,} images, {ways}-way top-1 "
+                    f"{model.name}: {part}, {len(split):,} images, {ways}-way top-1 "
                     f"{100 * count / len(split):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
                 )
 

@@ -32,7 +32,7 @@ from pqbench.machine.cpu import usable_cores
 from pqbench.machine.foreign_load import ForeignLoad
 from pqbench.measure import paired
 from pqbench.measure.blocks import BatchResult
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.child import child_environment
 from pqbench.workers.session import SessionWorker
 
@@ -64,7 +64,7 @@ def neighbour(count: int, on_s: float, off_s: float, seed: int) -> Iterator[None
 
 
 def one_after_the_other(
-    baseline: SessionWorker, candidate: SessionWorker, batch_size: int, protocol: Protocol
+    baseline: SessionWorker, candidate: SessionWorker, batch_size: int, protocol: MeasureProtocol
 ) -> float:
     """The usual way: median of all calls of the one, then of the other."""
     medians = []
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="timed seconds per estimate")
     given = parser.parse_args()
     os.environ.update(child_environment(given.threads))
-    protocol = Protocol(batch_sizes=(given.batch_size,), max_seconds=given.seconds)
+    protocol = MeasureProtocol(batch_sizes=(given.batch_size,), max_seconds=given.seconds)
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

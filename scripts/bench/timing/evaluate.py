@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from pqbench.app.arguments import config_folder
 from pqbench.core.artifact import Artifact
 from pqbench.core.split import PreparedSplit
+from pqbench.core.task import SplitRequest
 from pqbench.experiment import config as schema
 from pqbench.experiment.tasks import get_task
 from pqbench.export.convert import convert
@@ -37,7 +38,7 @@ TARGET = 0.9
 
 def prepared(
     arguments: argparse.Namespace, folder: Path
-) -> tuple[dict[str, Any], PreparedSplit, Artifact]:
+) -> tuple[schema.ExperimentConfig, PreparedSplit, Artifact]:
     """The configuration, its scored split and its model, whose weights are random."""
     overrides = [f"model={arguments.model}", f"dataset={arguments.dataset}", "model.weights=none"]
     if arguments.root:
@@ -45,20 +46,20 @@ def prepared(
     overrides.append(f"backend={arguments.backend}")
     schema.register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = schema.to_plain(compose("config", overrides=overrides))
-    model, dataset = config["model"], config["dataset"]
-    split = get_task(model["task"]).prepare(
-        dataset,
-        model,
-        dataset["split"],
-        folder / "split",
-        exclude=(),
+        config = schema.read(compose("config", overrides=overrides))
+    model, dataset = config.model, config.dataset
+    request = SplitRequest(
+        dataset.source,
+        dataset.split,
+        dataset.split,
         limit=arguments.limit,
-        seed=0,
         threads=usable_cores(),
+        preprocess=model.preprocess,
+        tokenizer=model.tokenizer,
     )
+    split = get_task(model.task).prepare(request, folder / "split")
     network, _ = prepare_model(
-        model, split.classes, dataset["name"], None, split.specs(), folder / "torch", seed=0
+        model, split.classes, dataset.name, None, split.specs(), folder / "torch", seed=0
     )
     batch = split.feed(split.spread(4))
     loads = {"torch": "torch", "ort": "onnx", "openvino": "openvino"}[arguments.backend]
@@ -100,7 +101,7 @@ def main() -> int:
         config, split, model = prepared(arguments, folder)
         size = arguments.batch_size
         host = open_host(
-            {**config["backend"], "threads": arguments.threads},
+            {**config.backend, "threads": arguments.threads},
             str(model.folder),
             str(split.folder),
             [size],

@@ -20,7 +20,7 @@ from bench_models import SIZES, backend_node, make_model, make_split, print_tabl
 from pqbench.core.record import Latency
 from pqbench.experiment.measure_pair import SideSpec, run_cell
 from pqbench.machine.cpu import usable_cores
-from pqbench.measure.protocol import Protocol
+from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.child import child_environment
 
 LOADS = {"torch": "torch", "ort": "onnx", "openvino": "openvino"}
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()
     os.environ.update(child_environment(given.threads))
-    protocol = Protocol(
+    protocol = MeasureProtocol(
         batch_sizes=given.batch_sizes,
         max_seconds=given.seconds,
         processes=given.processes,
