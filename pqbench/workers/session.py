@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pqbench.core import interrupt
 from pqbench.core.errors import (
     ERRORS,
     OutOfMemoryFailure,
@@ -277,6 +278,7 @@ class SessionWorker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_S)
         code = self._process.returncode
+        interrupt.came(-(code or 0))
         self.kill()
         last = last_line(self.log)
         where = f"{self.name} died during '{call}'"

@@ -39,6 +39,7 @@ from pqbench.cache.content import assert_unchanged, named_files
 from pqbench.cache.inputs import assert_intact, look
 from pqbench.cache.keys import code_hash, library_versions
 from pqbench.cache.users_code import users_code
+from pqbench.core import interrupt
 from pqbench.core.errors import ERRORS, OutOfMemoryFailure, PqbenchError, StageTimeout, WorkerCrash
 from pqbench.core.files import write_json
 from pqbench.workers.child import (
@@ -309,6 +310,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
 def _death(spec: StageSpec, code: int, log: Path) -> PqbenchError:
     """Why a stage's process ended without an answer."""
     name, last = spec.name, log_tail(log, 3)
+    interrupt.came(-code)
     if code == -signal.SIGKILL:
         return OutOfMemoryFailure(
             f"stage {name} was killed (SIGKILL), as the system does when memory runs out",
