@@ -28,6 +28,7 @@ NAME = "pqbench-guard"
 LOG_LIMIT = 8 * 2**20  # bytes; beyond it a log keeps its head and its tail
 _KEPT = 2**20
 _LOOK_S = 0.5
+_ROUNDS, _ROUND_S = 40, 0.005
 _SET_NAME, _SET_SUBREAPER = 15, 36
 _HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 
@@ -135,7 +136,7 @@ def kill_tree(pid: int) -> None:
     """Kill a process and all that is below it, whatever sessions and groups they are in."""
     import psutil
 
-    for _ in range(20):  # what is started meanwhile is found in the next round
+    for _ in range(_ROUNDS):  # what is started meanwhile is found in the next round
         try:
             top = psutil.Process(pid)
             found = [*top.children(recursive=True), top]
@@ -147,7 +148,7 @@ def kill_tree(pid: int) -> None:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        time.sleep(0.005)
+        time.sleep(_ROUND_S)
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -185,17 +186,27 @@ class Workers:
         self.now.discard(pid)
         if self._before is None:
             return
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                if child.pid in self.now or child.pid in self._before:
-                    continue
-                if child.name() != NAME:
-                    if any(word in " ".join(child.cmdline()) for word in _HELPERS):
-                        continue
-                    kill_tree(child.pid)
-                    os.waitpid(child.pid, 0)
-                elif not _alive(child):
-                    os.waitpid(child.pid, os.WNOHANG)
+        for _ in range(_ROUNDS):
+            known = self.now | self._before
+            strays = [c for c in psutil.Process().children() if c.pid not in known]
+            buried = [_bury(child) for child in strays]
+            if not any(buried):
+                return
+            time.sleep(_ROUND_S)
+
+
+def _bury(child: psutil.Process) -> bool:
+    """Kill and reap a process that was left to this one; whether there was anything to do."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, ChildProcessError):
+        if _alive(child):
+            if child.name() == NAME or any(w in " ".join(child.cmdline()) for w in _HELPERS):
+                return False
+            kill_tree(child.pid)
+        os.waitpid(child.pid, os.WNOHANG)
+        return True
+    return False
 
 
 WORKERS = Workers()
