@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pqbench.core import interrupt
 from pqbench.core.errors import (
     ERRORS,
     OutOfMemoryFailure,
@@ -39,6 +40,7 @@ from pqbench.workers.child import (
     limit_memory,
     speaks_of_memory,
 )
+from pqbench.workers.guard import WORKERS, kill_tree
 
 if TYPE_CHECKING:
     from pqbench.measure.latency import Block
@@ -115,6 +117,7 @@ class SessionWorker:
             PqbenchError: The model could not be loaded; the class says why.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        WORKERS.prepare()
         child_in, to = os.pipe()
         of, child_out = os.pipe()
         try:
@@ -138,6 +141,7 @@ class SessionWorker:
         finally:
             os.close(child_in)
             os.close(child_out)
+        WORKERS.began(process.pid)
         limit_memory(process.pid, memory_mb)
         worker = cls(process, name, log, timeout_s, to, of, deadline)
         try:
@@ -274,6 +278,7 @@ class SessionWorker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_S)
         code = self._process.returncode
+        interrupt.came(-(code or 0))
         self.kill()
         last = last_line(self.log)
         where = f"{self.name} died during '{call}'"
@@ -314,9 +319,12 @@ class SessionWorker:
         if self._closed:
             return
         self._closed = True
+        if self._process.poll() is None:
+            kill_tree(self.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        WORKERS.ended(self.pid)
         for descriptor in (self._to, self._of):
             if descriptor >= 0:
                 os.close(descriptor)
