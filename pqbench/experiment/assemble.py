@@ -33,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
 SENSITIVITY = "sensitivity.json"
+ORDERED = ("classification", "text_classification")  # of which a wrong order of classes is told
 _LOG = "experiment.log"
 _RATIOS = {"file_bytes": "file_ratio", "parameters": "parameter_ratio", "macs": "macs_ratio"}
 
@@ -218,6 +219,12 @@ class Recorder:
             return
         record.accuracy = _score(config, folder, built.split.folder, cell, baseline)
         record.files["predictions"] = PREDICTIONS
+        if config.model.task in ORDERED:
+            from pqbench.measure.class_order import order_note
+
+            split = PreparedSplit.load(built.split.folder)
+            note = order_note(folder / str(cell.logits), split)
+            record.notes += [note] if note else []
         if cell.clean_logits is not None and built.clean:
             clean = _score(config, folder, built.clean.folder, cell, baseline, True)
             record.accuracy_clean = clean
