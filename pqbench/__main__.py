@@ -1,4 +1,4 @@
-"""``pqbench`` and ``python -m pqbench``: experiments and sweeps by Hydra, and the other commands."""
+"""``pqbench`` and ``python -m pqbench``: experiments and sweeps, and the other commands."""
 
 from __future__ import annotations
 

@@ -105,13 +105,12 @@ def check_keys(config: DictConfig, prefix: str = "") -> None:
     if not dataclasses.is_dataclass(kind):
         return
     names = {field.name for field in dataclasses.fields(kind)}
-    for key in config:
-        if str(key) not in names:
+    for key in map(str, config):
+        if key not in names:
             raise UnknownKeyError(unknown(f"{prefix}{key}"))
         child = config._get_node(key)
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
-            if not child._is_interpolation():
-                check_keys(child, f"{prefix}{key}.")
+        if isinstance(child, DictConfig) and child._value() is not None and not child._is_special():
+            check_keys(child, f"{prefix}{key}.")
 
 
 def _unreadable(argument: str) -> str:
