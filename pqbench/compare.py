@@ -19,7 +19,6 @@ from pathlib import Path
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import Record
 from pqbench.report.environments import environment_key, environment_labels
-from pqbench.report.judged import print_figures
 from pqbench.report.load import find_records, newest
 from pqbench.report.regression import (
     SAME,
@@ -29,6 +28,7 @@ from pqbench.report.regression import (
     Figure,
     adjusted,
     figures,
+    print_figures,
 )
 
 

@@ -1,8 +1,12 @@
 """``python -m pqbench.reproduce RECORD``: measure a record's experiment again; do figures agree?
 
 The configuration inside the record is run, not today's YAML files, with its own folder and cache,
-so that every stage is done again. First it is said whether the record was altered after it was
-written, and in what this environment differs from the record's.
+so that every stage is done again. First it is said whether the record or a file beside it was
+altered after it was written, and in what this environment differs from the record's.
+
+A record may be a stranger's: only classes of pqbench, and of packages that --allow names, are run;
+everything else that it would run is shown and refused. --check and --lock run nothing and read
+nothing outside the record's folder.
 
 Exit codes: 0 every figure agrees; 1 some do not, or the record was altered; 2 it cannot be run.
 """
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,14 +23,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pqbench.core.errors import DataError, PqbenchError
-from pqbench.core.record import Record
+from pqbench.app.arguments import config_folder
+from pqbench.app.trust import check_classes, check_trust, which_version
+from pqbench.core.errors import ConfigError, DataError, PqbenchError
+from pqbench.core.record import Record, written_version
 from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
-from pqbench.report.judged import print_figures
-from pqbench.report.regression import SAME, UNTRUSTED, Allowances, Figure, compare_records
+from pqbench.report.regression import (
+    SAME,
+    UNTRUSTED,
+    Allowances,
+    Figure,
+    compare_records,
+    print_figures,
+)
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(lock(record, folder)))
             return 0
         print(f"Command   {record.command}")
-        problems = list(alterations(record))
+        problems = [*alterations(record), *record.altered_files(folder)]
         for problem in problems:
             print(f"ALTERED   {problem}")
         for difference in differences(record):
@@ -51,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print("Record    " + ("was altered" if problems else "is as it was written"))
             return 1 if problems else 0
-        again = run_again(record, args.outputs)
+        version, commit = written_version(args.record), _commit(record)
+        check_trust(_run_part(record), config_folder(), args.allow)
+        check_classes(record.config, version, commit)
+        again = run_again(record, args.outputs, which_version(version, commit))
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,8 +87,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("record", type=Path, metavar="RECORD", help="record.json or its folder")
     parser.add_argument(
         "--outputs", type=Path, metavar="DIR",
-        help="where it is run; default: reproduce/<time> in the record's outputs. The folder of an "
-        "earlier run lends its finished stages",
+        help="where it is run; default: outputs/reproduce/<time>. The folder of an earlier run "
+        "lends its finished stages",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="a package of yours whose code the record may run; may be given again",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="do not run: only look at the record")
     parser.add_argument(
@@ -113,16 +136,39 @@ def differences(record: Record) -> Iterator[str]:
 
 
 def lock(record: Record, folder: Path) -> list[str]:
-    """Lines for ``pip install -r``: everything that was installed, or what the record names."""
-    path = folder / record.files.get("lock", "")
-    if path.is_file():
-        return path.read_text(encoding="utf-8").splitlines()
+    """Lines for ``pip install -r``: everything that was installed, or what the record names.
+
+    Only lines ``name==version`` are taken: pip would follow options and addresses to anywhere.
+
+    Raises:
+        DataError: The record's list is a link.
+    """
+    path = record.path(folder, "lock")
+    if path is not None and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if _REQUIREMENT.fullmatch(line)]
     libraries: Mapping[str, str] = record.environment.get("libraries") or {}
-    return [f"{name}=={version}" for name, version in sorted(libraries.items())]
+    lines = [f"{name}=={version}" for name, version in sorted(libraries.items())]
+    return [line for line in lines if _REQUIREMENT.fullmatch(line)]
 
 
-def run_again(record: Record, outputs: Path | None) -> Record:
+def _run_part(record: Record) -> dict[str, Any]:
+    """The configuration but for what is replaced when it is run again: where results go."""
+    return {k: v for k, v in record.config.items() if k not in ("tracking", "outputs")}
+
+
+def _commit(record: Record) -> str | None:
+    commit = (record.environment.get("git") or {}).get("commit")
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+
+
+def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
     """Run the record's configuration from its beginning.
+
+    Args:
+        record: The record, trusted.
+        outputs: Where; None takes ``outputs/reproduce/<time>``.
+        which: What to do where its configuration does not fit this version.
 
     Raises:
         DataError: The configuration does not fit this version of pqbench.
@@ -134,16 +180,21 @@ def run_again(record: Record, outputs: Path | None) -> Record:
         record.config
     )
     if missing:
-        raise DataError(f"the record's configuration lacks {', '.join(sorted(missing))}")
-    config = from_plain(record.config)
+        lacks = ", ".join(sorted(missing))
+        raise DataError(f"the record's configuration lacks {lacks}", hint=which)
+    try:
+        config = from_plain({**_run_part(record), "tracking": {"enabled": False}})
+    except ConfigError as error:
+        raise DataError(
+            f"the record's configuration is not one of this version: {error.message}", hint=which
+        ) from error
     when = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    where = outputs or Path(config.outputs) / "reproduce" / when
+    where = outputs or Path("outputs") / "reproduce" / when
     config = replace(
         config,
         outputs=str(where),
         cache=True,
         force=True,
-        tracking=replace(config.tracking, enabled=False),
     )
     validate(config)
     print(f"Running   in {where}")

@@ -1,7 +1,8 @@
 """``python -m pqbench.sync DIR``: push every record below DIR that its MLflow store lacks.
 
-Where to comes from the record itself (its journal, else its configuration), or from ``--uri`` and
-``--experiment``. What is there already is not pushed again, however often this runs.
+Where to is said by this command and by nothing else: ``--uri`` and ``--experiment``, else the local
+store of ``--outputs``. A record may be a stranger's, so where it was meant to go is told but not
+followed. What is there already is not pushed again, however often this runs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pqbench.core.errors import ConfigError, PqbenchError
+from pqbench.core.errors import PqbenchError
 from pqbench.core.record import Record
-from pqbench.core.secrets import MASK
+from pqbench.core.terminal import printable
 from pqbench.report.load import find_records
 from pqbench.tracking import journal
 from pqbench.tracking.settings import TrackingSettings
@@ -30,18 +32,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m pqbench.sync", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="searched for record.json")
-    parser.add_argument("--uri", help="MLflow tracking URI instead of the recorded one")
-    parser.add_argument("--experiment", help="MLflow experiment instead of the recorded one")
+    parser.add_argument("--uri", help="MLflow tracking URI; default: the local store of --outputs")
+    parser.add_argument("--experiment", default="pqbench", help="default: %(default)s")
+    parser.add_argument("--outputs", default="outputs", help="default: %(default)s")
+    parser.add_argument(
+        "--artifact-root", help="folder or URI for the artifacts of an experiment that is new"
+    )
     parser.add_argument("--sweep", help="sweep of records that were never tracked")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     counts = {"pushed": 0, "there already": 0, "failed": 0, "tracking off": 0}
     ready: dict[TrackingSettings, bool] = {}
+    elsewhere: set[str] = set()
     try:
+        target = TrackingSettings(
+            uri=args.uri,
+            experiment=args.experiment,
+            outputs=args.outputs,
+            artifact_root=args.artifact_root,
+        )
         records = find_records(args.folder)
         for record, folder in records:
-            settings, sweep = _target(record, folder, args.uri, args.experiment, args.sweep)
-            if not settings.enabled:
+            settings = replace(target, log_model=_logs_model(record))
+            sweep = args.sweep or _sweep(folder)
+            elsewhere |= _meant_for(folder) - {target.shown_uri}
+            if args.uri is None and not _is_tracked(record):
                 counts["tracking off"] += 1
                 continue
             if settings not in ready:  # one warning for a dead store, not one per record
@@ -54,41 +69,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no record.json below {args.folder}", file=sys.stderr)
         return 2
     print(", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    for uri in sorted(elsewhere):
+        print(f"some were meant for {printable(uri)}: give --uri to push there", file=sys.stderr)
     return 1 if counts["failed"] else 0
 
 
-def _target(
-    record: Record, folder: Path, uri: str | None, experiment: str | None, sweep: str | None
-) -> tuple[TrackingSettings, str | None]:
-    """Store and sweep of a record: options, else its newest journal entry, else its config."""
-    tracking = dict(record.config.get("tracking") or {})
-    if _withheld(tracking.get("uri")):
-        if uri is None:
-            raise ConfigError(
-                f"{folder}: the record does not hold its store's address, which had a password or "
-                "came from the environment",
-                hint="give it with --uri",
-            )
-        tracking["uri"] = uri
-    settings = TrackingSettings.from_config({**record.config, "tracking": tracking})
+def _sweep(folder: Path) -> str | None:
+    """The sweep that the record's newest journal entry names: a label of the run."""
     entries = journal.read(folder)
-    if entries:
-        last = entries[-1]
-        sweep = sweep or last.sweep
-        if not _withheld(last.uri):
-            root = None if _withheld(last.artifact_root) else last.artifact_root
-            settings = replace(settings, uri=last.uri, artifact_root=root)
-        settings = replace(settings, experiment=last.experiment)
-    if uri is not None:
-        settings = replace(settings, enabled=True, uri=uri, artifact_root=None)
-    if experiment is not None:
-        settings = replace(settings, experiment=experiment)
-    return settings, sweep
+    return entries[-1].sweep if entries else None
 
 
-def _withheld(text: object) -> bool:
-    """Whether a secret was masked in it, or left to the environment."""
-    return isinstance(text, str) and (MASK in text or "${" in text)
+def _meant_for(folder: Path) -> set[str]:
+    """Stores that the journal says this record has not reached, without passwords."""
+    return {entry.uri for entry in journal.read(folder) if entry.run_id is None}
+
+
+def _is_tracked(record: Record) -> bool:
+    return _tracking(record).get("enabled") is not False
+
+
+def _logs_model(record: Record) -> bool:
+    return _tracking(record).get("log_model") is not False
+
+
+def _tracking(record: Record) -> Mapping[str, Any]:
+    found = record.config.get("tracking")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _sync(record: Record, folder: Path, settings: TrackingSettings, sweep: str | None) -> str:

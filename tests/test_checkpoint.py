@@ -65,3 +65,28 @@ def test_missing_tensor_is_refused(tmp_path: Path) -> None:
 def test_builder_that_is_no_network_is_refused(target: str) -> None:
     with pytest.raises(ConfigError):
         build_network({"_target_": target})
+
+
+def test_shared_weights_stay_shared_through_saving_and_training(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    builder = {"_target_": "user_networks.TiedNetwork"}
+    network = build_network(builder)
+    saved = save_network(network, builder, tmp_path / "a", INPUTS, ("logits",), ())
+    names = load_file(saved.path).keys()
+    assert "b.weight" not in names  # written once
+    assert sum(name.startswith("blocks.") for name in names) == 7
+    again = load_network(saved)
+    modules = dict(again.named_modules())
+    assert modules["a"].weight is modules["b"].weight
+    x = torch.randn(4, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(network(x), again(x))
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+    again.train()(x).square().mean().backward()
+    optimizer.step()
+    trained = save_network(again.eval(), builder, tmp_path / "b", INPUTS, ("logits",), ())
+    with torch.inference_mode():
+        assert torch.equal(again(x), load_network(trained)(x))
+        assert not torch.equal(again(x), network(x))

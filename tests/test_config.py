@@ -102,7 +102,11 @@ def test_fingerprint_depends_on_order_and_settings_not_on_where_results_go() -> 
 
     one = named("compress=[prune,finetune]")
     assert one == named(
-        "compress=[prune,finetune]", "outputs=elsewhere", "limits.cell_s=5", "retry=failed"
+        "compress=[prune,finetune]",
+        "outputs=elsewhere",
+        "limits.cell_s=5",
+        "retry=failed",
+        "claim.max_drop_pt=2",
     )
     assert one != named("compress=[finetune,prune]")
     assert one != named("compress=[prune,finetune]", "compress.prune.pruning_ratio=0.5")

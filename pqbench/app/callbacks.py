@@ -220,7 +220,7 @@ def _mlflow_pages(
     missing = len(entries) - len(last)
     problem = (
         f"{missing} of {len(entries)} records are not in MLflow; push them later: "
-        f"python -m pqbench.sync {folder}"
+        f"{settings.sync_command(folder)}"
     )
     pages: dict[str, Any] = {"problem": problem if missing else ""}
     if not last:

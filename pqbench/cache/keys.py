@@ -10,7 +10,7 @@ from pqbench.machine.software import versions
 
 PACKAGE = Path(__file__).parents[1]
 # What decides how a result is shown, logged or asked for, but never what it is.
-WITHOUT = ("app", "report", "tracking")
+WITHOUT = ("app", "report", "testing", "tracking")
 
 
 LIBRARIES = (

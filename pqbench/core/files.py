@@ -6,12 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pqbench.core.errors import DataError
 
 MAX_BYTES = 64 * 2**20  # of a file of records or states; the largest seen is 1 MiB
+if sys.platform != "win32":
+    import fcntl
+
+_FICLONE = 0x40049409  # Linux: share the blocks of another file until one of the two is written
 _SETTLED_NS = 2_000_000_000  # a file that changed more recently may change again at the same time
 _KNOWN: dict[tuple[str, int, int, int, int], str] = {}
 
@@ -93,3 +100,38 @@ def content_sha256(path: Path) -> str:
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
         _KNOWN[key] = found
     return found
+
+
+def copy_file(source: Path | str, target: Path | str) -> None:
+    """A copy that nobody changes by writing to the source: a reflink where there are any.
+
+    Never a hard link: through one, a program that edits its input in place would change a result
+    that is finished.
+    """
+    if sys.platform == "linux":
+        with (
+            contextlib.suppress(OSError),  # no reflinks here
+            Path(source).open("rb") as given,
+            Path(target).open("wb") as made,
+        ):
+            fcntl.ioctl(made.fileno(), _FICLONE, given.fileno())
+            return
+    shutil.copyfile(source, target)
+
+
+def copy_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
+    """Copies of the files of a folder, hidden ones left out, replacing ``target``.
+
+    Args:
+        source: A folder that pqbench made; links in it are not followed.
+        target: Removed first: also a folder that pqbench made.
+        without: Patterns of names that are left out.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(
+        source,
+        target,
+        symlinks=True,
+        copy_function=copy_file,
+        ignore=shutil.ignore_patterns(*without, ".*"),
+    )

@@ -45,8 +45,9 @@ class PreprocessSettings:
         resize: Shorter side after resizing, in pixels.
         crop: Side of the centre crop, in pixels; the model's input is (3, crop, crop).
         interpolation: ``bilinear`` or ``bicubic``, with Pillow's antialiasing.
-        mean: Per-channel mean on the 0..1 scale.
-        std: Per-channel standard deviation on the 0..1 scale.
+        mean: Per-channel mean on the 0..1 scale: three values, or one for grey images, of which the
+            model's input is (1, crop, crop).
+        std: Per-channel standard deviation on the 0..1 scale, as many.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -67,5 +68,13 @@ class PreprocessSettings:
             )
         if not 0 < self.crop <= self.resize:
             raise ConfigError(f"crop {self.crop} px must lie in 1 ... resize ({self.resize} px)")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError("preprocess.mean and .std need three values each, std above 0")
+        if (len(self.mean), len(self.std)) not in ((1, 1), (3, 3)) or min(self.std) <= 0:
+            raise ConfigError(
+                "preprocess.mean and .std need three values each, or one each for grey images, "
+                "std above 0"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels that a model is fed: 3 (RGB) or 1 (grey)."""
+        return len(self.mean)

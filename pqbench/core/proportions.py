@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 Z95 = 1.959963984540054
 
@@ -28,27 +27,6 @@ def wilson(successes: float, count: float, z: float = Z95) -> tuple[float, float
     low = 0.0 if successes == 0 else max(centre - half, 0.0)
     high = 1.0 if successes == count else min(centre + half, 1.0)
     return low, high
-
-
-def mean_share(
-    successes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Unweighted mean of several groups' shares, with its 95 % interval.
-
-    The groups' Wilson limits are combined by the method of variance estimates recovery (Zou and
-    Donner, Statistics in Medicine 27:1693-1702, 2008), which keeps its coverage where groups are
-    small or all right.
-
-    Args:
-        successes: By group.
-        counts: By group, each at least 1.
-    """
-    shares = successes / counts
-    ends = np.array([wilson(int(s), int(n)) for s, n in zip(successes, counts, strict=True)])
-    below = math.sqrt(float(np.sum((shares - ends[:, 0]) ** 2))) / len(shares)
-    above = math.sqrt(float(np.sum((ends[:, 1] - shares) ** 2))) / len(shares)
-    mean = float(shares.mean())
-    return mean, max(mean - below, 0.0), min(mean + above, 1.0)
 
 
 def paired_score(lost: int, gained: int, count: int, drop: float) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 ALPHA = 0.05
+OVER = 3  # calls above a percentile, without which a group does not tell it
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Tail:
-    """A high percentile by order statistics.
+    """A high percentile.
 
     Attributes:
-        value: The conservative one: with 99 % at least as high as the true percentile.
-        low: Lower end of the 95 % interval; None where there are too few independent draws.
+        value: The conservative order statistic: with 99 % at least as high as the true percentile
+            if calls are independent.
+        low: Lower end of the 95 % interval; None where there are too few calls or groups for one.
         high: Upper end of it.
     """
 
@@ -145,21 +147,21 @@ def tail(
     """A percentile as MLPerf LoadGen gives it, with an interval.
 
     The value is the t-th highest of n, t the largest with ``P(Binomial(n, 1 - share) <= t) <=
-    0.01``. For the interval n is divided by the design effect: how much more the groups' shares
-    of slow calls vary than independent calls would (Kish, Survey Sampling, 1965), and by what few
-    groups ask for (t instead of the normal quantile).
+    0.01``. Slow calls come in bursts and differ from start to start, so the interval is that of
+    the groups' percentiles on the log scale: Student's t, one degree of freedom less than groups.
+    It is for the percentile of a typical group, each of which must have ``OVER`` calls above it.
 
     Args:
         values: Every call, in any unit.
         share: Such as 0.99.
-        groups: What each call belongs to: its start, or its block where there is one start.
+        groups: What each call belongs to: its start; where there is one, a stretch of blocks.
 
     Returns:
         None where there are fewer than :func:`tail_calls`.
     """
     from scipy.special import bdtr
 
-    data, names = np.asarray(values, np.float64), np.asarray(groups)
+    data = np.asarray(values, np.float64)
     count = len(data)
     if count < tail_calls(share):
         return None
@@ -167,42 +169,11 @@ def tail(
     expected = math.ceil(count * (1 - share)) + 1
     over = int(np.sum(bdtr(np.arange(expected + 1), count, 1 - share) <= 0.01)) - 1
     value = float(ordered[count - over])
-    ends = _percentile_ends(int(_independent(data, share, names)), share)
-    if ends is None:
+    names = np.asarray(groups)
+    parts = [data[names == name] for name in np.unique(names)]
+    if len(parts) < 2 or min(map(len, parts)) * (1 - share) < OVER:
         return Tail(value, None, None)
-    low, high = (float(ordered[max(math.ceil(end * count) - 1, 0)]) for end in ends)
-    return Tail(value, low, max(high, value))
-
-
-def _independent(
-    data: npt.NDArray[np.float64], share: float, groups: npt.NDArray[np.int64]
-) -> float:
-    """So many independent calls tell as much about a percentile as these do."""
-    names, index = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        return 0.0
-    slow = (data > np.quantile(data, share)).astype(np.float64)
-    sizes = np.bincount(index)
-    rates = np.bincount(index, slow) / sizes
-    mean = float(slow.mean())
-    if mean in (0.0, 1.0):
-        return float(len(data))
-    between = float(np.sum((sizes * (rates - mean)) ** 2)) / (len(names) - 1) * len(names)
-    effect = max(1.0, between / (len(data) * mean * (1 - mean)))
-    return len(data) / effect * (1.959964 / t_quantile(0.975, len(names) - 1)) ** 2
-
-
-def _percentile_ends(count: int, share: float) -> tuple[float, float] | None:
-    """Shares of the sorted sample between which a percentile lies with 95 %; None: beyond it.
-
-    The number of draws below the true percentile is binomial (Conover, Practical Nonparametric
-    Statistics, 3.2).
-    """
-    from scipy.special import bdtr
-
-    if count < 1 or share**count > 0.025:
-        return None
-    draws = np.arange(count + 1)
-    below = int(np.sum(bdtr(draws, count, share) <= 0.025))  # rank, from 1, of the lower end
-    above = int(np.sum(bdtr(draws, count, 1 - share) <= 0.025)) - 1
-    return below / count, (count - above) / count
+    mean = mean_of([math.log(float(np.quantile(part, share))) for part in parts])
+    assert mean is not None  # there are two groups or more
+    low, high = (math.exp(end) for end in mean.interval())
+    return Tail(value, min(low, value), max(high, value))

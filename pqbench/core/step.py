@@ -47,7 +47,7 @@ class Step(ABC):
         takes: Representations it works on. Must be given.
         gives: Representation of the result; None: that which the step was given.
         final: Why nothing may convert or treat the result further; empty if it may be.
-        why_not: By representation, why the step does not work on it.
+        why_not: By representation, why the step's result is not to be had in it.
         limits: Sentences on the models and data that the step refuses once it sees them.
     """
 

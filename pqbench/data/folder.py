@@ -3,61 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
-from pqbench.core.errors import DataError
+from pqbench.core.errors import ConfigError, DataError
+from pqbench.data.listing import EXTENSIONS, class_folders, list_classes, lost_folders
 from pqbench.data.stratify import stratified_split
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+TRAIN = ("train", "training", "trn", "train_set", "trainset")
+VAL = ("val", "valid", "validation", "dev", "val_set", "valset")
+TEST = ("test", "testing", "tst", "test_set", "testset", "eval", "evaluation")
+LEAST = 2
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders directly below ``folder``, sorted; hidden ones are left out."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+@dataclass(frozen=True)
+class _Layout:
+    """Sub-folders that are splits; None where there is one level of class folders."""
 
-
-def images_below(folder: Path) -> list[Path]:
-    """All image files below ``folder``, by extension, in the order of their relative paths."""
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()]
-    visible = [p for p in found if not p.name.startswith(".")]
-    return sorted(visible, key=lambda p: p.relative_to(folder).as_posix())
-
-
-def list_classes(folder: Path, classes: Sequence[str]) -> Split:
-    """The images of ``classes`` (folder names below ``folder``), class by class.
-
-    Raises:
-        DataError: A class folder is missing or holds no image, or two classes are one folder.
-    """
-    seen: dict[Path, str] = {}
-    for name in classes:
-        first = seen.setdefault((folder / name).resolve(), name)
-        if first != name:
-            raise DataError(
-                f"classes '{first}' and '{name}' of {folder} are the same folder, by a link",
-                hint="each class needs a folder of its own: remove the link, or one of the names",
-            )
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = images_below(folder / name) if (folder / name).is_dir() else []
-        if not found:
-            what = "holds no image" if (folder / name).is_dir() else "does not exist"
-            raise DataError(
-                f"class folder {folder / name} {what}",
-                hint=f"each class needs images ({' '.join(EXTENSIONS)}); delete an unused class",
-            )
-        files += found
-        labels += [label] * len(found)
-    return Split(tuple(files), tuple(labels))
+    train: Path | None = None
+    val: Path | None = None
+    test: Path | None = None
 
 
 class ImageFolder(Dataset):
     """A user's own images: ``root/train/<class>/`` and ``root/val/<class>/``.
 
-    Where there is only one level (``root/<class>/``), a share of each class is held out as the
-    scored split, chosen by a hash of the relative path: it stays the same on every machine.
+    Other names of splits (``Training``, ``valid``, ``test`` ...) are known in any case of letters;
+    ``test`` is scored where there is no ``val``. Where there is only one level
+    (``root/<class>/``), a share of each class is held out as the scored split, chosen by a hash of
+    the relative path: it stays the same on every machine.
 
     Args:
         root: The folder.
@@ -66,7 +42,9 @@ class ImageFolder(Dataset):
         held_out: Share of each class held out where there is only one level, in (0, 1).
         seed: Seeds that choice.
         imagenet_indices: For classes of ImageNet-1k: each class's index in a 1000-way output, in
-            the order of the sorted folder names.
+            the order of the classes.
+        classes: Names of the class folders in the order of the model's outputs: a list, or the path
+            of a text file with one name a line. None sorts them, as torchvision does.
     """
 
     def __init__(
@@ -77,6 +55,7 @@ class ImageFolder(Dataset):
         held_out: float = 0.25,
         seed: int = 0,
         imagenet_indices: Sequence[int] | None = None,
+        classes: Sequence[Any] | str | None = None,
     ) -> None:
         self.root = Path(root) if root is not None else None
         self.train = train
@@ -84,6 +63,7 @@ class ImageFolder(Dataset):
         self.held_out = held_out
         self.seed = seed
         self.imagenet_indices = None if imagenet_indices is None else tuple(imagenet_indices)
+        self.classes = classes
 
     @property
     def layout(self) -> str:
@@ -97,62 +77,149 @@ class ImageFolder(Dataset):
         """List the files of both splits.
 
         Raises:
+            ConfigError: ``classes`` are not those of the folders.
             DataError: The folder is missing, has another layout, or a class is empty.
         """
         if self.root is None:
             raise DataError("data set 'imagefolder' needs a folder", hint=self.layout)
         if not self.root.is_dir():
             raise DataError(f"no folder {self.root}", hint=self.layout)
-        parts = [(self.root / name).is_dir() for name in (self.train, self.val)]
-        if any(parts) and not all(parts):
-            missing = self.val if parts[0] else self.train
-            raise DataError(f"{self.root} has no sub-folder '{missing}'", hint=self.layout)
-        splits = self._two_levels() if all(parts) else self._one_level()
-        classes = tuple(class_folders(self.root / self.train if all(parts) else self.root))
+        found = self._find_splits(self.root)
+        if found.train is None:
+            classes = self._ordered(self._classes(self.root))
+            splits = self._one_level(self.root, classes)
+        else:
+            classes = self._ordered(self._classes(found.train))
+            splits = self._two_levels(found, classes)
         if self.imagenet_indices is not None and len(self.imagenet_indices) != len(classes):
             raise DataError(
                 f"{len(self.imagenet_indices)} imagenet_indices for {len(classes)} classes"
             )
-        return DataIndex(classes, splits, self.imagenet_indices)
+        return DataIndex(tuple(classes), splits, self.imagenet_indices, notes=self._notes(found))
+
+    def _find_splits(self, root: Path) -> _Layout:
+        """Which sub-folders are splits, by the names given and by those in use.
+
+        Raises:
+            DataError: A split has no counterpart, or sub-folders that no split is called are alike.
+        """
+        places = {name: root / name for name in class_folders(root)}
+        lower = {name.lower(): place for name, place in reversed(places.items())}
+
+        def first(given: str, names: Sequence[str]) -> Path | None:
+            known = places.get(given) or next((lower[n] for n in names if n in lower), None)
+            # A folder of images is a class, whatever its name: trains have been photographed.
+            return known if known is not None and not _holds_images(known) else None
+
+        train = first(self.train, TRAIN)
+        val, test = first(self.val, VAL), first("test", TEST)
+        if train is not None and (val or test) is not None:
+            return _Layout(train, val or test, test if val is not None else None)
+        if train is None and val is None and (test is None or len(places) > LEAST):
+            self._refuse_unknown_splits(root, places)
+            return _Layout()
+        missing = self.val if train is not None else self.train
+        raise DataError(f"{root} has no sub-folder '{missing}'", hint=self.layout)
+
+    def _refuse_unknown_splits(self, root: Path, places: dict[str, Path]) -> None:
+        """Sub-folders that all hold the same sub-folders of images are splits, not classes."""
+        inside = [set(class_folders(place)) for place in places.values()]
+        common = set.intersection(*inside) if len(inside) >= LEAST else set()
+        if len(common) >= LEAST and not any(_holds_images(place) for place in places.values()):
+            one, two = list(places)[:2]
+            raise DataError(
+                f"{root}/{{{','.join(places)}}} hold the same sub-folders "
+                f"({', '.join(sorted(common)[:3])} ...): they are splits, not classes",
+                hint=f"say which is which: dataset.source.train={one} dataset.source.val={two}",
+            )
+
+    def _notes(self, found: _Layout) -> tuple[str, ...]:
+        if found.train is None or found.val is None:
+            return ()
+        if (found.train.name, found.val.name) == (self.train, self.val):
+            return ()
+        return (
+            f"sub-folder '{found.train.name}' was taken as the train split, "
+            f"'{found.val.name}' as the scored one",
+        )
+
+    def _ordered(self, folders: list[str]) -> list[str]:
+        if self.classes is None:
+            return folders
+        if isinstance(self.classes, str):
+            path = Path(self.classes)
+            if not path.is_file():
+                raise ConfigError(
+                    f"dataset.classes={path}: there is no such file",
+                    hint="give a list, dataset.classes=[cat,dog], or a text file, one name a line",
+                )
+            lines = path.read_text(encoding="utf-8").splitlines()
+            names = [line.strip() for line in lines if line.strip()]
+        else:
+            names = [str(name) for name in self.classes]
+        if len(set(names)) != len(names) or set(names) != set(folders):
+            odd = sorted(set(names) ^ set(folders)) or names
+            raise ConfigError(
+                f"dataset.classes and the class folders differ: {', '.join(odd[:5])}",
+                hint=f"the folders are {', '.join(folders[:10])}"
+                f"{', ...' if len(folders) > 10 else ''}",
+            )
+        return names
 
     def _classes(self, folder: Path) -> list[str]:
         classes = class_folders(folder)
-        if len(classes) < 2:
-            raise DataError(f"{folder} has {len(classes)} class folders, not two", self.layout)
+        if lost := lost_folders(folder):
+            raise DataError(
+                f"{lost[0]} is a link that leads nowhere",
+                hint="is the disk that it leads to there? remove the link if the class is not used",
+            )
+        if len(classes) < LEAST:
+            raise DataError(
+                f"{folder} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}, not "
+                "two",
+                self.layout,
+            )
         return classes
 
-    def _two_levels(self) -> dict[str, Split]:
-        assert self.root is not None
-        train, val = self.root / self.train, self.root / self.val
-        classes = self._classes(train)
-        if odd := sorted(set(classes) ^ set(class_folders(val))):
-            raise DataError(
-                f"{train} and {val} hold different classes: {', '.join(odd[:3])}",
-                hint="both need the same class folders",
-            )
-        return {"train": list_classes(train, classes), "val": list_classes(val, classes)}
+    def _two_levels(self, found: _Layout, classes: list[str]) -> dict[str, Split]:
+        assert found.train is not None
+        assert found.val is not None
+        splits = {"train": list_classes(found.train, classes)}
+        for name, place in (("val", found.val), ("test", found.test)):
+            if place is None:
+                continue
+            if odd := sorted(set(class_folders(place)) - set(classes)):
+                if name == "test":  # it is not scored, unless asked for
+                    continue
+                raise DataError(
+                    f"{place} holds classes that {found.train} has not: {', '.join(odd[:3])}",
+                    hint="the model cannot know them: move them, or add their training images",
+                )
+            splits[name] = list_classes(place, classes, may_lack=True)
+        return splits
 
-    def _one_level(self) -> dict[str, Split]:
-        assert self.root is not None
-        classes = self._classes(self.root)
-        everything = list_classes(self.root, classes)
-        keys = [file.relative_to(self.root).as_posix() for file in everything.files]
+    def _one_level(self, root: Path, classes: list[str]) -> dict[str, Split]:
+        everything = list_classes(root, classes)
+        keys = [file.relative_to(root).as_posix() for file in everything.files]
         parts = stratified_split(keys, everything.labels, self.held_out, self.seed)
         for part in parts:
             present = {everything.labels[i] for i in part}
             for label, name in enumerate(classes):
                 if label not in present:
+                    count = everything.labels.count(label)
                     raise DataError(
-                        f"class folder {self.root / name} has {everything.labels.count(label)} "
-                        f"images, too few to hold out {self.held_out:.0%} of them",
-                        hint="add images, or make the two splits yourself",
+                        f"class folder {root / name} has {count} image{'s'[: count != 1]}, too few "
+                        f"to hold out {self.held_out:.0%} of them and train on the rest",
+                        hint="add images, set dataset.source.held_out=0.5, or make the two splits "
+                        "yourself",
                     )
         note = f"{self.held_out:.0%} of each class held out by a hash of the path"
         return {
-            name: Split(
-                tuple(everything.files[i] for i in part),
-                tuple(everything.labels[i] for i in part),
-                (f"{note} (seed {self.seed})",),
-            )
+            name: everything.take(part, (*everything.notes, f"{note} (seed {self.seed})"))
             for name, part in zip(("train", "val"), parts, strict=True)
         }
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie directly in a folder, as in a class and not as in a split."""
+    return any(p.suffix.lower() in EXTENSIONS and p.is_file() for p in folder.iterdir())

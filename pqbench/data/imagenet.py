@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
-from pqbench.data.folder import class_folders, list_classes
+from pqbench.data.listing import class_folders, list_classes
 
 CLASSES = 1000
 INNER = ("", "imagenet-mini", "ILSVRC/Data/CLS-LOC")

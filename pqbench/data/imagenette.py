@@ -20,7 +20,7 @@ from pqbench.assets.download import Remote
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
-from pqbench.data.folder import list_classes
+from pqbench.data.listing import list_classes
 
 CLASSES = {
     "n01440764": ("tench", 0),

@@ -20,7 +20,7 @@ from pqbench.core.errors import ConfigError, DataError
 from pqbench.core.files import write_json
 from pqbench.core.preprocess import OnError
 from pqbench.core.split import MANIFEST, PreparedSplit
-from pqbench.data.preprocess import Preprocess, decode, to_pixels
+from pqbench.data.preprocess import Preprocess, decode, to_channels
 from pqbench.data.subset import choose, content_key, sample_name
 
 CHUNK = 128
@@ -77,8 +77,8 @@ def _read(
         return DataError(f"{file} is a text, no image", hint="choose a model for texts")
     try:
         if sample is not None:
-            image = Image.fromarray(np.asarray(sample, np.uint8)).convert("RGB")
-            return content_key(sample), to_pixels(image, preprocess)
+            image = Image.fromarray(np.asarray(sample, np.uint8))
+            return content_key(sample), to_channels(image, preprocess)
         content = file.read_bytes()
         return hashlib.sha256(content).hexdigest(), decode(content, file, preprocess)
     except OSError as error:
@@ -97,7 +97,7 @@ def write_pixels(
     sources: list[str] = []
     skipped: list[DataError] = []
     try:
-        shape = (len(split), side, side, 3)
+        shape = (len(split), side, side, preprocess.channels)
         pixels = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
         with ThreadPoolExecutor(max(1, threads)) as pool:
             # By chunks, so that decoded images wait on disk and not in memory.
@@ -145,7 +145,7 @@ def prepare(
 ) -> PreparedSplit:
     """Decode, resize and crop every image of a split once, into ``folder``.
 
-    Writes ``<input_name>.npy`` uint8 (N, H, W, 3), ``labels.npy`` int64 (N,), and last
+    Writes ``<input_name>.npy`` uint8 (N, H, W, 3 or 1), ``labels.npy`` int64 (N,), and last
     ``manifest.json``: a folder without it is unfinished.
 
     Args:
@@ -184,7 +184,11 @@ def prepare(
         [input_name],
         {input_name: preprocess},
         sources,
-        [*notes, *skip_note(chosen, skipped)],
+        [
+            *notes,
+            *skip_note(chosen, skipped),
+            *conflict_note([chosen.files[i] for i in kept], sources, labels.tolist()),
+        ],
         {"labels": labels.tolist(), "preprocess": asdict(preprocess), "input": input_name},
     )
 
@@ -196,6 +200,24 @@ def skip_note(chosen: Split, skipped: Sequence[DataError]) -> list[str]:
     return [
         f"{len(skipped):,} of {len(chosen):,} images skipped as unreadable; "
         f"the first: {skipped[0].message}"
+    ]
+
+
+def conflict_note(
+    files: Sequence[Path], sources: Sequence[str], labels: Sequence[int]
+) -> list[str]:
+    """What a record says about copies of one image that have different labels."""
+    first: dict[str, int] = {}
+    pairs = []
+    for i, source in enumerate(sources):
+        before = first.setdefault(source, i)
+        if labels[before] != labels[i]:
+            pairs.append(f"{sample_name(files[before])} and {sample_name(files[i])}")
+    if not pairs:
+        return []
+    return [
+        f"{len(pairs):,} images occur twice with different labels, of which one is wrong whatever "
+        f"a model says; the first: {pairs[0]}"
     ]
 
 

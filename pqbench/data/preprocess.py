@@ -47,7 +47,7 @@ class Preprocess(PreprocessSettings):
 def to_pixels(
     image: Image.Image, preprocess: Preprocess, nearest: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Resize and crop an image to uint8 (crop, crop, 3), or (crop, crop) for one channel.
+    """Resize and crop an image to uint8 (crop, crop, 3), or (crop, crop) for a grey one.
 
     Sizes and offsets are those of torchvision's ``Resize`` and ``CenterCrop``.
 
@@ -72,8 +72,18 @@ def to_pixels(
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
+def to_channels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """An image as the model's channels: uint8 (crop, crop, 3), or (crop, crop, 1) for grey."""
+    if preprocess.channels == 1:
+        return to_pixels(image.convert("L"), preprocess)[:, :, None]
+    return to_pixels(image.convert("RGB"), preprocess)
+
+
 def decode(content: bytes, file: Path, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
     """Decode one image file to uint8 (crop, crop, 3) RGB; a grey image gets three equal channels.
+
+    With one ``mean`` it is made grey instead (ITU-R 601-2 luma, as Pillow's mode L), and the result
+    is (crop, crop, 1).
 
     Args:
         content: The file's bytes.
@@ -90,7 +100,7 @@ def decode(content: bytes, file: Path, preprocess: Preprocess) -> npt.NDArray[np
                     f"image {file} has more than 8 bits a channel (mode {image.mode})",
                     hint="convert it to 8 bits first: how to scale it is not pqbench's to guess",
                 )
-            return to_pixels(image.convert("RGB"), preprocess)
+            return to_channels(image, preprocess)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # The error's text may name the in-memory buffer, which helps nobody: its class does.
         reason = "no image format that Pillow knows" if "identify" in str(error) else error

@@ -17,7 +17,7 @@ from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.core.preprocess import OnError
 from pqbench.core.split import IGNORED, MANIFEST, PreparedSplit
-from pqbench.data.folder import images_below
+from pqbench.data.listing import images_below
 from pqbench.data.prepare import save_manifest, skip_note, write_pixels
 from pqbench.data.preprocess import Preprocess, to_pixels
 from pqbench.data.subset import choose

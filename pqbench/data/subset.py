@@ -54,17 +54,62 @@ def _identities(split: Split) -> list[object]:
     return list(split.files if split.samples is None else map(content_key, split.samples))
 
 
+def _copies(split: Split, kept: Sequence[int], other: Split) -> set[int]:
+    """Which of ``kept`` are files with the content of one of ``other``'s.
+
+    Only files of equal size are read.
+    """
+    if split.samples is not None or other.samples is not None:
+        return set()
+    theirs: dict[int, list[Path]] = {}
+    for file in other.files:
+        theirs.setdefault(_size(file), []).append(file)
+    known: dict[Path, str] = {}
+
+    def content(file: Path) -> str:
+        if file not in known:
+            known[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return known[file]
+
+    found: set[int] = set()
+    for i in kept:
+        alike = theirs.get(_size(split.files[i]), ())
+        if alike and content(split.files[i]) in {content(file) for file in alike}:
+            found.add(i)
+    return found
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+
+
 def without(split: Split, name: str, other: Split, other_name: str) -> Split:
-    """``split`` without the samples that are also in ``other``, with a note that says how many."""
+    """``split`` without the samples that are also in ``other``, with notes that say how many.
+
+    The same files are left out, and copies of them under another name or in another class.
+    """
     theirs = set(_identities(other))
     kept = [i for i, identity in enumerate(_identities(split)) if identity not in theirs]
     gone = len(split) - len(kept)
-    if not gone:
+    notes = list(split.notes)
+    if gone:
+        notes.append(f"{gone:,} samples left out of '{name}': they are scored as '{other_name}'")
+    copies = _copies(split, kept, other)
+    if copies:
+        first = sample_name(split.files[min(copies)])
+        notes.append(
+            f"{len(copies):,} samples left out of '{name}': copies of samples scored as "
+            f"'{other_name}', the first: {first}"
+        )
+        kept = [i for i in kept if i not in copies]
+    if len(kept) == len(split):
         return split
     if not kept:
         raise DataError(f"split '{name}' is empty without the samples of split '{other_name}'")
-    note = f"{gone:,} samples left out of '{name}': they are scored as '{other_name}'"
-    return split.take(kept, (*split.notes, note))
+    return split.take(kept, tuple(notes))
 
 
 def choose(

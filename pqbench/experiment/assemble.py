@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from pqbench.core import record as rec
 from pqbench.core.artifact import RESULT, Artifact
 from pqbench.core.errors import OutputError, PqbenchError, Status
-from pqbench.core.files import write_json
+from pqbench.core.files import copy_tree, write_json
 from pqbench.core.secrets import mask_text
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.config import ExperimentConfig
 from pqbench.experiment.pipeline import Built
-from pqbench.experiment.reuse import link_tree
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.describe import describe
 from pqbench.machine.software import installed
@@ -34,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
 SENSITIVITY = "sensitivity.json"
+ORDERED = ("classification", "text_classification")  # of which a wrong order of classes is told
 _LOG = "experiment.log"
 _RATIOS = {"file_bytes": "file_ratio", "parameters": "parameter_ratio", "macs": "macs_ratio"}
 
@@ -54,7 +54,7 @@ class Baseline:
 
     def file(self, name: str) -> Path | None:
         """A file of the record; None if it has none of that name."""
-        return self.folder / self.record.files[name] if name in self.record.files else None
+        return self.record.path(self.folder, name)
 
 
 class Recorder:
@@ -110,7 +110,7 @@ class Recorder:
         artifact = Artifact.load(built.artifact.folder)
         lineage = [dataclasses.asdict(entry) for entry in artifact.lineage]
         details = [entry["details"] for entry in lineage]
-        link_tree(built.artifact.folder, folder / "model", [RESULT])
+        copy_tree(built.artifact.folder, folder / "model", [RESULT])
         (folder / LOCK).write_text("\n".join(installed()) + "\n", encoding="utf-8")
         record = self._begun(built.weights, identity, stages)
         record.status = Status.OK
@@ -219,6 +219,12 @@ class Recorder:
             return
         record.accuracy = _score(config, folder, built.split.folder, cell, baseline)
         record.files["predictions"] = PREDICTIONS
+        if config.model.task in ORDERED:
+            from pqbench.measure.class_order import order_note
+
+            split = PreparedSplit.load(built.split.folder)
+            note = order_note(folder / str(cell.logits), split)
+            record.notes += [note] if note else []
         if cell.clean_logits is not None and built.clean:
             clean = _score(config, folder, built.clean.folder, cell, baseline, True)
             record.accuracy_clean = clean

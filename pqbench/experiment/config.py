@@ -26,6 +26,7 @@ from omegaconf.errors import (
 
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import MISSING, make
+from pqbench.core.margins import Margins
 from pqbench.core.preprocess import PreprocessSettings
 from pqbench.data.settings import DatasetSettings
 from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
@@ -90,6 +91,7 @@ class ExperimentConfig:
         retry: ``failed``: go back to the newest sweep of this command and run again what has no
             result there.
         limits: What one experiment may use.
+        claim: The question: what may be lost, what must be gained, how sure.
 
     Raises:
         ConfigError: ``threads`` is below 1.
@@ -109,6 +111,7 @@ class ExperimentConfig:
     force: bool = False
     retry: Retry = Retry.none
     limits: LimitSettings = field(default_factory=LimitSettings)
+    claim: Margins = field(default_factory=Margins)
 
     def __post_init__(self) -> None:
         if isinstance(self.threads, int) and self.threads < 1:
@@ -136,7 +139,7 @@ class ExperimentConfig:
         return replace(self, compress={})
 
 
-IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits")
+IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits", "claim")
 # Of a model, what one of another kind has not: absent, not null, so that it decides nothing.
 _OF_SOME_MODELS = ("preprocess", "tokenizer")
 

@@ -144,7 +144,7 @@ class Pipeline:
         splits = self._other_splits(index, listing, scored, weights, method, actions)
         source = self._fit(method, model, splits)
         current, network = self._recipe(actions, source, splits)
-        notes = list(scored.value["notes"])
+        notes = [*scored.value["notes"], *model.value.get("notes", [])]
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
         card = model.value["card"]
@@ -218,6 +218,8 @@ class Pipeline:
             "seed": config.seed,
             # The tools that quantize ONNX want a newer opset than a user's file may have.
             "upgrade": model.representation == GivenAs.onnx and bool(config.compress),
+            # Who asks for a training may have a file's head replaced.
+            "train_head": config.fit.method not in (FitMethod.auto, FitMethod.none),
         }
         return self._run(StageCall("prepare_model", arguments, {"split": scored}))
 
@@ -228,6 +230,12 @@ class Pipeline:
             # Where nothing will be scored, nothing need be learnt.
             needed = model.value["needs_fit"] if config.dataset.scored else None
             return FitMethod(needed or FitMethod.none)
+        if method == FitMethod.none and model.value["needs_fit"] and config.dataset.scored:
+            raise UnsupportedError(
+                "fit.method=none would score a head of random numbers: these weights have none for "
+                f"{config.dataset.name}",
+                hint="use fit.method=auto, or model.weights=none to time the network alone",
+            )
         if method != FitMethod.none and config.model.representation != GivenAs.torch:
             raise UnsupportedError(
                 f"fit.method={method} trains a torch network, the model is given as "

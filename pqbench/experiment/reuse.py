@@ -12,9 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from pqbench.cache.keys import code_hash, library_versions
 from pqbench.cache.users_code import users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
-from pqbench.core.files import set_aside
+from pqbench.core.files import copy_file, copy_tree, set_aside
+from pqbench.core.paths import files_inside, inside
 from pqbench.experiment.config import IGNORED_BY_FINGERPRINT
 from pqbench.machine.describe import describe
 
@@ -96,8 +95,17 @@ class FinishedRecords:
         if record.altered:
             log.warning("  %s was altered by hand and is made again", self.folder / rec.FILE)
             return None
-        if any(not (self.folder / name).exists() for name in record.files.values()):
+        try:
+            missing = [t for t in record.files.values() if not inside(self.folder, t).exists()]
+        except DataError as error:
+            log.warning("  an unusable record is made again: %s", error)
+            return None
+        if missing:
             log.warning("  %s misses files and is made again", self.folder / rec.FILE)
+            return None
+        changed = record.altered_files(self.folder)
+        if changed:
+            log.warning("  %s is made again: %s", self.folder / rec.FILE, changed[0])
             return None
         return record
 
@@ -156,26 +164,18 @@ class FinishedRecords:
 
 
 def copy_record(record: rec.Record, source: Path, target: Path) -> None:
-    """Copy a record with its files; the record last, so that half a copy is none."""
+    """Copy a record with its files; the record last, so that half a copy is none.
+
+    Raises:
+        DataError: The record names a link, or what leads out of its folder.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for name in record.files.values():
-        if (source / name).is_dir():
-            link_tree(source / name, target / name)
+    for text in record.files.values():
+        files_inside(source, text)
+        given, wanted = inside(source, text), inside(target, text)
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        if given.is_dir():
+            copy_tree(given, wanted)
         else:
-            shutil.copyfile(source / name, target / name)
+            copy_file(given, wanted)
     record.save(target)
-
-
-def link_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:
-    """Hard links to the files of a folder (copies across file systems), replacing ``target``."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(
-        source, target, copy_function=_link, ignore=shutil.ignore_patterns(*without, ".*")
-    )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -167,6 +167,7 @@ class ExperimentRun:
             "the experiment",
         )
         record.sources = self.sources
+        record.hash_files(self.folder)
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 

@@ -19,6 +19,7 @@ from pqbench.experiment.tasks import get_task
 from pqbench.models.settings import GivenAs, ModelSettings
 
 PARITY_SAMPLES = 32
+EXAMPLES = 4  # real inputs on which a given network is tried before anything else
 
 
 def prepare_split(workdir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def prepare_model(
     imagenet_indices: list[int] | None,
     seed: int,
     upgrade: bool = False,
+    train_head: bool = False,
 ) -> dict[str, Any]:
     """Build the network with its weights and a head for the data set's classes."""
     from pqbench.models.onnx_file import prepare_onnx
@@ -63,8 +65,15 @@ def prepare_model(
         folder=workdir,
         seed=seed,
         scratch_ok=scratch_ok,
+        example=prepared.feed(prepared.spread(EXAMPLES)),
+        train_head=train_head,
     )
-    return {"weights": weights.source, "needs_fit": weights.needs_fit, "card": dict(weights.card)}
+    return {
+        "weights": weights.source,
+        "needs_fit": weights.needs_fit,
+        "card": dict(weights.card),
+        "notes": list(weights.notes),
+    }
 
 
 def fit(

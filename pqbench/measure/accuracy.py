@@ -15,18 +15,10 @@ from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.proportions import mcnemar_p, paired_difference, wilson
 from pqbench.core.record import Accuracy, AgainstBaseline
 from pqbench.core.split import PreparedSplit
+from pqbench.measure.faithfulness import class_mean_intervals, faithfulness
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-
-
-def macro_f1(predictions: Labels, labels: Labels) -> float:
-    """Mean of F1 over the classes that occur among labels or predictions."""
-    classes = int(max(predictions.max(), labels.max())) + 1
-    right = np.bincount(labels[predictions == labels], minlength=classes)
-    total = np.bincount(predictions, minlength=classes) + np.bincount(labels, minlength=classes)
-    occurs = total > 0
-    return float(np.mean(2 * right[occurs] / total[occurs]))
 
 
 def top_k(logits: Logits, labels: Labels, k: int) -> float:
@@ -53,6 +45,10 @@ def compare(predictions: Labels, baseline: Labels, labels: Labels) -> AgainstBas
         drop_high_pt=100 * high,
         mcnemar_p=mcnemar_p(lost, gained),
         agreement=float(np.mean(predictions == baseline)),
+        p=mcnemar_p(lost, gained),
+        test="McNemar, exact",
+        lost=lost,
+        gained=gained,
     )
 
 
@@ -136,16 +132,26 @@ def score(
     right = int(np.sum(chosen == labels))
     low, high = wilson(right, split.count)
     save_predictions(values, split, predictions)
-    against = None
+    against, theirs = None, None
     if baseline_logits is not None:
-        against = compare(chosen, load_logits(baseline_logits, split.count).argmax(axis=1), labels)
+        theirs = load_logits(baseline_logits, split.count).argmax(axis=1)
+        against = compare(chosen, theirs, labels)
+    means = class_mean_intervals(chosen, labels)
+    f1, f1_low, f1_high = means["macro_f1"]
+    probability = _probability(values, chosen)
+    faithful, tested = faithfulness(chosen, labels, split.classes, low, probability, theirs)
+    if against is not None:
+        against.classes_tested = tested
     return Accuracy(
         split=split.name,
         count=split.count,
         top1=right / split.count,
         top1_low=low,
         top1_high=high,
-        macro_f1=macro_f1(chosen, labels),
+        macro_f1=f1,
         top5=top_k(values, labels, 5) if classes >= 6 else None,
         against_baseline=against,
+        macro_f1_low=f1_low,
+        macro_f1_high=f1_high,
+        faithfulness=faithful,
     )

@@ -12,7 +12,12 @@ import numpy.typing as npt
 
 from pqbench.core.record import Latency, Speedup
 from pqbench.measure import latency
-from pqbench.measure.intervals import p50_interval, ratio_interval, relative_half_width
+from pqbench.measure.intervals import (
+    p50_interval,
+    ratio_interval,
+    relative_half_width,
+    start_means,
+)
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
 
@@ -86,6 +91,13 @@ def narrow(used: Sequence[Pair], target: float) -> bool:
     return BASELINE not in used[0] or (relative_half_width(*speedup_of(used)) <= target)
 
 
+def ratios_by_start(used: Sequence[Pair]) -> list[float]:
+    """Baseline over candidate of each start: the geometric mean of its pairs' ratios."""
+    return [
+        math.exp(value) for value in start_means([_ratio(pair) for pair in used], _processes(used))
+    ]
+
+
 def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
     """Disturbed blocks, of one side or all."""
     return sum(t.disturbed for t in turns if side in (None, t.side))
@@ -145,6 +157,7 @@ def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0
             disturbed_blocks=set_aside(turns),
             disturbed=disturbed,
             baseline_p50_ms=float(np.median(np.concatenate(times))) / 1e6,
+            start_ratios=ratios_by_start(used),
         )
     return BatchResult(summary, speedup, turns)
 

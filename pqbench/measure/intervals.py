@@ -89,8 +89,26 @@ def correlation_factor(medians: Values) -> float:
     return math.sqrt((1 + r) / (1 - r)) if r > 0 else 1.0
 
 
-def start_medians(values: Values, processes: Sequence[int]) -> list[float]:
-    """Median of each start's values on the log scale, in order of the starts.
+FEW_BLOCKS = 6  # of one start: with fewer their correlation cannot be told
+
+
+def stretches(blocks: int) -> list[int]:
+    """Which of up to 8 stretches of neighbouring blocks each block of one start belongs to.
+
+    Returns:
+        All the same below ``FEW_BLOCKS`` blocks.
+    """
+    if blocks < FEW_BLOCKS:
+        return [0] * blocks
+    parts = np.array_split(np.arange(blocks), min(blocks, 8))
+    return [number for number, part in enumerate(parts) for _ in part]
+
+
+def start_means(values: Values, processes: Sequence[int]) -> list[float]:
+    """Mean of each start's values on the log scale, in order of the starts.
+
+    Of pairs in balanced order a mean cancels a steady drift, which a median of few does not; that
+    a call takes long for once is kept out by the blocks' medians already.
 
     Args:
         values: One per block or pair, all above 0.
@@ -98,13 +116,28 @@ def start_medians(values: Values, processes: Sequence[int]) -> list[float]:
     """
     logs = np.log(np.asarray(values, np.float64))
     groups = np.asarray(processes) if len(processes) else np.zeros(len(logs), np.int64)
-    return [float(np.median(logs[groups == name])) for name in np.unique(groups)]
+    return [float(np.mean(logs[groups == name])) for name in np.unique(groups)]
+
+
+def start_p50_ms(blocks: Sequence[npt.NDArray[np.int64]], processes: Sequence[int]) -> list[float]:
+    """Median of each start's calls in ms, in order of the starts; see :func:`p50_interval`."""
+    groups = np.asarray(processes) if len(processes) else np.zeros(len(blocks), np.int64)
+    return [
+        float(
+            np.median(np.concatenate([b for b, g in zip(blocks, groups, strict=True) if g == name]))
+        )
+        / 1e6
+        for name in np.unique(groups)
+    ]
 
 
 def p50_interval(
     blocks: Sequence[npt.NDArray[np.int64]], processes: Sequence[int] = ()
 ) -> tuple[float, float, float]:
     """Median of all calls in ms, with its 95 % interval.
+
+    With several starts the interval is Student's t on the logarithms of their medians; with one,
+    that of the blocks' medians, see :func:`ratio_interval`.
 
     Args:
         blocks: Times in ns by block, in order of time.
@@ -114,8 +147,11 @@ def p50_interval(
         Median, lower end, upper end in ms; the interval holds the median.
     """
     p50 = float(np.median(np.concatenate(blocks))) / 1e6
-    medians = [float(np.median(block)) / 1e6 for block in blocks]
-    _, low, high = ratio_interval(medians, processes)
+    starts = start_p50_ms(blocks, processes)
+    if len(starts) > 1:
+        _, low, high = ratio_interval(starts, range(len(starts)))
+    else:
+        _, low, high = ratio_interval([float(np.median(block)) / 1e6 for block in blocks])
     return p50, min(low, p50), max(high, p50)
 
 
@@ -124,7 +160,7 @@ def ratio_interval(
 ) -> tuple[float, float, float]:
     """Centre of the pairs' ratios with a 95 % interval.
 
-    With several starts: the mean of the starts' median log ratios, Student's t with one degree of
+    With several starts: the mean of the starts' mean log ratios, Student's t with one degree of
     freedom less than there are starts. With one: the median, and :func:`median_interval` widened
     by :func:`correlation_factor`; it does not cover what another start would change.
 
@@ -135,7 +171,7 @@ def ratio_interval(
     Returns:
         Estimate, lower and upper end; (0, inf) as ends of a single pair.
     """
-    between = mean_of(start_medians(ratios, processes))
+    between = mean_of(start_means(ratios, processes))
     if between is not None:
         return _positive(between.value, *between.interval())
     logs = np.log(np.asarray(ratios, np.float64))

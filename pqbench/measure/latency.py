@@ -14,11 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.record import Latency
-from pqbench.measure.intervals import p50_interval, relative_half_width
+from pqbench.core.statistics import tail
+from pqbench.measure.intervals import (
+    FEW_BLOCKS,
+    p50_interval,
+    relative_half_width,
+    start_p50_ms,
+    stretches,
+)
 
-# Least number of calls that supports a percentile, as MLPerf LoadGen's (99 % confidence).
-P90_CALLS = 64
-P99_CALLS = 662
+_TAILS = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 _DRIFT = 0.1
 
 
@@ -132,17 +137,19 @@ def summary(
         processes: The process of each block; empty: all of one.
 
     Returns:
-        The record's entry. With a single block the interval cannot be told: it spans the fastest
-        to the slowest call and the figures are called unstable.
+        The record's entry. With one start of fewer than 6 blocks the interval cannot be told: it
+        spans the fastest to the slowest call and the figures are called unstable.
     """
     samples = np.concatenate(blocks)
     count = len(samples)
     p50, low, high = p50_interval(blocks, processes)
     fastest, slowest = float(samples.min()) / 1e6, float(samples.max()) / 1e6
     reasons = [disturbed_reason] if disturbed_reason else []
-    if len(blocks) < 2:
+    starts = max(len(set(processes)), 1)
+    if len(blocks) < FEW_BLOCKS and starts < 2:
         low, high = fastest, slowest
-        reasons.append("a single block: its interval cannot be told")
+        few = "a single block" if len(blocks) == 1 else f"only {len(blocks)} blocks of one start"
+        reasons.append(f"{few}: its interval cannot be told")
     else:
         high = _finite(high, slowest)
         half = relative_half_width(p50, low, high)
@@ -154,28 +161,31 @@ def summary(
     if change is not None and abs(change) > _DRIFT:
         reasons.append(f"it drifts: the last third is {change:+.1%} against the first")
 
-    def percentile(share: float, least: int) -> float | None:
-        return float(np.quantile(samples, share)) / 1e6 if count >= least else None
-
+    groups = processes if starts > 1 else stretches(len(blocks))
+    tails: dict[str, float | None] = {}
+    for name, share in _TAILS:
+        found = tail(samples / 1e6, share, np.repeat(groups, [len(block) for block in blocks]))
+        ends = (found.value, found.low, found.high) if found else (None, None, None)
+        tails |= zip((f"{name}_ms", f"{name}_low_ms", f"{name}_high_ms"), ends, strict=True)
+    mean = float(samples.mean()) / 1e6
     return Latency(
         batch_size=batch_size,
         n=count,
         p50_ms=p50,
         p50_low_ms=low,
         p50_high_ms=high,
-        mean_ms=float(samples.mean()) / 1e6,
+        mean_ms=mean,
         std_ms=float(samples.std(ddof=1)) / 1e6 if count > 1 else 0.0,
         min_ms=fastest,
-        p90_ms=percentile(0.90, P90_CALLS),
-        p95_ms=percentile(0.95, P90_CALLS),
-        p99_ms=percentile(0.99, P99_CALLS),
         ms_per_sample=p50 / batch_size,
-        throughput_per_s=1e3 * batch_size / p50,
+        throughput_per_s=1e3 * batch_size / mean,
         stable=not reasons,
         unstable_reason="; ".join(reasons),
         blocks=len(blocks),
         disturbed_blocks=disturbed_blocks,
         warmup_calls=warmup_calls,
         drift=change,
-        processes=max(len(set(processes)), 1),
+        processes=starts,
+        start_p50_ms=start_p50_ms(blocks, processes),
+        **tails,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pqbench.core.errors import ConfigError
 
@@ -11,6 +12,89 @@ if TYPE_CHECKING:
     from torch import nn
 
 NEW_HEAD_STD = 0.01
+IMAGENET = 1000
+Head = Literal["kept", "sliced", "new"]
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """What became of a head.
+
+    Attributes:
+        head: ``kept``, ``sliced`` to (or put into the order of) the data set's classes, or ``new``.
+        columns: Which of the network's columns are the data set's classes, in their order; None:
+            all, as they are.
+        binary: Whether one output stands for two classes.
+        notes: What a record must say.
+    """
+
+    head: Head
+    columns: tuple[int, ...] | None = None
+    binary: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum()) or name
+
+
+def fit_columns(
+    rows: int | None,
+    classes: Sequence[str],
+    names: Sequence[str] | None,
+    imagenet_indices: Sequence[int] | None,
+    source: str,
+) -> FittedHead | None:
+    """Which outputs of trained weights are the data set's classes.
+
+    Args:
+        rows: Outputs that the weights have; None if that is not known.
+        classes: The data set's classes.
+        names: The classes that the weights' file names, in the order of its outputs.
+        imagenet_indices: The classes' places in a 1000-way ImageNet output.
+        source: What the weights are, for notes.
+
+    Returns:
+        None if a new head is needed.
+    """
+    own = {_plain(name): i for i, name in enumerate(names or ())}
+    wanted = [_plain(name) for name in classes]
+    known = len(own) == len(names or ()) and len(set(wanted)) == len(wanted)
+    named = known and bool(names) and all(name in own for name in wanted)
+    order = tuple(own[name] for name in wanted) if named else None
+    if rows == 1 and len(classes) == 2:
+        turned = order == (1, 0)
+        note = (f"{source} names its classes in another order: {', '.join(names or ())}",)
+        return FittedHead("kept", (1, 0) if turned else None, True, note if turned else ())
+    if order is not None and names is not None and rows == len(names):
+        if order == tuple(range(rows)):
+            return FittedHead("kept")
+        kept = f"{len(classes)} of its {rows} classes were taken by their names"
+        note = (
+            f"{source} names its classes in another order than the data set: {kept}"
+            if rows == len(classes)
+            else f"{source} knows {rows} classes: {kept}",
+        )
+        return FittedHead("sliced", order, notes=note)
+    if rows == len(classes):
+        odd = names is not None and rows == len(names) and not named
+        shown = ", ".join((names or ())[:3])
+        note = (
+            f"{source} calls its classes otherwise ({shown}, ...): taken in the data set's order",
+        )
+        return FittedHead("kept", notes=note if odd else ())
+    if imagenet_indices is not None and rows == IMAGENET:
+        return FittedHead("sliced", tuple(imagenet_indices))
+    return None
+
+
+def replaceable(network: nn.Module, head: str) -> bool:
+    """Whether the head is a layer that can be cut, or be put anew."""
+    try:
+        get_head(network, head)
+    except ConfigError:
+        return False
+    return True
 
 
 def get_head(network: nn.Module, head: str) -> nn.Linear | nn.Conv2d:

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
-from pqbench.core.errors import ConfigError, WeightsError
+from pqbench.core.errors import ConfigError, UnsupportedError, WeightsError
 from pqbench.core.files import file_sha256
 from pqbench.models import bundled
-from pqbench.models.heads import get_head, head_size, new_head, slice_head
+from pqbench.models.checkpoint_file import Checkpoint, read_checkpoint
+from pqbench.models.function_check import check_function, check_rebuilt
+from pqbench.models.heads import (
+    FittedHead,
+    Head,
+    fit_columns,
+    get_head,
+    head_size,
+    new_head,
+    replaceable,
+    slice_head,
+)
+from pqbench.models.outputs import choose, ends_in_sigmoid
 from pqbench.models.pretrained import WeightsFile
 from pqbench.models.settings import ModelSettings, WeightsSource
-from pqbench.models.weights import apply, load_file, match_names
-from pqbench.nets.checkpoint import build_network, save_network
+from pqbench.models.weights import apply, fits, load_file, match, match_names
+from pqbench.nets.adapt import Adaptation, adapt, is_lazy, materialise
+from pqbench.nets.checkpoint import build_network, load_network, save_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Source = Literal["bundled", "pretrained", "file", "scratch", "none"]  # auto, resolved
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
-Head = Literal["kept", "sliced", "new"]
 OUTPUT = "logits"
+SCORED_TASKS = ("classification", "text_classification", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -37,10 +53,12 @@ class PreparedWeights:
             where the head is a convolution, whose scores are no linear function of one vector.
             ``scratch``: random weights that must be trained. None: nothing to do, or nothing
             wanted (``none``).
-        head: ``kept`` as in the weights, ``sliced`` to the data set's classes, or ``new``.
+        head: ``kept`` as in the weights, ``sliced`` to the data set's classes (or put into their
+            order), or ``new``.
         card: Figures and licence of the weights, as far as known.
         sha256: Of the weights' file; None without one.
         file: That file's name; None without one.
+        notes: What a record must say: what was assumed, left out or chosen.
     """
 
     source: Source
@@ -49,6 +67,7 @@ class PreparedWeights:
     card: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     file: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,7 @@ class _Found:
     source: Source
     state: Mapping[str, Tensor] | None = None
     path: Path | None = None
+    checkpoint: Checkpoint | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -105,12 +125,14 @@ def _find_weights(
             )
         shipped = None
     if shipped is not None:
-        return _Found("bundled", shipped.load(), shipped.path, shipped.card)
+        return _Found("bundled", shipped.load(), shipped.path, card=shipped.card)
     if wanted == WeightsSource.file:
         if not model.weights_file:
             raise ConfigError("model.weights=file without a file", "set model.weights_file=PATH")
         path = Path(model.weights_file)
-        return _Found("file", load_file(path), path, {"weights": path.name})
+        if not path.is_file():
+            raise WeightsError(f"no weights file {path}", hint="set model.weights_file to a file")
+        return _Found("file", path=path, card={"weights": path.name})
     if wanted == WeightsSource.scratch:
         return _Found("scratch")
     if wanted == WeightsSource.none:
@@ -128,38 +150,67 @@ def _find_weights(
     if wanted == WeightsSource.auto and scratch_ok and not given.present:
         return _Found("scratch")
     path = given.get()
-    return _Found("pretrained", load_file(path), path, given.card)
+    return _Found("pretrained", load_file(path), path, card=given.card)
 
 
 def _fit_head(
     network: nn.Module,
-    head: str,
+    model: ModelSettings,
     found: _Found,
     classes: Sequence[str],
+    dataset_name: str,
     imagenet_indices: Sequence[int] | None,
     seed: int,
-) -> Head:
+    train_head: bool,
+    columns: Callable[[], int | None],
+) -> FittedHead:
     """Load the weights and give the network one output per class; says what became of the head."""
-    if found.state is None:
+    head = model.head
+    if found.state is None and found.checkpoint is None:
+        if not replaceable(network, head) and columns() == len(classes):
+            return FittedHead("kept")  # whatever it is, it has the data set's classes
         new_head(network, head, len(classes), seed)
-        return "new"
+        return FittedHead("new")
     source = found.path.name if found.path else "the pretrained weights"
-    state = match_names(network, found.state)
+    notes: list[str] = []
+    names: Sequence[str] | None = None
+    if found.checkpoint is not None:
+        matched = match(network, found.checkpoint, model.checkpoint_key)
+        state: Mapping[str, Tensor] = matched.state
+        notes += matched.notes(source)
+        names = found.checkpoint.classes
+    else:
+        state = match_names(network, found.state or {})
     weight = state.get(f"{head}.weight")
-    rows = int(weight.shape[0]) if weight is not None else head_size(network, head)
-    if rows == len(classes) and rows != head_size(network, head):
-        new_head(network, head, rows, seed)  # the weights' own head overwrites it
-    apply(network, state, source, without=head if weight is None else None)
-    if weight is None:  # an encoder alone
+    encoder = not any(name.startswith(f"{head}.") for name in state) and bool(head)
+    if weight is not None and not fits(network, state) and replaceable(network, head):
+        rows = int(weight.shape[0])
+        if rows != head_size(network, head):
+            new_head(network, head, rows, seed)  # the weights' own head overwrites it
+    apply(network, state, source, without=head if encoder else None)
+    if encoder and head in dict(network.named_modules()):
         new_head(network, head, len(classes), seed)
-        return "new"
-    if rows == len(classes):
-        return "kept"
-    if imagenet_indices is not None and rows == 1000:
-        slice_head(network, head, imagenet_indices)
-        return "sliced"
-    new_head(network, head, len(classes), seed)
-    return "new"
+        if found.source == "file":
+            notes.append(f"{source} holds no head '{head}': a new one is fitted on the train split")
+        return FittedHead("new", notes=tuple(notes))
+    known = head_size(network, head) if replaceable(network, head) else columns()
+    fitted = fit_columns(known, classes, names, imagenet_indices, source)
+    if fitted is None:
+        if found.source == "file" and not train_head:
+            raise WeightsError(
+                f"the head of {source} has {known} outputs, data set {dataset_name} has "
+                f"{len(classes)} classes ({', '.join(classes[:5])}"
+                f"{', ...' if len(classes) > 5 else ''})",
+                hint="fit.method=linear_probe puts a new head in its place and trains that alone, "
+                "fit.method=finetune trains all of it; or choose the data it was trained on",
+            )
+        new_head(network, head, len(classes), seed)
+        return FittedHead("new", notes=tuple(notes))
+    notes += fitted.notes
+    if fitted.columns is not None and replaceable(network, head) and known != 1:
+        slice_head(network, head, fitted.columns)
+        fitted = replace(fitted, columns=None)
+    return replace(fitted, notes=tuple(notes))
 
 
 def _method(network: nn.Module, head: str) -> NeedsFit:
@@ -167,6 +218,71 @@ def _method(network: nn.Module, head: str) -> NeedsFit:
     from torch import nn
 
     return "linear_probe" if isinstance(get_head(network, head), nn.Linear) else "finetune"
+
+
+def _made_up(specs: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Two samples of nothing in particular, where no real ones are given."""
+    rng = np.random.default_rng(0)
+    batch: dict[str, npt.NDArray[Any]] = {}
+    for spec in specs:
+        shape = (2, *(size or 1 for size in spec.shape[1:]))
+        batch[spec.name] = (
+            rng.standard_normal(shape).astype(spec.dtype)
+            if spec.dtype.startswith("float")
+            else np.ones(shape, spec.dtype)
+        )
+    return batch
+
+
+def _adaptation(
+    network: nn.Module,
+    model: ModelSettings,
+    batch: tuple[Tensor, ...],
+    fitted: FittedHead,
+    classes: int,
+) -> tuple[Adaptation, list[str]]:
+    """What must be done to the outputs so that they are one score per class, in order.
+
+    Raises:
+        UnsupportedError: They are not, and cannot be made so.
+    """
+    task = model.task
+    dense = task == "segmentation"
+    if task not in SCORED_TASKS and model.output is None:
+        return Adaptation(), []
+    wanted = 1 if fitted.binary and fitted.columns is None else classes
+    path, value = choose(network, batch, model.head, wanted, dense, model.output)
+    notes = []
+    if path:
+        shown = ".".join(str(step) for step in path)
+        notes.append(f"the network gives several outputs: '{shown}' is scored (model.output)")
+    if task not in SCORED_TASKS:
+        return Adaptation(path), notes
+    flatten = not dense and value.ndim > 2 and all(size == 1 for size in value.shape[2:])
+    if fitted.binary:
+        ends = ends_in_sigmoid(value)
+        form = "sigmoid > 0.5" if not ends else "its own sigmoid > 0.5"
+        notes.append(f"one output for two classes: scored as {form} for the second of them")
+        if value.numel() != len(batch[0]):
+            raise _other_columns(network, path, value, classes)
+        kind = "probability" if ends else "logit"
+        return Adaptation(path, fitted.columns, kind, flatten), notes
+    shown_columns = value.shape[1] if value.ndim > 1 else 0
+    right = len(fitted.columns or ()) == classes or shown_columns == classes
+    if not right or (value.ndim != 4 if dense else value.ndim != 2 and not flatten):
+        raise _other_columns(network, path, value, classes)
+    return Adaptation(path, fitted.columns, None, flatten), notes
+
+
+def _other_columns(
+    network: nn.Module, path: Sequence[object], value: Tensor, classes: int
+) -> UnsupportedError:
+    which = f"output '{'.'.join(map(str, path))}'" if path else "output"
+    return UnsupportedError(
+        f"the {which} of {type(network).__name__} has shape {tuple(value.shape)} for a batch of "
+        f"{len(value) if value.ndim else 1}, the data set has {classes} classes",
+        hint="the output must hold one score per class: (batch, classes)",
+    )
 
 
 def prepare_model(
@@ -178,6 +294,8 @@ def prepare_model(
     folder: Path,
     seed: int,
     scratch_ok: bool = False,
+    example: Mapping[str, npt.NDArray[Any]] | None = None,
+    train_head: bool = False,
 ) -> tuple[Artifact, PreparedWeights]:
     """Build a network with its weights and a head for the classes, and save it to ``folder``.
 
@@ -188,10 +306,14 @@ def prepare_model(
     3. training from scratch, where the data set has a recipe for it (``scratch_ok``);
     4. the pretrained weights by download, whose error says what works without a network.
 
-    The head: one that already has the data set's classes is kept; a 1000-way ImageNet head is
-    sliced where the classes are ImageNet's, which needs no training; otherwise a new one is put in
-    place, which needs a fit (``linear_probe``, or ``scratch`` under random weights). With
-    ``weights: none`` nothing is fitted and accuracy means nothing.
+    The head: one that already has the data set's classes is kept, a single output for two classes
+    too; a 1000-way ImageNet head is sliced where the classes are ImageNet's, and a file's where it
+    names its classes, which needs no training; otherwise a new one is put in place, which needs a
+    fit (``linear_probe``, or ``scratch`` under random weights): with ``weights: file`` only where
+    that is asked. With ``weights: none`` nothing is fitted and accuracy means nothing.
+
+    Before it is saved the network is run on ``example``: its outputs must be one score per class,
+    and a function of the input (:mod:`pqbench.models.function_check`).
 
     Args:
         model: Its network, head and weights.
@@ -202,10 +324,13 @@ def prepare_model(
         folder: Where to write the artifact.
         seed: Seeds random weights and new heads.
         scratch_ok: True if the data set has a recipe for training from scratch.
+        example: Real inputs by name, (n, ...), at least two; None makes some up.
+        train_head: True if a fit was asked for: a file's head may then be replaced.
 
     Raises:
-        ConfigError: A setting cannot be meant: an unknown target, head or source.
-        WeightsError: Weights are missing, damaged, refused, or do not fit the network.
+        ConfigError: A setting cannot be meant: an unknown target, head, source or output.
+        WeightsError: Weights are missing, damaged, refused, or do not fit the network or the data.
+        UnsupportedError: The outputs are not one score per class, or no function of the input.
         UnavailableError: The network's package is not installed.
     """
     import torch
@@ -214,10 +339,48 @@ def prepare_model(
     # Weights first: what is missing should be said before a network is built.
     found = _find_weights(model, classes, dataset_name, scratch_ok)
     builder = dict(model.network)
+    given = _made_up(input_specs) if example is None else example
+    batch = tuple(torch.from_numpy(np.array(given[spec.name])) for spec in input_specs)
+    shapes: list[tuple[list[int], str]] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(builder)
-    head = _fit_head(network, model.head, found, classes, imagenet_indices, seed)
+        if is_lazy(network):
+            shapes = [
+                (list(t.shape), spec.dtype) for t, spec in zip(batch, input_specs, strict=True)
+            ]
+            materialise(network, shapes)
+    if found.path is not None and found.state is None:
+        trusted = tuple({type(module) for module in network.modules()})
+        found = replace(found, checkpoint=read_checkpoint(found.path, trusted))
+
+    def columns() -> int | None:
+        return _column_count(network, model, batch)
+
+    fitted = _fit_head(
+        network,
+        model,
+        found,
+        classes,
+        dataset_name,
+        imagenet_indices,
+        seed,
+        train_head,
+        columns,
+    )
+    head = fitted.head
+    network.eval()
+    adaptation, notes = _adaptation(network, model, batch, fitted, len(classes))
+    adapt(network, adaptation)
+    notes = [*fitted.notes, *notes]
+    random_weights = found.source == "none"
+    try:
+        outputs = check_function(network, batch)
+    except UnsupportedError as error:
+        if not random_weights:
+            raise
+        notes.append(error.message)
+        outputs = []
     needs_fit: NeedsFit | None = None
     if head == "new" and found.source != "none":
         needs_fit = "scratch" if found.source == "scratch" else _method(network, model.head)
@@ -228,6 +391,7 @@ def prepare_model(
         card=dict(found.card),
         sha256=file_sha256(found.path) if found.path else None,
         file=found.path.name if found.path else None,
+        notes=tuple(notes),
     )
     entry = LineageEntry(
         action="source",
@@ -242,5 +406,30 @@ def prepare_model(
             "needs_fit": needs_fit,
         },
     )
-    artifact = save_network(network, builder, folder, input_specs, (OUTPUT,), (entry,))
+    artifact = save_network(
+        network,
+        adaptation.builder(builder, shapes),
+        folder,
+        input_specs,
+        _output_names(outputs),
+        (entry,),
+    )
+    if outputs and not random_weights:
+        check_rebuilt(outputs, network, lambda: load_network(artifact), batch)
     return artifact, weights
+
+
+def _output_names(outputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """``logits``; what a task of the user's own makes of several is its own affair."""
+    return (OUTPUT, *(f"output_{i}" for i in range(1, len(outputs))))
+
+
+def _column_count(
+    network: nn.Module, model: ModelSettings, batch: tuple[Tensor, ...]
+) -> int | None:
+    """Columns of the scores of a network whose head is no layer that could tell."""
+    if model.task not in SCORED_TASKS:
+        return None
+    network.eval()
+    _, value = choose(network, batch, model.head, 0, False, model.output)
+    return int(value.shape[1]) if value.ndim > 1 else 1

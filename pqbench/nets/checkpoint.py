@@ -3,7 +3,8 @@
 A network is stored as the ``_target_`` that builds it, the tensors (safetensors), and the integer
 attributes in which its modules differ from a freshly built network (``out_channels``, ``groups``,
 ``num_features``, ``num_heads`` ...). Structural pruning and a replaced head change nothing else, so
-the three together rebuild the network exactly, and nothing in the file can run code.
+the three together rebuild the network exactly, and nothing in the file can run code. A tensor that
+several names share is written once, and shared again when it is read.
 
 torch is imported when a function is called, never when this module is.
 """
@@ -108,12 +109,45 @@ def save_network(
 
     folder.mkdir(parents=True, exist_ok=True)
     difference = _structural_difference(network, build_network(builder))
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    shared = tied_names(network)
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+        if name not in shared
+    }
     save_file(tensors, folder / WEIGHTS)
-    write_json(folder / NETWORK, {"builder": dict(builder), "attributes": difference})
+    content: dict[str, Any] = {"builder": dict(builder), "attributes": difference}
+    if shared:
+        content["shared"] = shared
+    write_json(folder / NETWORK, content)
     artifact = Artifact("torch", folder, WEIGHTS, inputs, outputs, lineage)
     artifact.save()
     return artifact
+
+
+def tied_names(network: nn.Module) -> dict[str, str]:
+    """Names of a state dict whose tensor another name holds already: that name by each.
+
+    Weights that layers share, and modules that are registered more than once.
+    """
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, value in network.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(value), name)
+        if owner != name:
+            tied[name] = owner
+    return tied
+
+
+def read_tensors(artifact: Artifact) -> dict[str, Tensor]:
+    """The tensors of a ``torch`` artifact by all their names; shared ones are one tensor."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(artifact.path)
+    value = json.loads((artifact.folder / NETWORK).read_text(encoding="utf-8"))
+    for name, owner in value.get("shared", {}).items():
+        tensors[name] = tensors[owner]
+    return tensors
 
 
 def builder_of(artifact: Artifact) -> dict[str, Any]:
@@ -165,6 +199,7 @@ def skeleton(
         for key, number in changed.items():
             is_tuple = isinstance(getattr(modules[name], key, None), tuple)
             setattr(modules[name], key, tuple(number) if is_tuple else number)
+    made: dict[int, nn.Parameter] = {}  # a tensor under several names becomes one parameter
     for key, tensor in tensors.items():
         owner, _, leaf = key.rpartition(".")
         module = modules.get(owner)
@@ -172,9 +207,11 @@ def skeleton(
             continue
         if leaf in module._parameters:
             old = module._parameters[leaf]
-            module._parameters[leaf] = nn.Parameter(
-                tensor, requires_grad=old is None or old.requires_grad
-            )
+            if id(tensor) not in made:
+                made[id(tensor)] = nn.Parameter(
+                    tensor, requires_grad=old is None or old.requires_grad
+                )
+            module._parameters[leaf] = made[id(tensor)]
         elif leaf in module._buffers:
             module._buffers[leaf] = torch.zeros_like(tensor)
     return network
@@ -187,9 +224,7 @@ def load_network(artifact: Artifact) -> nn.Module:
         WeightsError: Tensors are missing or left over.
         ConfigError: The builder cannot be imported.
     """
-    from safetensors.torch import load_file
-
-    tensors = load_file(artifact.path)
+    tensors = read_tensors(artifact)
     network = skeleton(*structure_of(artifact), tensors)
     try:
         network.load_state_dict(tensors)

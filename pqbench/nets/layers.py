@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.split import PreparedSplit
+from pqbench.nets.adapt import scored_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def output_layers(network: nn.Module, example: tuple[Tensor, ...]) -> dict[str, 
     ]
     try:
         with torch.no_grad():
-            shapes = output_shapes(network(*example))
+            shapes = output_shapes(scored_part(network, example))
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,9 +16,9 @@ from typing import Any
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
-from pqbench.report.rows import Estimate, Row, metric_name
+from pqbench.report.rows import Estimate, Row
 from pqbench.report.significance import NOISE, compare_with_baselines
-from pqbench.report.table import Table, common_notes
+from pqbench.report.table import FLAGS, Table, batch_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
 _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries", "git")
@@ -48,10 +48,9 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
     first = dict(zip(reversed(labels), reversed(records), strict=True))
     sizes = sorted({size for row in rows for size in row.per_sample_ms})
     comparisons = compare_with_baselines(rows)
-    everywhere = common_notes(rows)
+    by_size = batch_table(rows)
     shown = []
-    for index, (row, cells) in enumerate(zip(rows, table.cells, strict=True)):
-        flags = list(zip(table.columns, cells, strict=True))
+    for index, row in enumerate(rows):
         shown.append(
             {
                 "i": index,
@@ -60,29 +59,22 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "score": _ends(row.score_pct),
                 "metric": METRIC_NAMES.get(row.metric, row.metric),
                 "drop": _ends(row.drop_pt),
-                "p50": _ends(row.p50_ms),
                 "sample": {size: _ends(value) for size, value in row.per_sample_ms.items()},
                 "speedup": {size: _ends(value) for size, value in row.speedups.items()},
                 "size": _round(row.size_mb),
-                "ratio": _round(row.size_ratio),
-                "rss": _round(row.rss_peak_mb),
-                "int8": _round(row.int8_pct),
-                "best": [column.name for column, cell in flags if cell.best],
-                "ns": [column.name for column, cell in flags if cell.noise],
-                "marks": {
-                    name: kept
-                    for name, notes in row.marks.items()
-                    if (kept := [note for note in notes if note not in everywhere])
-                },
+                "rss": _round(row.record.memory.rss_peak_mb),
+                "cells": _cells(table, index),
+                "sizes": _cells(by_size, index),
             }
         )
     return {
         "title": _title(records),
         "lead": _lead(records, len(places)),
         "legend": table.legend,
+        "columns": _columns(table),
+        "size_columns": _columns(by_size),
         "decimals": 1 if max((row.count or 0 for row in rows), default=0) < 2000 else 2,
         "batches": sizes,
-        "metric": metric_name(rows),
         "rows": shown,
         "tests": [
             {
@@ -116,6 +108,30 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
         ],
         "protocols": _protocols(records),
     }
+
+
+def _columns(table: Table) -> list[dict[str, Any]]:
+    return [{"h": c.header, "n": int(c.numeric), "kind": str(c.kind)} for c in table.columns]
+
+
+def _cells(table: Table, row: int) -> list[dict[str, Any]]:
+    """The cells of a row: ``t`` text, ``d`` detail, ``k`` what it is sorted by, and its marks."""
+    shown = []
+    for column, cell in zip(table.columns, table.cells[row], strict=True):
+        value = column.value(table.rows[row])
+        notes = [table.footnotes[n - 1] for n in cell.notes]
+        marks = {
+            "d": cell.detail,
+            "b": int(cell.best),
+            "ns": int(cell.noise),
+            "f": FLAGS[cell.flag][0] if cell.flag else "",
+            "notes": [*([cell.why] if cell.why else []), *notes],
+        }
+        key = value.value if isinstance(value, Estimate) else value
+        finite = not isinstance(key, float) or math.isfinite(key)
+        kept = {k: v for k, v in marks.items() if v}
+        shown.append({"t": cell.text, "k": key if finite else None, **kept})
+    return shown
 
 
 def _title(records: Sequence[Record]) -> str:

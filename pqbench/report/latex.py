@@ -7,12 +7,14 @@ Every table is a float of its own, so that ``\input{table.tex}`` is all that a t
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from pqbench.report.render import GROUPING, group_ends, short_note
-from pqbench.report.table import NONE, Cell, Column, Table
+from pqbench.report import footnotes
+from pqbench.report.column import Column, Kind
+from pqbench.report.escape import latex as escape
+from pqbench.report.table import FLAGS, NONE, NS, Cell, Table
+from pqbench.report.terminal import grouping, place_of, unsupported, unsupported_line
 
 MAX_LINES = 16  # of one float: as many as fit a page with their footnotes
 MAX_NOTE = 180  # characters of a footnote
@@ -21,39 +23,6 @@ _CAPTIONS = {
     "summary": "Accuracy, latency, speedup and size after compression",
     "batches": "Latency per sample by batch size, memory and accuracy",
 }
-_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "\u2013": "--",
-    "…": r"\ldots{}",
-    "·": r"\textperiodcentered{}",
-    "±": r"$\pm$",
-    "\u00d7": r"$\times$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "≈": r"$\approx$",
-    "µ": r"\textmu{}",
-}
-
-
-def escape(text: str) -> str:
-    """Plain text for LaTeX; what pdflatex has no glyph for becomes its nearest ASCII, or ``?``."""
-
-    def one(c: str) -> str:
-        if c in _SPECIAL:
-            return _SPECIAL[c]
-        if c.isspace():
-            return " "
-        if " " <= c <= "~" or "\u00c0" <= c <= "\u00ff":
-            return c
-        return unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?"
-
-    return "".join(one(c) for c in text)
 
 
 def _breakable(text: str) -> str:
@@ -68,67 +37,105 @@ def to_latex(table: Table, label: str = "pqbench") -> str:
         table: What to show.
         label: Prefix of the labels, as in ``\ref{tab:pqbench-summary}``.
     """
-    places = [tuple(_place(table, i)) for i in range(len(table.rows))]
-    parts = [list(range(len(table.rows)))]
-    if len(table.rows) > MAX_LINES:
+    hidden = set(unsupported(table))
+    rows = [i for i in range(len(table.rows)) if i not in hidden]
+    places = {i: tuple(_place(table, i)) for i in rows}
+    parts = [rows]
+    if len(rows) > MAX_LINES:
         parts = []
-        for _, indices in groupby(range(len(places)), key=lambda i: places[i]):
+        for _, indices in groupby(rows, key=lambda i: places[i]):
             lines = list(indices)
             parts += [lines[i : i + MAX_LINES] for i in range(0, len(lines), MAX_LINES)]
     floats = []
     for number, lines in enumerate(parts, start=1):
         suffix = f"-{number}" if len(parts) > 1 else ""
-        where = " · ".join(places[lines[0]]) if len(parts) > 1 else ""
-        floats.append(_float(table, lines, f"tab:{label}-{table.name}{suffix}", where))
+        floats.append(_float(table, lines, f"tab:{label}-{table.name}{suffix}", number == 1))
     return f"% needs {PREAMBLE}\n" + "\n".join(floats)
 
 
 def _place(table: Table, row: int) -> list[str]:
     """Model, and data set and machine where they are columns."""
-    shown = [i for i, c in enumerate(table.columns) if c.name in GROUPING and c.name != "backend"]
+    shown = [i for i in grouping(table) if table.columns[i].name != "backend"]
     return [table.cells[row][i].text for i in shown]
 
 
-def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
-    names = [c.name for c in table.columns]
-    recipe, status = names.index("recipe"), names.index("status")
-    grouping = [i for i, name in enumerate(names) if name in GROUPING]
+def caption_of(table: Table, lines: Sequence[int]) -> str:
+    """What is shown, of which models, on how many samples, at which batch sizes, on what."""
+    rows = [table.rows[i] for i in lines]
+    good = [row for row in rows if row.status == "ok"] or rows
+    text = _CAPTIONS.get(table.name, table.name) + f" of {_few([r.model for r in good])}"
+    counted = [f"{r.dataset} (n = {r.count})" if r.count else r.dataset for r in good]
+    text += f" on {_few(counted)}"
+    sizes = dict.fromkeys(c.at.removeprefix("batch ") for c in table.columns if "batch" in c.at)
+    if sizes:
+        text += f"; batch size{'s' if len(sizes) > 1 else ''} {_few(list(sizes), 12)}"
+    threads = dict.fromkeys(str(t) for r in good if (t := r.record.config.get("threads")))
+    text += f"; {_few([r.machine for r in good])}"
+    return text + (f", {_few(list(threads))} threads" if threads else "") + "."
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    """The different ones in words."""
+    different = list(dict.fromkeys(names))
+    if len(different) > most:
+        return f"{', '.join(different[: most - 1])} and {len(different) - most + 1} more"
+    return " and ".join([", ".join(different[:-1]), different[-1]][len(different) < 2 :])
+
+
+def _notes(table: Table, row: int, column: int) -> list[str]:
+    """A cell's footnotes as they are printed."""
+    if table.columns[column].kind is Kind.STATUS:
+        notes: Sequence[str] = footnotes.failure_in_print(table.rows[row].record)
+    else:
+        notes = [table.footnotes[n - 1] for n in table.cells[row][column].notes]
+    return [_shortened(text) for text in notes]
+
+
+def _float(table: Table, lines: Sequence[int], label: str, first: bool) -> str:
+    recipe, status = place_of(table, Kind.RECIPE), place_of(table, Kind.STATUS)
     numeric = [i for i, c in enumerate(table.columns) if c.numeric]
-    used = dict.fromkeys(n for i in lines for cell in table.cells[i] for n in cell.notes)
-    shorts = {n: _shortened(table.footnotes[n - 1]) for n in used}
-    numbers = {text: new for new, text in enumerate(dict.fromkeys(shorts.values()), start=1)}
-    renumbered = {old: numbers[text] for old, text in shorts.items()}
+    numbers: dict[str, int] = {}
+
+    def raised(row: int, column: int) -> str:
+        cell = table.cells[row][column]
+        found = [numbers.setdefault(n, len(numbers) + 1) for n in _notes(table, row, column)]
+        flags = [escape(FLAGS[cell.flag][0])] if cell.flag else []
+        marks = [*([NS[0]] if cell.noise else []), *flags, *map(str, dict.fromkeys(found))]
+        return rf"\textsuperscript{{{','.join(marks)}}}" if marks else ""
+
     formats = [_format(table, lines, i) for i in numeric]
-    caption = _CAPTIONS.get(table.name, table.name) + (f": {where}" if where else "")
     out = [
         r"\begin{table}[htbp]",
         r"\centering\footnotesize\setlength{\tabcolsep}{3.2pt}\setlength{\belowcaptionskip}{4pt}",
-        rf"\caption{{{escape(caption)}}}",
+        rf"\caption{{{escape(caption_of(table, lines))}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{@{{}}l{''.join(formats)}@{{}}}}",
         r"\toprule",
         " & ".join(["recipe", *(_header(table.columns[i]) for i in numeric)]) + r" \\",
         r"\midrule",
     ]
-    for position, index in enumerate(lines):
+    previous = ""
+    for index in lines:
         line = table.cells[index]
-        if position == 0 or group_ends(table, index - 1):
-            title = _breakable(" · ".join(line[i].text for i in grouping))
+        title = _breakable(" · ".join(line[i].text for i in grouping(table)))
+        if title != previous:
+            out += [r"\addlinespace"] if previous else []
             out.append(rf"\multicolumn{{{len(numeric) + 1}}}{{@{{}}l}}{{\textbf{{{title}}}}} \\")
+        previous = title
         name = r" +\,".join(escape(part) for part in line[recipe].text.split("+"))
-        name = rf"\quad {name}{_raised(line[recipe], renumbered)}"
+        name = rf"\quad {name}{raised(index, recipe)}"
         if line[status].text != "ok":
-            why = rf"\textit{{{escape(line[status].text)}}}{_raised(line[status], renumbered)}"
+            why = rf"\textit{{{escape(line[status].text)}}}{raised(index, status)}"
             out.append(rf"{name} & \multicolumn{{{len(numeric)}}}{{l}}{{{why}}} \\")
         else:
-            out.append(" & ".join([name, *(_value(line[i], renumbered) for i in numeric)]) + r" \\")
+            values = [_value(line[i], raised(index, i)) for i in numeric]
+            out.append(" & ".join([name, *values]) + r" \\")
             details = [_detail(line[i]) for i in numeric]
             if any(details):
                 out[-1] += r"[-2.5pt]"
                 out.append(" & ".join(["", *details]) + r" \\")
-        if group_ends(table, index) and position + 1 < len(lines):
-            out.append(r"\addlinespace")
     notes = [rf"\textsuperscript{{{new}}}~{_breakable(text)}\par" for text, new in numbers.items()]
+    left_out = unsupported_line(table) if first else ""
     return "\n".join(
         [
             *out,
@@ -136,6 +143,7 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
             r"\end{tabular}",
             r"\par\vspace{3pt}\parbox{\linewidth}{\scriptsize\raggedright",
             *notes,
+            *([rf"{_breakable(left_out)}.\par"] if left_out else []),
             escape(table.legend.replace("Low…high:", "In brackets:")),
             "}",
             r"\end{table}",
@@ -146,7 +154,6 @@ def _float(table: Table, lines: Sequence[int], label: str, where: str) -> str:
 
 def _shortened(note: str) -> str:
     """A footnote short enough for print; ``table.md`` has the whole."""
-    note = short_note(note)
     while len(note) > MAX_NOTE and (shorter := re.sub(r" ?\([^()]*\)", "", note)) != note:
         note = shorter  # what stands in parentheses explains more than print has room for
     while len(note) > MAX_NOTE and "; " in note:
@@ -170,10 +177,10 @@ def _format(table: Table, lines: Sequence[int], column: int) -> str:
 
 
 def _header_lines(column: Column) -> list[str]:
-    """Name, batch size and unit on lines of their own."""
-    name, _, batch = column.header.partition(", ")
-    name = name.replace("per sample", "per\nsample")
-    return [*re.sub(r" ([\[(])", r"\n\1", name).split("\n"), *([batch] if batch else [])]
+    """Name, unit and batch size on lines of their own."""
+    unit = [f"[{column.unit}]"] if column.unit else []
+    detail = [f"({column.detail_title})"] if column.detail_title else []
+    return [*column.title.split(), *unit, *detail, *([column.at] if column.at else [])]
 
 
 def _header(column: Column) -> str:
@@ -181,14 +188,7 @@ def _header(column: Column) -> str:
     return rf"{{\shortstack{{{lines}}}}}"
 
 
-def _raised(cell: Cell, renumbered: dict[int, int]) -> str:
-    numbers = dict.fromkeys(str(renumbered[n]) for n in cell.notes)
-    marks = [*(["ns"] if cell.noise else []), *numbers]
-    return rf"\textsuperscript{{{','.join(marks)}}}" if marks else ""
-
-
-def _value(cell: Cell, renumbered: dict[int, int]) -> str:
-    marks = _raised(cell, renumbered)
+def _value(cell: Cell, marks: str) -> str:
     if cell.text == NONE:
         return rf"{{--{marks}}}"
     number = rf"\bfseries {cell.text}" if cell.best else cell.text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pqbench.core.errors import DataError
+from pqbench.core.paths import files_inside, inside
 from pqbench.core.record import FILE, Record
 
 if TYPE_CHECKING:
@@ -60,14 +61,16 @@ def _fetched(client: MlflowClient, experiment: str, folder: Path) -> list[tuple[
         page = client.search_runs([experiment], max_results=_PAGE, page_token=token)
         for run in page:
             where = folder / str(run.info.run_id)
-            where.mkdir(parents=True, exist_ok=True)
             try:
+                where = inside(folder, str(run.info.run_id))
+                where.mkdir(parents=True, exist_ok=True)
                 if not (where / FILE).is_file():
                     client.download_artifacts(run.info.run_id, FILE, str(where))
                 record = Record.load(where)
-                samples = record.files.get("latency")
-                if samples and not (where / samples).is_file():
-                    client.download_artifacts(run.info.run_id, samples, str(where))
+                samples = record.path(where, "latency")
+                if samples is not None and not samples.is_file():
+                    client.download_artifacts(run.info.run_id, record.files["latency"], str(where))
+                    files_inside(where, record.files["latency"])
             except (DataError, MlflowException, OSError) as error:
                 log.warning("skipped: run %s: %s", run.info.run_name, error)
                 continue

@@ -10,13 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
+from pqbench.report.footnotes import batch_field
 from pqbench.report.plots_accuracy import MAX_POINTS, accuracy_against, place_of
 from pqbench.report.plots_raw import raw_figures
 from pqbench.report.rows import (
     BASELINE,
     Estimate,
     Row,
-    batch_range,
+    batch_sizes,
     make_rows,
     ordered,
 )
@@ -70,9 +71,7 @@ def save_plots(
     look = Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
     written = []
     with mpl.rc_context({**STYLE, **FONTS[font]}):
-        drawn = chain(
-            _figures(records, rows, look), raw_figures(records, rows, look, folders, MAX_PANELS)
-        )
+        drawn = chain(_figures(rows, look), raw_figures(records, rows, look, folders, MAX_PANELS))
         for name, figure in drawn:
             figure.draw_without_rendering()  # lay it out once, not once per file
             figure.set_layout_engine("none")
@@ -88,30 +87,31 @@ def _recipe_order(recipe: str) -> tuple[bool, int, str]:
     return (recipe != BASELINE, recipe.count("+"), recipe)
 
 
-def _figures(
-    records: Sequence[Record], rows: Sequence[Row], look: Look
-) -> Iterator[tuple[str, Figure]]:
+def _figures(rows: Sequence[Row], look: Look) -> Iterator[tuple[str, Figure]]:
     good = [row for row in rows if row.status == "ok"]
-    batches = batch_range(records)
-    if batches is None:
+    sizes = batch_sizes(rows)
+    if not sizes:
         return
+    batches = (sizes[0], sizes[-1])
     missing = len(rows) - len(good)
     note = "Error bars: 95 % intervals."
     if missing:
         note += f" Not shown: {missing} of {len(rows)} experiments, without a result."
     scored = [row for row in good if row.score_pct]
-    timed = [row for row in scored if row.p50_ms]
+    timed = [row for row in scored if batches[0] in row.latency_ms]
     if timed:
         label = f"median latency at batch {batches[0]} [ms]"
         yield (
             "accuracy_latency",
-            accuracy_against(timed, look, lambda r: r.p50_ms, label, note, MAX_PANELS),
+            accuracy_against(
+                timed, look, lambda r: r.latency_ms.get(batches[0]), label, note, MAX_PANELS
+            ),
         )
     sized = [row for row in scored if row.size_mb]
     if sized:
         label = "size of the deployed files [MiB]"
         yield "accuracy_size", accuracy_against(sized, look, _size, label, note, MAX_PANELS)
-    faster = [row for row in good if row.speedup_first or row.speedup_last]
+    faster = [row for row in good if any(size in row.speedups for size in batches)]
     if faster:
         yield "speedup", _speedup_bars(faster, batches, note)
     if batches[0] != batches[1]:
@@ -126,7 +126,7 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    shown = [("speedup_first", batches[0], "#0072B2"), ("speedup_last", batches[1], "#B9D9EC")]
+    shown = [(batches[0], "#0072B2"), (batches[1], "#B9D9EC")]
     shown = shown if batches[0] != batches[1] else shown[:1]
     many = len({(r.dataset, r.machine) for r in rows}) > 1
     rows, note = enough(rows, MAX_BARS, "bars", note)
@@ -135,8 +135,8 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     height = 0.8 / len(shown)
     top = 1.0
     for index, row in enumerate(rows):
-        for k, (name, _, colour) in enumerate(shown):
-            value = getattr(row, name)
+        for k, (size, colour) in enumerate(shown):
+            value = row.speedups.get(size)
             if value is None:
                 continue
             y = index + (k - (len(shown) - 1) / 2) * height
@@ -144,7 +144,7 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
                     linewidth=0.5, hatch=_HATCHES[k])  # fmt: skip
             ax.errorbar(value.value, y, xerr=reach(value), color="black", elinewidth=1,
                         capsize=2.5, linestyle="none")  # fmt: skip
-            mark = " (disturbed)" if name in row.untrusted else ""
+            mark = " (disturbed)" if batch_field("speedup", size) in row.untrusted else ""
             ax.annotate(f"{value.value:.2f}{mark}", (value.high, y), (5, 0), fontsize=7.5,
                         textcoords="offset points", va="center",
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
@@ -167,7 +167,7 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
             hatch=_HATCHES[k],
             label=f"batch {b}",
         )
-        for k, (_, b, colour) in enumerate(shown)
+        for k, (b, colour) in enumerate(shown)
     ]
     legend_below(figure, handles, 2, note)
     return figure

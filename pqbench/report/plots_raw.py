@@ -45,8 +45,7 @@ def raw_figures(
 
 
 def _samples(record: Record, folder: Path) -> Path | None:
-    name = record.files.get(_SAMPLES)
-    path = folder / name if name else None
+    path = record.path(folder, _SAMPLES)
     return path if path is not None and path.is_file() and record.latency else None
 
 
@@ -128,8 +127,7 @@ def _layers(record: Record, folder: Path) -> dict[str, float]:
     The file is JSON: an object of layer name to drop, or a list of objects with ``layer`` and
     ``drop_pt``. Empty without one.
     """
-    name = record.files.get(_SENSITIVITY)
-    path = folder / name if name else None
+    path = record.path(folder, _SENSITIVITY)
     if path is None or not path.is_file():
         return {}
     try:

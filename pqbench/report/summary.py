@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
 from pqbench.report.load import newest
-from pqbench.report.render import to_rich
 from pqbench.report.table import make_table
+from pqbench.report.terminal import to_rich
 
 if TYPE_CHECKING:
     from rich.console import Console

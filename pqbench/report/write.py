@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 from pqbench.core.files import write_text
 from pqbench.core.record import Record
-from pqbench.report import latex
+from pqbench.report import escape, latex
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.plots import save_plots
 from pqbench.report.render import significance_csv, to_batches_csv, to_csv, to_markdown
-from pqbench.report.rows import batch_range, make_rows, ordered
+from pqbench.report.rows import make_rows, ordered
 from pqbench.report.table import batch_table, summary_table
 
 
@@ -41,7 +41,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     records = ordered(records)
     rows = make_rows(records)
-    summary, batches = summary_table(rows, batch_range(records)), batch_table(rows)
+    summary, batches = summary_table(rows), batch_table(rows)
     methods = methods_paragraphs(records)
     drawn = save_plots(records, folder, folders, font, rows) if plots else []
     figures = [path.stem for path in drawn if path.suffix == ".pdf"]
@@ -56,7 +56,7 @@ def write_report(
         "batches.tex": latex.to_latex(batches),
         "significance.csv": significance_csv(rows),
         "methods.md": "\n\n".join(methods) + "\n",
-        "methods.tex": "\n\n".join(latex.escape(text) for text in methods) + "\n",
+        "methods.tex": "\n\n".join(escape.latex(text) for text in methods) + "\n",
         "report.tex": latex.document(parts, figures),
     }
     written = []

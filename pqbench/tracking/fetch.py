@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pqbench.core.errors import DataError
 from pqbench.core.files import file_sha256
+from pqbench.core.paths import files_inside, inside
 from pqbench.core.record import FILE, Record
 from pqbench.tracking.settings import TrackingSettings
 from pqbench.tracking.store import StoreError, opened
@@ -86,19 +87,29 @@ def _usable(aside: Path, sha256: str | None) -> Record | None:
 
 
 def _put(record: Record, aside: Path, folder: Path) -> Record:
-    """Move what the record names into its folder; the record last."""
-    files = {}
-    for key, name in record.files.items():
-        if not (aside / name).exists():
-            if key == "model":  # tracking.log_model=false
-                continue
-            raise DataError(f"{name} is missing")
-        target = folder / name
+    """Move what the record names into its folder; the record last.
+
+    Raises:
+        DataError: A file is missing, a link, or not the one whose hash the record holds.
+    """
+    present = {k: text for k, text in record.files.items() if inside(aside, text).exists()}
+    missing = [k for k in record.files if k not in present]
+    if missing and missing != ["model"]:  # tracking.log_model=false
+        raise DataError(f"{record.files[missing[0]]} is missing")
+    gone = f"{record.files['model']}/" if missing else None
+    hashes = {k: v for k, v in record.hashes.items() if not gone or not k.startswith(gone)}
+    if not record.hashes:
+        raise DataError("it has no hashes of its files")
+    record = dataclasses.replace(record, files=present, hashes=hashes)
+    changed = record.altered_files(aside)
+    if changed:
+        raise DataError(changed[0])
+    for text in present.values():
+        files_inside(aside, text)
+        target = inside(folder, text)
         if target.is_dir():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        (aside / name).replace(target)
-        files[key] = name
-    record = dataclasses.replace(record, files=files)
+        inside(aside, text).replace(target)
     record.save(folder)
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
@@ -153,6 +154,17 @@ class TrackingSettings:
         """The same as MLflow wants it: of a path it decodes percent signs."""
         folder = self.artifact_folder
         return folder if folder is None or "://" in folder else folder.replace("%", "%25")
+
+    def sync_command(self, folder: Path | str) -> str:
+        """The command that pushes what this store lacks of the records below a folder."""
+        words = ["python", "-m", "pqbench.sync", str(folder)]
+        if self.uri is not None:
+            words += ["--uri", self.shown_uri]
+        elif self.outputs != "outputs":
+            words += ["--outputs", self.outputs]
+        if self.experiment != "pqbench":
+            words += ["--experiment", self.experiment]
+        return shlex.join(words)
 
     @property
     def shown_uri(self) -> str:

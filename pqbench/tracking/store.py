@@ -31,6 +31,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from filelock import FileLock
 
 from pqbench.cache import Cache
+from pqbench.core.errors import DataError
+from pqbench.core.paths import files_inside
 from pqbench.core.record import FILE, Record
 from pqbench.core.secrets import mask_text
 from pqbench.tracking import content, journal
@@ -55,7 +57,10 @@ log = logging.getLogger(__name__)
 
 HEALTH_TIMEOUT_S = 2.0
 ARTIFACT_TIMEOUT_S = 20.0  # a server may store an upload elsewhere before it answers
-_SYNC_HINT = "python -m pqbench.sync DIR pushes later"
+
+
+def _later(settings: TrackingSettings, folder: Path | str) -> str:
+    return f"{settings.sync_command(folder)} pushes later"
 
 
 class StoreError(Exception):
@@ -111,7 +116,7 @@ def ensure_store(settings: TrackingSettings) -> str | None:
         with opened(settings) as client:
             return _experiment_id(client, settings)
     except StoreError as error:
-        log.warning("%s; results stay on disk (%s)", error, _SYNC_HINT)
+        log.warning("%s; results stay on disk (%s)", error, _later(settings, "DIR"))
         return None
 
 
@@ -150,7 +155,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
                 experiment_id = _experiment_id(client, settings)
                 run_id = _push(client, experiment_id, record, folder, settings, entry)
         except StoreError as error:
-            log.warning("%s not tracked: %s (%s)", folder / FILE, error, _SYNC_HINT)
+            log.warning("%s not tracked: %s (%s)", folder / FILE, error, _later(settings, folder))
             if not known:
                 journal.mark(folder, replace(entry, reason=str(error)))
             return known[0].run_id if known else None
@@ -325,8 +330,9 @@ def _push(
     _log_values(client, run_id, record, end_ms)
     with _environment(max(settings.timeout_s, ARTIFACT_TIMEOUT_S)):
         _log_files(client, run_id, record, folder, settings)
-        if settings.onnx_flavour and record.ok and "model" in record.files:
-            log_onnx(run_id, folder / record.files["model"], settings)
+        model = record.path(folder, "model")
+        if settings.onnx_flavour and record.ok and model is not None:
+            log_onnx(run_id, model, settings)
     client.set_terminated(run_id, "FINISHED" if record.ok else "FAILED", end_time=end_ms)
     return run_id
 
@@ -380,13 +386,15 @@ def _log_files(
     for name, relative in named.items():
         if name.startswith("model") and not settings.log_model:
             continue
-        path = folder / relative
-        inside = path.resolve().is_relative_to(folder.resolve())
-        parent = Path(relative).parent.as_posix() if inside else name
+        try:
+            files_inside(folder, relative)  # the record may be a stranger's
+        except DataError as error:
+            log.warning("not pushed: %s", error)
+            continue
+        path, parent = folder / relative, Path(relative).parent.as_posix()
         target = None if parent == "." else parent
         if path.is_dir():
-            target = Path(relative).as_posix() if inside else name
-            client.log_artifacts(run_id, str(path), target)
+            client.log_artifacts(run_id, str(path), Path(relative).as_posix())
         elif path.is_file():
             client.log_artifact(run_id, str(path), target)
         else:

@@ -14,3 +14,26 @@ class TinySegmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         scores: Tensor = self.head(self.body(image))
         return scores
+
+
+class TiedNetwork(nn.Module):
+    """Two layers share one weight, and one block is used three times."""
+
+    def __init__(self, num_classes: int = 2, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.a = nn.Conv2d(width, width, 3, padding=1)
+        self.b = nn.Conv2d(width, width, 3, padding=1)
+        self.b.weight = self.a.weight
+        block = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width))
+        self.blocks = nn.ModuleList([block] * 3)
+        self.hidden = nn.Linear(width, 4 * width)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.b(self.a(x).relu()) + x
+        for block in self.blocks:
+            x = x + block(x).relu()
+        scores: Tensor = self.fc(self.hidden(x.mean((2, 3))).relu())
+        return scores

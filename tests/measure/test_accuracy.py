@@ -23,7 +23,8 @@ from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.proportions import mcnemar_p, paired_difference, wilson
 from pqbench.core.record import json_schema
 from pqbench.core.split import PreparedSplit
-from pqbench.measure.accuracy import compare, macro_f1, score, top_k
+from pqbench.measure.accuracy import compare, score, top_k
+from pqbench.measure.faithfulness import macro_f1
 
 LABELS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=80

@@ -12,7 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.files import write_json
 from pqbench.core.split import IGNORED, PreparedSplit
-from pqbench.measure.segmentation import confusion, iou, mean_iou, score
+from pqbench.measure.overlap import iou, jackknife, mean_iou, overlap, share_interval
+from pqbench.measure.segmentation import score
 from pqbench.measure.session_host import dense_classes
 
 CLASSES = ("sky", "road", "car", "never")
@@ -83,12 +84,50 @@ def test_score_drop_interval_excludes_zero_for_a_worse_model(
     assert 0.5 < against.agreement < 1
 
 
-def test_confusion_leaves_ignored_pixels_out() -> None:
+def test_overlap_leaves_ignored_pixels_out() -> None:
     label = np.array([[0, 1], [IGNORED, 1]])
-    matrix = confusion(np.array([[0, 0], [1, 1]]), label, 2)
-    assert matrix.tolist() == [[1, 0], [1, 1]]
-    assert iou(matrix).tolist() == [0.5, 0.5]
-    assert float(mean_iou(np.zeros((2, 2), np.int64))) == 0.0
+    counts = overlap(np.array([[0, 0], [1, 1]]), label, 2)
+    assert counts.tolist() == [[1, 1, 2], [1, 2, 1]]
+    assert iou(counts).tolist() == [0.5, 0.5]
+    assert float(mean_iou(np.zeros((2, 3), np.int64))) == 0.0
+
+
+def images(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Counts by image of two classes; the images differ in size and difficulty."""
+    labelled = np.exp(rng.normal(7, 0.8, (count, 2))).astype(np.int64)
+    easy = 1 / (1 + np.exp(-rng.normal(2, 1, (count, 1))))
+    right = rng.binomial(labelled, np.broadcast_to(easy, labelled.shape))
+    predicted = right + (labelled - right)[:, ::-1]
+    return np.stack([right, labelled, predicted], -1)
+
+
+@pytest.mark.parametrize("count", [8, 30])
+def test_jackknife_interval_of_mean_iou_covers(count: int) -> None:
+    rng = np.random.default_rng(count)
+    truth = float(mean_iou(images(rng, 100_000).sum(0)))
+    covered = []
+    for _ in range(600):
+        low, high = share_interval(jackknife(mean_iou, images(rng, count)))
+        covered.append(low <= truth <= high)
+    assert 0.92 < np.mean(covered) < 0.985  # the percentile bootstrap: below 0.9
+
+
+def test_score_names_a_lost_class_and_too_few_images(split: PreparedSplit, tmp_path: Path) -> None:
+    good = damaged(split, 0.05, 2, tmp_path / "good.npy")
+    maps = np.load(good)
+    maps[maps == 2] = 1  # no car any more
+    np.save(tmp_path / "lost.npy", maps)
+    result = score(tmp_path / "lost.npy", split, tmp_path / "p.parquet", baseline=good)
+    assert result.faithfulness is not None
+    (fault,) = result.faithfulness.faults
+    assert fault.startswith("lost class 'car' (IoU 9")
+    assert result.too_few == ""
+    fine = score(good, split, tmp_path / "p.parquet", baseline=good).faithfulness
+    assert fine is not None
+    assert fine.faults == []
+    assert result.against_baseline is not None
+    assert result.against_baseline.p is not None
+    assert result.against_baseline.p < 0.001
 
 
 def test_score_wrong_outputs_are_refused(split: PreparedSplit, tmp_path: Path) -> None:

@@ -218,7 +218,6 @@ def test_prepare_model_lineage_says_where_the_weights_come_from(
         (3, None, "kept", None),
         (3, (5, 6, 7), "kept", None),
         (1000, (5, 6, 7), "sliced", None),
-        (1000, None, "new", "linear_probe"),
     ],
 )
 def test_prepare_model_file_head_follows_the_weights(  # type: ignore[no-untyped-def]
@@ -234,7 +233,18 @@ def test_prepare_model_file_head_follows_the_weights(  # type: ignore[no-untyped
 def test_prepare_model_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     torch.save(TinyNet(7).state_dict(), tmp_path / "mine.pth")
     model = settings(weights="file", weights_file=str(tmp_path / "mine.pth"))
-    with pytest.raises(WeightsError, match=r"mine\.pth do not fit TinyNet: 2 other shape"):
+    with pytest.raises(
+        WeightsError, match=r"head of mine\.pth has 7 outputs.* 3 classes \(a, b, c"
+    ):
+        run(tmp_path / "out", model)
+    _, weights = run(tmp_path / "asked", model, train_head=True)
+    assert (weights.head, weights.needs_fit) == ("new", "linear_probe")
+    state = TinyNet(7).state_dict()
+    del state["body.0.bias"]
+    torch.save({**state, "body.9.bias": torch.ones(1)}, tmp_path / "mine.pth")
+    with pytest.raises(
+        WeightsError, match=r"mine\.pth do not fit TinyNet: 1 missing: body\.0\.bias"
+    ):
         run(tmp_path / "out", model)
     with pytest.raises(ConfigError, match="without a file"):
         run(tmp_path / "out", settings(weights="file"))

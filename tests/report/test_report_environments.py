@@ -35,7 +35,7 @@ def test_newest_keeps_an_experiment_of_each_machine():
 
 
 def test_environments_never_compete():
-    base, fast = make_record(ms=6.0), make_record(recipe=("nncf_int8",), ms=3.0)
+    base, fast = make_record(ms=6.0), make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)
     assert any(c.best for c in make_table([base, fast]).cells[1])
     table = make_table([base, elsewhere(fast, torch="2.16.0")])
     assert "machine" in [c.name for c in table.columns]
@@ -43,11 +43,13 @@ def test_environments_never_compete():
 
 
 def test_batch_table_has_a_column_per_batch_size():
-    table = make_batch_table([make_record(), make_record(recipe=("nncf_int8",), ms=3.0)])
-    headers = [c.header for c in table.columns if c.batch is not None]
+    table = make_batch_table(
+        [make_record(), make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)]
+    )
+    headers = [c.header for c in table.columns if c.at]
     assert headers == [f"per sample [ms], batch {b}" for b in (1, 16, 64)]
-    fast = table.cells[1][[c.name for c in table.columns].index("sample_ms_b16")]
-    assert float(fast.text) == pytest.approx(3.0 * 16**0.93 / 16, rel=0.01)
+    fast = table.cells[1][[c.name for c in table.columns].index("ms_per_sample_b16")]
+    assert float(fast.text) == pytest.approx(6.0 * 16**0.93 / 16 / 2.1, rel=0.01)
     assert fast.best
 
 

@@ -249,11 +249,14 @@ def test_server_down_costs_a_warning_and_sync_pushes_once(
     assert "no MLflow server" in pending.reason
 
     sweep = str(tmp_path / "sweep")
-    assert sync.main([sweep]) == 1
+    assert f"python -m pqbench.sync {folders[0]} --uri {server.uri}" in caplog.text
+    assert sync.main([sweep, "--uri", server.uri]) == 1
     assert capsys.readouterr().out.strip() == "2 failed"
     there = ["--uri", settings.tracking_uri]
     assert sync.main([sweep, *there]) == 0
-    assert capsys.readouterr().out.strip() == "2 pushed"
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "2 pushed"
+    assert f"some were meant for {server.uri}" in printed.err
     assert sync.main([sweep, *there]) == 0
     assert capsys.readouterr().out.strip() == "2 there already"
     assert {run.data.tags["sweep"] for run in runs_of(settings)} == {SWEEP}
@@ -329,6 +332,38 @@ def test_sync_skips_records_that_are_not_to_be_tracked(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == "1 tracking off"
     assert sync.main([str(tmp_path / "job" / "logs")]) == 2
     assert sync.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_where_to_push_comes_from_the_command_and_not_from_a_record(
+    tmp_path, monkeypatch, capsys, free_port
+):
+    monkeypatch.chdir(tmp_path)
+    record = make_record()
+    stranger = f"sqlite:///{tmp_path / 'theirs.db'}"
+    record.config["tracking"] = {"uri": stranger, "experiment": "theirs", "artifact_root": "/x"}
+    record.config["outputs"] = str(tmp_path / "theirs")
+    folder = save(record, tmp_path / "job")
+    entry = journal.Entry(stranger, "theirs", "s", journal.record_sha256(folder), "/x")
+    journal.mark(folder, entry)
+    assert sync.main([str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "1 pushed"
+    assert f"some were meant for {stranger}" in printed.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["job", "outputs"]
+    mine = TrackingSettings(outputs="outputs")
+    assert [run.data.tags["sweep"] for run in runs_of(mine)] == ["s"]
+
+
+def test_link_in_a_strangers_record_is_not_uploaded(settings, tmp_path, caplog):
+    (tmp_path / "key").write_text("private")
+    record = make_record()
+    folder = save(record, tmp_path / "job")
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "weights").symlink_to(tmp_path / "key")
+    assert store.push(record, folder, settings, None) is not None
+    assert "not pushed" in caplog.text
+    uploaded = [p for p in Path(settings.outputs).rglob("*") if p.is_file()]
+    assert not [p for p in uploaded if b"private" in p.read_bytes()]
 
 
 def test_processes_meeting_in_a_new_store_do_not_break_it(tmp_path):

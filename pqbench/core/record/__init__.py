@@ -11,10 +11,23 @@ of earlier versions are read by :mod:`pqbench.core.record.history`.
 
 from __future__ import annotations
 
-from pqbench.core.record.accuracy import METRIC_NAMES, Accuracy, AgainstBaseline
+from pqbench.core.record.accuracy import (
+    METRIC_NAMES,
+    Accuracy,
+    AgainstBaseline,
+    ClassScore,
+    Faithfulness,
+)
 from pqbench.core.record.history import SCHEMA_VERSION
 from pqbench.core.record.placement import PlacementInfo, Profile
-from pqbench.core.record.record import FILE, ErrorInfo, Experiment, Record, json_schema
+from pqbench.core.record.record import (
+    FILE,
+    ErrorInfo,
+    Experiment,
+    Record,
+    json_schema,
+    written_version,
+)
 from pqbench.core.record.resources import Energy, Memory, Size
 from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 
@@ -24,10 +37,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Accuracy",
     "AgainstBaseline",
+    "ClassScore",
     "Cold",
     "Energy",
     "ErrorInfo",
     "Experiment",
+    "Faithfulness",
     "Latency",
     "Memory",
     "PlacementInfo",
@@ -37,4 +52,5 @@ __all__ = [
     "Speedup",
     "Stage",
     "json_schema",
+    "written_version",
 ]

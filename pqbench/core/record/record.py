@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pqbench.core.errors import DataError, Status
@@ -22,6 +22,7 @@ from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 
 FILE = "record.json"
 _GROWING = ("log", "logs")  # names in ``files`` of what a later stage may add to
+_NOT_FILES = (FILE, "tracking.json", "baseline", "report", "work")
 _STATUSES = [str(status) for status in Status]
 
 
@@ -244,6 +245,9 @@ class Record(Part):
         """The record, if every path in it stays inside its folder."""
         for name, text in self.files.items():
             check_relative(text, f"not a record: files.{name}")
+            first = PurePosixPath(text).parts[0]
+            if first in _NOT_FILES or first.startswith("."):
+                raise DataError(f"not a record: files.{name} is {text!r}, which is no result")
         if self.error is not None and self.error.log is not None:
             check_relative(self.error.log, "not a record: error.log")
         return self
@@ -260,6 +264,20 @@ class Record(Part):
             return cls.from_json(read_limited(path))
         except DataError as error:
             raise DataError(f"cannot read {path}: {error}") from error
+
+
+def written_version(path: Path) -> int:
+    """Version of the format in which a record lies on disk, given it or its folder.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        version = reading.values_of(path.read_bytes()).get("schema_version")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return version if isinstance(version, int) else SCHEMA_VERSION
 
 
 def json_schema() -> dict[str, Any]:

@@ -29,11 +29,11 @@ class Latency(Part):
     mean_ms: float = doc("Mean in ms")
     std_ms: float = doc("Standard deviation in ms")
     min_ms: float = doc("Fastest call in ms")
-    p90_ms: float | None = doc("90th percentile in ms; null below 64 calls")
-    p95_ms: float | None = doc("95th percentile in ms; null below 64 calls")
-    p99_ms: float | None = doc("99th percentile in ms; null below 662 calls")
+    p90_ms: float | None = doc("90th percentile in ms, LoadGen's; null below 64 calls")
+    p95_ms: float | None = doc("95th percentile in ms, LoadGen's; null below 130 calls")
+    p99_ms: float | None = doc("99th percentile in ms, LoadGen's; null below 662 calls")
     ms_per_sample: float = doc("p50_ms divided by batch_size")
-    throughput_per_s: float = doc("Samples per second at the median")
+    throughput_per_s: float = doc("Samples per second of timed calls: 1000 * batch_size / mean_ms")
     stable: bool = doc("False if the figures should not be trusted")
     unstable_reason: str = doc("Why not", default="")
     blocks: int = doc("Timed blocks that count", default=0)
@@ -46,6 +46,22 @@ class Latency(Part):
         "Starts of the session processes that were timed. With 1 the interval does not cover what "
         "another start would change",
         default=1,
+    )
+    p90_low_ms: float | None = doc(
+        "Lower end of its 95 % interval; null: no interval", default=None
+    )
+    p90_high_ms: float | None = doc("Upper end of its 95 % interval", default=None)
+    p95_low_ms: float | None = doc(
+        "Lower end of its 95 % interval; null: no interval", default=None
+    )
+    p95_high_ms: float | None = doc("Upper end of its 95 % interval", default=None)
+    p99_low_ms: float | None = doc(
+        "Lower end of its 95 % interval; null: no interval", default=None
+    )
+    p99_high_ms: float | None = doc("Upper end of its 95 % interval", default=None)
+    start_p50_ms: list[float] = doc(
+        "Median of each start in ms; empty in records from before it was kept",
+        default_factory=list,
     )
 
 
@@ -61,6 +77,10 @@ class Speedup(Part):
     disturbed_blocks: int = doc("Blocks set aside and repeated")
     disturbed: bool = doc("True if too few quiet blocks could be had: do not trust the ratio")
     baseline_p50_ms: float = doc("Median of the baseline in the same run, in ms")
+    start_ratios: list[float] = doc(
+        "The ratio in each start of both sides; empty in records from before it was kept",
+        default_factory=list,
+    )
 
 
 @dataclass
