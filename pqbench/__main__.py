@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
+import shutil
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from pqbench.core.telemetry import switch_off
@@ -42,6 +46,19 @@ def _command(name: str, arguments: list[str]) -> int:
     return int(importlib.import_module(package).main(arguments) or 0)
 
 
+@contextlib.contextmanager
+def _folded() -> Iterator[None]:
+    """Hydra's help, which is printed meanwhile, as wide as the terminal."""
+    from pqbench.app.words import wrapped
+
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            yield
+    finally:
+        print(wrapped(text.getvalue(), min(shutil.get_terminal_size().columns, 100)))
+
+
 def _experiments() -> None:
     import hydra
     from hydra.core.plugins import Plugins
@@ -64,7 +81,8 @@ def _experiments() -> None:
         if own:  # else Hydra prints an error in its own words and ends the program
             os.environ["HYDRA_FULL_ERROR"] = "1"
         app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
-        app(run)()
+        with _folded() if {"--help", "-h"} & set(sys.argv) else contextlib.nullcontext():
+            app(run)()
     except KeyboardInterrupt:
         print(file=sys.stderr)
         say("stopped. What is finished is kept; the same command goes on from there.")

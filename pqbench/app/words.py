@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 import shlex
+import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,7 +64,9 @@ def in_our_words(error: Exception) -> str:
 
 def unknown(key: str) -> str:
     """That there is no such key, and which is meant."""
-    meant = alike(key, known_keys())
+    known = known_keys()
+    parent = key.rpartition(".")[0]
+    meant = alike(key, [k for k in known if k.rpartition(".")[0] == parent]) or alike(key, known)
     return f"{key} is no key" + (f". Did you mean {meant}?" if meant else f". {_SEE}")
 
 
@@ -109,7 +112,7 @@ def check_keys(config: DictConfig, prefix: str = "") -> None:
         if key not in names:
             raise UnknownKeyError(unknown(f"{prefix}{key}"))
         child = config._get_node(key)
-        if isinstance(child, DictConfig) and child._value() is not None and not child._is_special():
+        if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             check_keys(child, f"{prefix}{key}.")
 
 
@@ -147,6 +150,15 @@ def _no_option(error: Any) -> str:
     meant = alike(option, options)
     hint = f"Did you mean {group}={meant}? " if meant else ""
     return f"{group}={option} does not exist. {hint}There are {', '.join(options)}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Help whose long lists of options are folded, each below its group's name."""
+    lines = []
+    for line in text.splitlines():
+        folds = len(line) > width and re.match(r"[a-z][\w/]*: ", line)
+        lines += textwrap.wrap(line, width, subsequent_indent="    ") if folds else [line]
+    return "\n".join(lines)
 
 
 def unknown_option(argument: str, options: Sequence[str]) -> str:
