@@ -61,11 +61,10 @@ def _folded() -> Iterator[None]:
 
 def _experiments() -> None:
     import hydra
-    from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from hydra_plugins.pqbench_search import SearchSweeper
+    from hydra_plugins import pqbench_search
     from pqbench.app.arguments import config_folder, prepare
     from pqbench.app.job import run
     from pqbench.app.outcome import INTERRUPTED, MISTYPED, OUTCOME, code_of, say
@@ -75,7 +74,7 @@ def _experiments() -> None:
 
     try:
         stop.install()
-        Plugins.instance().register(SearchSweeper)  # Hydra's scan does not see an editable install
+        pqbench_search.register()
         sys.argv[1:] = prepare(sys.argv[1:])
         own = os.environ.setdefault("HYDRA_FULL_ERROR", "pqbench") == "pqbench"
         if own:  # else Hydra prints an error in its own words and ends the program

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pqbench.core.record import Record
+from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report.environments import environment_labels
 
 _SHOWN = (
@@ -29,10 +29,28 @@ def methods_paragraphs(records: Sequence[Record]) -> list[str]:
         *_machines(good),
         _latency(good),
         _accuracy(good),
-        "Speedup and drop are given with 95 % intervals. A difference is called shown only where "
-        "its interval excludes no difference and its p value stays below 0.05 after Holm's "
-        "correction over all comparisons of the same kind in one environment.",
+        _statistics(good),
     ]
+
+
+def _statistics(good: Sequence[Record]) -> str:
+    """Which tests were used, and how they are corrected."""
+    starts = [len(x.start_ratios) for record in good for x in record.speedup]
+    text = "Speedup and drop are given with 95 % intervals."
+    if any(n > 1 for n in starts):
+        text += (
+            " The speedup is the geometric mean over the starts, judged by Student's t with one "
+            "degree of freedom less than there are starts."
+        )
+    if any(n < 2 for n in starts):
+        text += (
+            " Where the processes were started once, the interval does not cover what another "
+            "start would change, and no verdict is given."
+        )
+    return text + (
+        " A difference is called shown only where its interval excludes no difference and its p "
+        "value stays below 0.05 after Holm's correction over all comparisons of this report."
+    )
 
 
 def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
@@ -104,8 +122,8 @@ def _latency(good: Sequence[Record]) -> str:
     text = (
         f"Latency is the wall time of one call of the deployed session on {_inputs(good)}, after "
         "warm-up, and is given as the median with a 95 % interval. Baseline and candidate ran in "
-        "two processes that took turns in short blocks, in random order; the speedup is the median "
-        "of the pairs' ratios, so that drift of the machine cancels. Blocks during which other "
+        "two processes that took turns in short blocks, in balanced order, and are compared pair "
+        "by pair, so that drift of the machine cancels. Blocks during which other "
         "processes took the CPU were set aside and repeated."
     )
     for protocol in protocols[:4]:
@@ -147,10 +165,20 @@ def _accuracy(good: Sequence[Record]) -> str:
     if not scored:
         return "Accuracy was not measured."
     counts = _list(sorted({f"{a.count} samples ({a.split})" for a in scored}))
-    text = (
-        f"Accuracy is that of the very session that was timed, on {counts}, with Wilson's interval."
-        " The drop compares predictions on the same samples (exact McNemar test)."
-    )
+    interval = {
+        "miou": "Student's t on the jackknife by image",
+        "top1": "Wilson's interval",
+    }
+    metrics = sorted({a.metric for a in scored}, reverse=True)
+    named = _list([f"{METRIC_NAMES.get(m, m)} with {interval.get(m, 'its')}" for m in metrics])
+    text = f"Accuracy is that of the very session that was timed, on {counts}: {named}."
+    tests = {
+        a.against_baseline.test or ("McNemar, exact" if a.metric == "top1" else "")
+        for a in scored
+        if a.against_baseline
+    } - {""}
+    if tests:
+        text += f" The drop compares predictions on the same samples ({_list(sorted(tests))})."
     weights = sorted({str(r.experiment.weights) for r in good if r.experiment.weights})
     return text + (f" Weights: {_list(weights)}." if weights else "")
 

@@ -101,7 +101,7 @@ def significance_lines(rows: Sequence[Row]) -> list[tuple[object, ...]]:
     lines: list[tuple[object, ...]] = []
     for item in compare_with_baselines(rows):
         row, value = rows[item.row], item.estimate
-        figure = "drop_pt" if item.name == "drop_pt" else "speedup"
+        figure = item.name if item.batch_size is None else "speedup"
         place = (row.model, row.dataset, row.backend, row.recipe, row.machine)
         ends = (value.value, value.low, value.high)
         lines.append(
