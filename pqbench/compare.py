@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import Record
+from pqbench.core.terminal import open_streams
 from pqbench.report.environments import environment_key, environment_labels
 from pqbench.report.load import find_records, newest
 from pqbench.report.regression import (
@@ -174,4 +175,5 @@ def _lost(old: Record, new: Record | None) -> int:
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main())

@@ -44,6 +44,7 @@ BRIEF = MeasureProtocol(
     warmup_s=0.05,
     min_pairs=2,
     max_pairs=2,
+    processes=1,
     quiet_wait_s=0.0,
     settle_s=0.0,
     block_s=0.2,
@@ -286,16 +287,39 @@ def test_run_cell_times_as_many_starts_as_the_protocol_says(
     result = run_cell(
         SideSpec(node(), model, split, "candidate"),
         SideSpec(node(work=200), model, split, "baseline"),
-        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3, max_pairs=3),
         tmp_path / "out",
         threads=1,
     )
     assert result.latency[0].processes == 3
+    assert len(result.speedup[0].start_ratios) == 3
+    assert min(result.speedup[0].start_ratios) > 2
     samples = pd.read_parquet(tmp_path / "out" / "latency.parquet")
     assert set(samples["process"]) == {0, 1, 2}
     assert samples.groupby("process")["side"].nunique().eq(2).all()
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
-    assert {"candidate.log", "start0_candidate.log", "start1_baseline.log"} <= logs
+    assert {"weigh_candidate.log", "candidate.log", "start0_candidate.log"} <= logs
+    assert {"baseline.log", "start1_baseline.log"} <= logs
+    began = samples.drop_duplicates("process")["side"].tolist()
+    assert began[0] != began[1]  # who begins is balanced between the starts
+    assert began[0] == began[2]
+
+
+def test_run_cell_prints_no_reason_that_disagrees_with_the_ratio(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(work=200, profile_factor=0.7), model, split, "candidate"),
+        SideSpec(node(work=150, profile_factor=1.3), model, split, "baseline"),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.speedup[0].ratio < 1
+    assert result.profile is not None
+    assert sum(result.profile.baseline_ms.values()) > sum(result.profile.ms.values())
+    assert result.profile.explanation == ""
+    assert "disagree with the timed ratio" in result.reasons["profile.explanation"]
 
 
 def test_run_cell_profiles_an_int8_model_that_is_not_faster(

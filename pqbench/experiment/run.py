@@ -217,6 +217,7 @@ class ExperimentRun:
             clean=built.clean.folder if built.clean else None,
             memory_mb=config.limits.memory_mb,
             deadline=self.pipeline.deadline,
+            key=self.fingerprint,
         )
         assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
         self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)

@@ -66,6 +66,18 @@ def _name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "cpu"
 
 
+def _why(device: str, held: str, does: str) -> str:
+    """What is waited for, with the name of the device that this experiment is for.
+
+    Args:
+        device: That device.
+        held: The lock that another has: the device's, or that of the CPU which feeds it.
+        does: What the other does there.
+    """
+    where = device if held == _name(device) else f"the {held.upper()}, which feeds {device}"
+    return f"another pqbench process {does} on {where}"
+
+
 @contextlib.contextmanager
 def timing(device: str = "cpu") -> Iterator[None]:
     """Hold the device alone, for timing; waits until all others are done.
@@ -78,12 +90,8 @@ def timing(device: str = "cpu") -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for name in dict.fromkeys(("cpu", _name(device))):
-            stack.enter_context(
-                _locked(f"{name}.gate", True, f"another pqbench waits to time on {name}")
-            )
-            stack.enter_context(
-                _locked(f"{name}.lock", True, f"another pqbench process works on {name}")
-            )
+            stack.enter_context(_locked(f"{name}.gate", True, _why(device, name, "waits to time")))
+            stack.enter_context(_locked(f"{name}.lock", True, _why(device, name, "works")))
         yield
 
 
@@ -96,8 +104,7 @@ def working(device: str = "cpu") -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for name in dict.fromkeys(("cpu", _name(device))):
-            with _locked(f"{name}.gate", False, f"another pqbench process times on {name}"):
-                stack.enter_context(
-                    _locked(f"{name}.lock", False, f"another pqbench process times on {name}")
-                )
+            why = _why(device, name, "times")
+            with _locked(f"{name}.gate", False, why):
+                stack.enter_context(_locked(f"{name}.lock", False, why))
         yield

@@ -43,11 +43,18 @@ def _places(rows: Sequence[Row]) -> list[Column]:
     )  # fmt: skip
     return [
         model,
-        *([group("dataset", "data set", lambda r: r.dataset)] if several_data else []),
+        *([_dataset()] if several_data else []),
         group("backend", "backend", lambda r: r.backend),
         *([group("machine", "machine", lambda r: r.machine)] if several_machines else []),
         recipe,
     ]
+
+
+def _dataset() -> Column:
+    return Column(
+        "dataset", "data set", lambda r: r.dataset, kind=Kind.GROUP, rank=0,
+        plain=lambda r: f"{r.record.experiment.dataset} {r.record.experiment.split}",
+    )  # fmt: skip
 
 
 def _status() -> Column:
@@ -207,7 +214,7 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
     """What a CSV file has beside the summary: the rest that belongs to an experiment."""
     sizes = batch_sizes(rows)
     places = [
-        Column("dataset", "data set", lambda r: r.dataset),
+        _dataset(),
         Column("machine", "machine", lambda r: r.machine),
     ]
     more = [

@@ -14,6 +14,7 @@ from pqbench.report.claims import faults_of
 from pqbench.report.environments import environment_keys, environment_labels
 from pqbench.report.estimate import Estimate
 from pqbench.report.footnotes import batch_field
+from pqbench.report.names import dataset_name, model_name
 
 __all__ = ["BASELINE", "MIB", "Estimate", "Row", "make_rows", "ordered"]
 MIB = 2**20
@@ -186,8 +187,8 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
         e = record.experiment
         row = Row(
             record,
-            e.model,
-            f"{e.dataset} {e.split}",
+            model_name(e.model),
+            f"{dataset_name(e.dataset)} {e.split}",
             e.backend,
             name,
             place,
