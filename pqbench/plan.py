@@ -190,7 +190,8 @@ def undecided(records: Sequence[Record]) -> Iterator[Need]:
 
 def margins_of(records: Sequence[Record]) -> Margins:
     """The question that the records were made with; the default for older ones."""
-    node: dict[str, Any] = next((r.config["claim"] for r in records if "claim" in r.config), {})
+    nodes: list[dict[str, Any]] = [r.config.get("claim") or {} for r in records]
+    node = next((node for node in nodes if node), {})
     return Margins(**node)
 
 

@@ -101,7 +101,9 @@ def figures(before: Record, after: Record, allowances: Allowances) -> Iterator[F
         new = after.latency_at(old.batch_size)
         if new is None:
             continue
-        pair = [Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms) for x in (old, new)]
+        pair = [
+            Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms, x.processes - 1) for x in (old, new)
+        ]
         why = "; ".join(x.unstable_reason for x in (old, new) if not x.stable)
         name = f"median latency at batch {old.batch_size} [ms]"
         yield _ratio(name, pair[0], pair[1], allowances.latency, True, why)
@@ -109,7 +111,10 @@ def figures(before: Record, after: Record, allowances: Allowances) -> Iterator[F
         new_gain = after.speedup_at(old_gain.batch_size)
         if new_gain is None:
             continue
-        pair = [Estimate(x.ratio, x.low, x.high) for x in (old_gain, new_gain)]
+        pair = [
+            Estimate(x.ratio, x.low, x.high, max(len(x.start_ratios) - 1, 0))
+            for x in (old_gain, new_gain)
+        ]
         why = "disturbed" if old_gain.disturbed or new_gain.disturbed else ""
         name = f"speedup at batch {old_gain.batch_size}"
         yield _ratio(name, pair[0], pair[1], allowances.speedup, False, why)
@@ -144,6 +149,8 @@ def _ratio(
         return Figure(name, old, new, None, UNTRUSTED, why)
     if min(old.value, new.value) <= 0:
         return Figure(name, old, new, None, UNTRUSTED, "not positive")
+    if 0 in (old.dof, new.dof):
+        return Figure(name, old, new, None, UNTRUSTED, "one start: another may differ")
     change = math.log(new.value / old.value)
     beyond = max(0.0, abs(change) - math.log1p(allowance))
     shift = math.exp(math.copysign(abs(change) - beyond, change))

@@ -26,6 +26,7 @@ from simulate import NOISES, PLANS, START_SD, Plan
 from pqbench.core.proportions import paired_difference, wilson
 from pqbench.core.record import Latency, Record, Speedup
 from pqbench.measure.faithfulness import calibration, class_mean_intervals
+from pqbench.measure.intervals import median_interval
 from pqbench.measure.overlap import jackknife, mean_iou, share_interval
 from pqbench.measure.segmentation import compare as compare_maps
 from pqbench.report.claims import Verdict, judge
@@ -264,6 +265,17 @@ def family_lines(
         yield _error("wrong claims", f"{cells} cells at the margins", wrong, sweeps, CLAIMS)
 
 
+def energy_lines(repeats: int, seed: int) -> Iterator[Line | None]:
+    """Energy per sample and its ratio: one round in each start."""
+    rng = np.random.default_rng([seed, 500])
+    for rounds in (3, 5, 8, 20):
+
+        def energy(rounds: int = rounds) -> Found:
+            return median_interval(np.exp(rng.normal(0, 0.03, rounds)))
+
+        yield covered("energy", f"{rounds} rounds", 1.0, energy, repeats)
+
+
 def _error(what: str, where: str, wrong: int, repeats: int, limit: float) -> Line:
     slack = 2 * math.sqrt(0.05 * 0.95 / repeats)
     share = wrong / repeats
@@ -306,6 +318,7 @@ def lines(repeats: int, seed: int, small: bool = False) -> Iterator[Line]:
     yield from filter(None, timing_lines(repeats, seed, plans, noises))
     yield from filter(None, accuracy_lines(repeats, seed))
     yield from filter(None, map_lines(repeats, seed))
+    yield from filter(None, energy_lines(repeats, seed))
     reports = max(repeats // 4, 40)
     if small:
         yield from family_lines(reports, seed, PLANS[:2], (8,))
