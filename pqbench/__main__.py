@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 import hydra
-from hydra.core.plugins import Plugins
 
-from hydra_plugins.pqbench_search import SearchSweeper
+from hydra_plugins import pqbench_search
 from pqbench.app.arguments import config_folder, prepare
 from pqbench.app.job import run
 from pqbench.app.outcome import INTERRUPTED, OUTCOME, say
@@ -19,7 +18,7 @@ def main() -> None:
     """Entry point of ``python -m pqbench`` and of the ``pqbench`` command."""
     open_streams()
     stop.install()
-    Plugins.instance().register(SearchSweeper)  # Hydra's scan does not see an editable install
+    pqbench_search.register()
     sys.argv[1:] = prepare(sys.argv[1:])
     app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     try:

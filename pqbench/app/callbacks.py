@@ -49,7 +49,11 @@ def check_combinations(config: DictConfig) -> int | None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if config.hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+    from hydra_plugins.pqbench_search import RecipeSweeper
+    from pqbench.app.recipe_settings import fit_to_recipes
+
+    plain = (BasicSweeper.__name__, RecipeSweeper.__name__)
+    if config.hydra.sweeper._target_.rpartition(".")[2] not in plain:
         trials: int | None = config.hydra.sweeper.get("n_trials")
         return trials
     total = 0
@@ -57,11 +61,15 @@ def check_combinations(config: DictConfig) -> int | None:
     loader = GlobalHydra.instance().config_loader()
     arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    for batch in BasicSweeper.split_arguments(parsed, None):
-        for overrides in batch:
-            total += 1
-            job = loader.load_sweep_config(config, list(overrides))
-            check(_task(job))
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+    def steps_of(overrides: list[str]) -> set[str]:
+        return set(loader.load_sweep_config(config, overrides).compress)
+
+    for overrides in fit_to_recipes(jobs, steps_of):
+        total += 1
+        job = loader.load_sweep_config(config, overrides)
+        check(_task(job))
     return total
 
 
