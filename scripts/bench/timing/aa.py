@@ -169,7 +169,7 @@ def main() -> int:
     """Time, judge, print; 1 if a share is outside."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--backends", nargs="+", choices=tuple(LOADS), default=list(LOADS))
-    parser.add_argument("--model", choices=tuple(SIZES), default="small")
+    parser.add_argument("--model", choices=tuple(SIZES), default="large")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--cells", type=int, default=40, help="of each kind and runtime")
     parser.add_argument("--starts", type=int, default=5)
