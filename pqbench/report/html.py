@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
+from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.rows import Estimate, Row
@@ -25,15 +26,22 @@ _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries
 _LOG_LINES = 4000  # characters of a failure's log
 
 
-def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str:
+def to_html(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    table: Table,
+    answered: Sequence[Sequence[str]] = (),
+) -> str:
     """The page.
 
     Args:
         records: What is reported, in reading order.
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
         table: Their summary.
+        answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
     """
     data = page_data(records, rows, table)
+    data["answers"] = [list(told) for told in answered]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
@@ -106,7 +114,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             for index, record in enumerate(records)
             if record.error
         ],
-        "methods": methods_paragraphs(records),
+        "methods": [references.plain(text) for text in methods_paragraphs(records)],
         "environments": [
             {"label": label, "facts": _facts(first[label].environment)} for label in places
         ],
