@@ -155,6 +155,29 @@ def test_inputs_without_a_batch_are_one_call_each(tmp_path: Path) -> None:
     assert any("one sample is one call" in n for n in artifact.lineage[0].details["notes"])
 
 
+def test_fixed_batch_with_time_first_is_taken_whole(tmp_path: Path) -> None:
+    """Recognisers give (time, 1, classes): the first axis counts no samples."""
+    file = write(
+        tmp_path / "ctc.onnx",
+        [node("Transpose", ["x"], ["y"], perm=[1, 0, 2])],
+        {},
+        [info("x", [1, 7, 4])],
+        [info("y", [7, 1, 4])],
+    )
+    values = np.random.default_rng(0).standard_normal((3, 7, 4)).astype(np.float32)
+    artifact = prepare_tensors(
+        ModelSettings(name="ctc", file=str(file)),
+        (TensorSpec("x", (None, 7, 4)),),
+        {"x": values},
+        tmp_path / "model",
+    )
+    assert artifact.inputs[0].shape == (1, 7, 4)
+    got = files.run_plain(artifact.path, values)[0]
+    np.testing.assert_allclose(got[:, :, 0], values)
+    (note,) = artifact.lineage[0].details["notes"]
+    assert "output y has no axis of samples" in note
+
+
 def test_npz_that_does_not_fit_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         Npz(str(tmp_path / "nowhere.npz")).index()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,26 @@ def pre_process(source: Path, target: Path, step: str) -> bool:
     finally:
         quiet.setLevel(level)
     return False
+
+
+@contextlib.contextmanager
+def tool_refusals(step: str, hint: str) -> Iterator[None]:
+    """Say in one line what a tool stumbles over; errors of pqbench's own pass.
+
+    ONNX Runtime's quantizer has no error class: a graph that it does not expect ends in whatever
+    Python raises.
+
+    Raises:
+        UnsupportedError: The tool raised one of those.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        raise UnsupportedError(
+            f"{step}: the tool cannot quantize this graph: {type(error).__name__}: {text[:200]}",
+            hint=hint,
+        ) from error
 
 
 def refuse_half(model: onnx.ModelProto, step: str) -> None:

@@ -266,3 +266,16 @@ def test_pre_process_falls_back_from_symbolic_shapes(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         run_plain(tmp_path / "ready.onnx", IMAGES)[0], run_plain(file, IMAGES)[0], atol=1e-4
     )
+
+
+def test_tool_refusals_are_one_line_with_what_to_type() -> None:
+    from pqbench.compress.onnx_ready import tool_refusals
+
+    with (
+        pytest.raises(UnsupportedError, match="cannot quantize this graph: ValueError: odd") as got,
+        tool_refusals("ort_int8", "quantize_bias=false"),
+    ):
+        raise ValueError("odd\n  shape")
+    assert "\n" not in str(got.value)
+    with pytest.raises(UnsupportedError, match=r"^mine"), tool_refusals("ort_int8", ""):
+        raise UnsupportedError("mine")

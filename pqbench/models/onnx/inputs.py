@@ -30,11 +30,13 @@ class Declared:
         name: Its name.
         dtype: NumPy's name of the element type; empty for sequences and optional values.
         sizes: None where a size is free; None altogether where the rank is not declared.
+        symbols: What the file calls its free sizes; empty where it gives no name.
     """
 
     name: str
     dtype: str
     sizes: Sizes | None
+    symbols: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shape = "of unknown rank" if self.sizes is None else shape_text(self.sizes)
@@ -66,7 +68,8 @@ def declared(model: onnx.ModelProto) -> list[Declared]:
                 d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
                 for d in tensor.shape.dim
             )
-        found.append(Declared(value.name, dtype, sizes))
+        symbols = tuple(d.dim_param for d in tensor.shape.dim)
+        found.append(Declared(value.name, dtype, sizes, symbols))
     return found
 
 

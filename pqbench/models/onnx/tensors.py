@@ -89,8 +89,9 @@ def sample_specs(path: Path, side: int) -> tuple[tuple[TensorSpec, ...], list[st
     batched = is_batched(inputs)
     specs, assumed = [], []
     for value in inputs:
-        sizes = list(value.sizes or ())[1 if batched else 0 :]
-        shape = tuple(_size(size, axis, value, side) for axis, size in enumerate(sizes))
+        skipped = 1 if batched else 0
+        sizes = list(value.sizes or ())[skipped:]
+        shape = tuple(_size(value, axis, side) for axis in range(skipped, len(value.sizes or ())))
         if None in sizes:
             assumed.append(f"{value.name} {shape_text(shape)}")
         specs.append(TensorSpec(value.name, shape, value.dtype))
@@ -98,13 +99,17 @@ def sample_specs(path: Path, side: int) -> tuple[tuple[TensorSpec, ...], list[st
     return tuple(specs), notes
 
 
-def _size(size: int | None, axis: int, value: Declared, side: int) -> int:
+def _size(value: Declared, axis: int, side: int) -> int:
+    """A size, or what is taken for one that is free."""
+    size = (value.sizes or ())[axis]
     if size is not None:
         return size
-    rank = len(value.sizes or ())
-    if rank == 4 and value.dtype.startswith(("float", "uint8")):
+    symbol = value.symbols[axis].lower() if value.symbols else ""
+    if "batch" in symbol or symbol in ("n", "b", "bs"):
+        return 1
+    if len(value.sizes or ()) == 4 and value.dtype.startswith(("float", "uint8")):
         return side
-    return 1 if axis == 0 and rank < 4 and not value.dtype.startswith("int") else FREE
+    return FREE
 
 
 def prepare_tensors(
@@ -146,10 +151,17 @@ def prepare_tensors(
         _wrap(graph, specs)
     notes += _drop_sequences(graph)
     samples = {spec.name: example[spec.name] for spec in specs}
-    seen = observe(
-        make_session(graph, path.name), graph, specs, samples,
-        {spec.name: spec.name for spec in specs}, path.name,
-    )  # fmt: skip
+    if batched and specs[0].shape[0] == 1:
+        notes += _wrap_rowless(graph, {k: v[:1] for k, v in samples.items()}, path.name)
+    same = {spec.name: spec.name for spec in specs}
+    try:
+        seen = observe(make_session(graph, path.name), graph, specs, samples, same, path.name)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            error.message,
+            hint="if made-up inputs do not suit it, give real ones: dataset=npz "
+            "dataset.root=PATH.npz, one array per input",
+        ) from error
     specs = tuple(TensorSpec(s.name, (seen.batch, *s.shape[1:]), s.dtype) for s in specs)
     raised = upgrade and opset < PER_CHANNEL_OPSET
     if raised:
@@ -227,7 +239,8 @@ def _match(
                 f"the data have {spec.dtype} {shape_text(have)}",
                 hint="give arrays of that type, the samples along the first axis",
             )
-        specs.append(TensorSpec(spec.name, (None if batched else 1, *have), spec.dtype))
+        first = value.sizes[0] if batched and value.sizes else 1
+        specs.append(TensorSpec(spec.name, (first, *have), spec.dtype))
     return tuple(specs)
 
 
@@ -245,7 +258,7 @@ def _squeeze(model: onnx.ModelProto, kind: str, source: str, target: str) -> onn
 def _wrap(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
     """Give every input and tensor output a leading axis of 1."""
     graph = model.graph
-    nodes, ends = [], []
+    nodes = []
     for value, spec in zip(graph.input, specs, strict=True):
         inner = onnx_graph.free_name(graph, f"{spec.name}_one")
         onnx_graph.rename(graph, {spec.name: inner})
@@ -255,22 +268,38 @@ def _wrap(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
         del shape.dim[:]
         for size in spec.shape:
             shape.dim.add().dim_value = size or 1
-    for value in graph.output:
-        if value.type.WhichOneof("value") != "tensor_type":
-            continue
-        outer, inner = value.name, onnx_graph.free_name(graph, f"{value.name}_one")
-        onnx_graph.rename(graph, {outer: inner})
-        ends.append(_squeeze(model, "Unsqueeze", inner, outer))
-        value.name = outer
-        if value.type.tensor_type.HasField("shape"):
-            sizes = list(value.type.tensor_type.shape.dim)
-            copies = [type(size)() for size in sizes]
-            for copy, size in zip(copies, sizes, strict=True):
-                copy.CopyFrom(size)
-            del value.type.tensor_type.shape.dim[:]
-            value.type.tensor_type.shape.dim.add().dim_value = 1
-            value.type.tensor_type.shape.dim.extend(copies)
+    ends = [_wrap_output(model, v) for v in graph.output
+            if v.type.WhichOneof("value") == "tensor_type"]  # fmt: skip
     onnx_graph.replace_nodes(graph, [*nodes, *graph.node, *ends])
+
+
+def _wrap_rowless(model: onnx.ModelProto, one: Batch, name: str) -> list[str]:
+    """Give a leading axis of 1 to the outputs of a file with a fixed batch of 1 that have none."""
+    values = run(make_session(model, name), one, name)
+    odd = [
+        output
+        for output, value in zip(model.graph.output, values, strict=True)
+        if isinstance(value, np.ndarray) and value.shape[:1] != (1,)
+    ]
+    nodes = [_wrap_output(model, output) for output in odd]
+    onnx_graph.replace_nodes(model.graph, [*model.graph.node, *nodes])
+    names = ", ".join(output.name for output in odd)
+    return [f"output {names} has no axis of samples: one call is one sample"] if odd else []
+
+
+def _wrap_output(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.NodeProto:
+    """The node that gives an output a leading axis of 1, under the output's own name."""
+    outer = value.name
+    inner = onnx_graph.free_name(model.graph, f"{outer}_one")
+    onnx_graph.rename(model.graph, {outer: inner})
+    value.name = outer
+    shape = value.type.tensor_type.shape
+    if value.type.tensor_type.HasField("shape"):
+        copies = [type(size).FromString(size.SerializeToString()) for size in shape.dim]
+        del shape.dim[:]
+        shape.dim.add().dim_value = 1
+        shape.dim.extend(copies)
+    return _squeeze(model, "Unsqueeze", inner, outer)
 
 
 def _drop_sequences(model: onnx.ModelProto) -> list[str]:
