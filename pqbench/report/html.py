@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
+from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.rows import Estimate, Row
-from pqbench.report.significance import NOISE, compare_with_baselines
+from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
 from pqbench.report.table import FLAGS, Table, batch_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -25,20 +26,30 @@ _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries
 _LOG_LINES = 4000  # characters of a failure's log
 
 
-def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str:
+def to_html(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    table: Table,
+    answered: Sequence[Sequence[str]] = (),
+) -> str:
     """The page.
 
     Args:
         records: What is reported, in reading order.
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
         table: Their summary.
+        answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
     """
     data = page_data(records, rows, table)
+    data["answers"] = [list(told) for told in answered]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(character, code)
     return TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
+
+
+_TESTED = {"drop_pt": "drop [pt]", "clean_drop_pt": "drop [pt], clean"}
 
 
 def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> dict[str, Any]:
@@ -61,6 +72,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "drop": _ends(row.drop_pt),
                 "sample": {size: _ends(value) for size, value in row.per_sample_ms.items()},
                 "speedup": {size: _ends(value) for size, value in row.speedups.items()},
+                "faulty": bool(row.faults),
                 "size": _round(row.size_mb),
                 "rss": _round(row.record.memory.rss_peak_mb),
                 "cells": _cells(table, index),
@@ -79,7 +91,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
         "tests": [
             {
                 "row": c.row,
-                "name": "drop [pt]" if c.name == "drop_pt" else "speedup",
+                "name": _TESTED.get(c.name, "speedup"),
                 "batch": c.batch_size,
                 "value": _ends(c.estimate),
                 "p": _round(c.p),
@@ -88,7 +100,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             }
             for c in comparisons
         ],
-        "shown": sum(c.verdict != NOISE for c in comparisons),
+        "shown": sum(c.verdict in (BETTER, WORSE) for c in comparisons),
         "failures": [
             {
                 "row": index,
@@ -102,7 +114,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             for index, record in enumerate(records)
             if record.error
         ],
-        "methods": methods_paragraphs(records),
+        "methods": [references.plain(text) for text in methods_paragraphs(records)],
         "environments": [
             {"label": label, "facts": _facts(first[label].environment)} for label in places
         ],
