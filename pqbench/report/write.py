@@ -57,7 +57,7 @@ def write_report(
     table = [(x.step, x.name, x.value) for x in settings(records)]
     parts = ["methods", "table", "batches", *(["settings"] if table else [])]
     texts = {
-        "report.html": to_html(records, rows, summary),
+        "report.html": to_html(records, rows, summary, folders),
         "table.md": to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
