@@ -11,11 +11,13 @@ from pqbench.app.arguments import config_folder, prepare
 from pqbench.app.job import run
 from pqbench.app.outcome import INTERRUPTED, OUTCOME, say
 from pqbench.core import interrupt as stop
+from pqbench.core.telemetry import switch_off
 from pqbench.core.terminal import open_streams
 
 
 def main() -> None:
     """Entry point of ``python -m pqbench`` and of the ``pqbench`` command."""
+    switch_off()
     open_streams()
     stop.install()
     pqbench_search.register()

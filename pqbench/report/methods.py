@@ -76,7 +76,7 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
         str(step["calibration_size"])
         for r in good
         for step in (r.config.get("compress") or {}).values()
-        if isinstance(step, Mapping) and step.get("calibration_size") is not None
+        if isinstance(step, Mapping) and type(step.get("calibration_size")) is int
     }
     if calibration:
         text += (
