@@ -16,9 +16,9 @@ from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report import references
-from pqbench.report.answers import answers
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.predictions import predicted
 from pqbench.report.rows import Estimate, Row
 from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
 from pqbench.report.table import FLAGS, Table, batch_table
@@ -32,6 +32,7 @@ def to_html(
     records: Sequence[Record],
     rows: Sequence[Row],
     table: Table,
+    answered: Sequence[Sequence[str]] = (),
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
 ) -> str:
     """The page.
@@ -40,10 +41,13 @@ def to_html(
         records: What is reported, in reading order.
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
         table: Their summary.
+        answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
         folders: Where each record lies, for its predictions; see
-            :func:`pqbench.report.answers.answers`.
+            :func:`pqbench.report.predictions.predicted`.
     """
-    data = {**page_data(records, rows, table), "answers": answers(records, folders)}
+    data = page_data(records, rows, table)
+    data["answers"] = [list(told) for told in answered]
+    data["predicted"] = predicted(records, folders)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):

@@ -10,8 +10,8 @@ import pytest
 from record_factory import make_record
 
 from pqbench.core.record import ClassScore, Faithfulness, Record
-from pqbench.report.answers import MAX_CLASSES, answers
 from pqbench.report.environments import record_keys
+from pqbench.report.predictions import MAX_CLASSES, predicted
 
 LABELS = [0, 0, 0, 1, 1, 2]
 BEFORE = [0, 0, 1, 1, 2, 2]
@@ -37,7 +37,7 @@ def pair(tmp_path: Path) -> tuple[list[Record], dict[tuple[str, str], Path]]:
 
 def test_matrix_counts_answers_by_true_class(tmp_path: Path) -> None:
     records, folders = pair(tmp_path)
-    base, own = answers(records, folders)
+    base, own = predicted(records, folders)
     assert base["matrix"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
     assert own["matrix"] == [[2, 1, 0], [0, 1, 1], [0, 1, 0]]
     assert [c["recall"] for c in own["classes"]] == pytest.approx([2 / 3, 1 / 2, 0])
@@ -46,7 +46,7 @@ def test_matrix_counts_answers_by_true_class(tmp_path: Path) -> None:
 
 def test_flips_name_the_samples_and_put_what_was_lost_first(tmp_path: Path) -> None:
     records, folders = pair(tmp_path)
-    told = answers(records, folders)[1]
+    told = predicted(records, folders)[1]
     assert (told["lost"], told["won"], told["flipped"]) == (2, 1, 3)
     assert [f["sample"] for f in told["flips"]] == ["image1.png", "image5.png", "image2.png"]
     assert told["flips"][1] == {
@@ -60,7 +60,7 @@ def test_classes_have_the_names_and_intervals_of_the_record(tmp_path: Path) -> N
     names = ("cat", "dog", "eel")
     classes = [ClassScore(n, 3, 0.5, 0.1, 0.9, 0.6, lost=n == "eel") for n in names]
     records[1].accuracy.faithfulness = Faithfulness("cat", 0.5, "cat", 0.5, 0.4, classes=classes)
-    told = answers(records, folders)[1]
+    told = predicted(records, folders)[1]
     assert told["names"] == ["cat", "dog", "eel"]
     assert [c["lost"] for c in told["classes"]] == [False, False, True]
     assert told["flips"][1]["after"] == "dog"
@@ -74,8 +74,8 @@ def test_many_classes_have_no_matrix_and_broken_files_no_answers(tmp_path: Path)
         tmp_path / "own" / "predictions.parquet",
     )
     (tmp_path / "base" / "predictions.parquet").write_bytes(b"PAR1 no more")
-    (told,) = answers(records, folders)
+    (told,) = predicted(records, folders)
     assert told["matrix"] == []
     assert told["count"] == MAX_CLASSES + 1
     assert "flips" not in told  # other samples than the baseline's, or none
-    assert answers(records, {}) == []
+    assert predicted(records, {}) == []

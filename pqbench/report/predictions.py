@@ -1,4 +1,4 @@
-"""What the models answered: confusion matrix, recall by class, samples whose answer flipped.
+"""What the models predicted: confusion matrix, recall by class, samples whose answer flipped.
 
 Read from the predictions beside each record; what is missing there is left out.
 """
@@ -24,10 +24,10 @@ _COLUMNS = ("label", "prediction")
 _PLACES = ("path", "source")  # what names a sample: its path, else its file's SHA-256
 
 
-def answers(
+def predicted(
     records: Sequence[Record], folders: Mapping[tuple[str, str], Path]
 ) -> list[dict[str, Any]]:
-    """The answers of each classifier whose predictions lie beside its record, JSON-ready.
+    """The predictions of each classifier whose predictions lie beside its record, JSON-ready.
 
     Args:
         records: In the order of the page's rows.
