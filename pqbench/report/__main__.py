@@ -76,8 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     keys = record_keys([record for record, _ in found])
     folders = {key: folder for key, (_, folder) in zip(keys, found, strict=True)}
-    with _no_collection():
-        files = write_report(records, out, not args.no_plots, folders, args.font)
+    try:
+        with _no_collection():
+            files = write_report(records, out, not args.no_plots, folders, args.font)
+    except PqbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print_summary(records, Console(), Pointers(folder=args.folder or out, files=files))
     return 0
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from pqbench.core.files import write_text
+from pqbench.core.ownership import claim, note
 from pqbench.core.record import Record
 from pqbench.report import escape, latex
 from pqbench.report.html import to_html
@@ -16,6 +19,12 @@ from pqbench.report.plots import save_plots
 from pqbench.report.render import significance_csv, to_batches_csv, to_csv, to_markdown
 from pqbench.report.rows import make_rows, ordered
 from pqbench.report.table import batch_table, summary_table
+
+_TEXTS = (
+    *("report.html", "table.md", "table.csv", "table.tex", "batches.md", "batches.csv"),
+    *("batches.tex", "significance.csv", "methods.md", "methods.tex", "report.tex"),
+)
+_HINT = "move it away, or give another folder (--out)"
 
 
 def write_report(
@@ -29,21 +38,31 @@ def write_report(
 
     Args:
         records: Any records; of one experiment in one environment the newest counts.
-        folder: Made if missing; files of the same names are replaced.
+        folder: Made if missing; files that pqbench made there are replaced. One that was edited
+            since is kept under another name.
         plots: Also draw the figures.
         folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
         font: ``serif`` or ``sans``, in the figures.
 
     Returns:
         The files written, the page first.
+
+    Raises:
+        ConfigError: A file of that name is there which pqbench did not make.
     """
     records = newest(list(records))
-    folder.mkdir(parents=True, exist_ok=True)
     records = ordered(records)
     rows = make_rows(records)
     summary, batches = summary_table(rows), batch_table(rows)
     methods = methods_paragraphs(records)
-    drawn = save_plots(records, folder, folders, font, rows) if plots else []
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
+    try:
+        drawn = save_plots(records, aside, folders, font, rows) if plots else []
+        claim(folder, [*_TEXTS, *(path.name for path in drawn)], _HINT)
+        drawn = [path.replace(folder / path.name) for path in drawn]
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     figures = [path.stem for path in drawn if path.suffix == ".pdf"]
     parts = ["methods", "table", "batches"]
     texts = {
@@ -64,4 +83,5 @@ def write_report(
         path = folder / name
         write_text(path, text)
         written.append(path)
+    note(folder)
     return written + drawn
