@@ -88,7 +88,11 @@ def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
             sweep = Sweep(earlier, command, total)
             print(f"going on with {earlier}")
     if sweep is None:
-        sweep = Sweep(new_folder(folder), command, total)
+        try:
+            free = new_folder(folder)
+        except OSError as error:
+            raise unwritable_folder(folder, error) from error
+        sweep = Sweep(free, command, total)
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(sweep.folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{sweep.folder}'")
