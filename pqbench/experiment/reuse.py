@@ -22,7 +22,7 @@ from pqbench.cache.keys import code_hash, library_versions
 from pqbench.cache.users_code import users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
-from pqbench.core.files import copy_file, copy_tree
+from pqbench.core.files import copy_file, copy_tree, set_aside
 from pqbench.core.paths import files_inside, inside
 from pqbench.experiment.config import IGNORED_BY_FINGERPRINT
 from pqbench.machine.describe import describe
@@ -41,6 +41,19 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     inputs = {k: v for k, v in config.items() if k not in IGNORED_BY_FINGERPRINT}
     code = {f"code:{name}": sha256 for name, sha256 in users_code(inputs).items()}
     return {**named_files(inputs), **code}
+
+
+def shown_sources(found: Mapping[str, str], shown: Mapping[str, Any]) -> dict[str, str]:
+    """:func:`sources` as a record holds them.
+
+    A path is written as the record's configuration writes it; one that is not in there (it comes
+    from the environment, say, or another file refers to it) by the file's own name.
+    """
+    written = json.dumps(shown)
+    return {
+        name if name.startswith("code:") or json.dumps(name) in written else Path(name).name: value
+        for name, value in found.items()
+    }
 
 
 def identity(sources: Mapping[str, str], threads: int, listing: str | None) -> str:
@@ -86,7 +99,9 @@ class FinishedRecords:
         try:
             record = rec.Record.load(self.folder)
         except DataError as error:
-            log.warning("  an unusable record is made again: %s", error)
+            aside = set_aside(self.folder / rec.FILE)
+            kept = f" (kept as {aside.name})" if aside else ""
+            log.warning("  an unusable record is made again%s: %s", kept, error)
             return None
         if record.fingerprint != self.fingerprint:
             return None

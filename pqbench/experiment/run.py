@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pqbench.cache import Cache
 from pqbench.cache.content import assert_unchanged
@@ -32,6 +33,7 @@ from pqbench.core.errors import (
 )
 from pqbench.core.instantiate import make
 from pqbench.core.ownership import claim, note
+from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
 from pqbench.experiment.assemble import (
     CLEAN_PREDICTIONS,
@@ -51,7 +53,7 @@ from pqbench.experiment.measure_pair import (
     run_cell,
 )
 from pqbench.experiment.pipeline import Built, Pipeline
-from pqbench.experiment.reuse import FinishedRecords, identity, sources
+from pqbench.experiment.reuse import FinishedRecords, identity, shown_sources, sources
 from pqbench.tracking.fetch import fetch
 from pqbench.workers.stage import StageRunner
 
@@ -88,10 +90,16 @@ class ExperimentRun:
         config: The validated configuration.
         folder: Where the record and the files beside it go.
         overrides: The arguments that composed it, for the command that reproduces it.
+        shown: The configuration as records hold it, without secrets; None: only addresses are
+            masked.
     """
 
     def __init__(
-        self, config: ExperimentConfig, folder: Path, overrides: Sequence[str] = ()
+        self,
+        config: ExperimentConfig,
+        folder: Path,
+        overrides: Sequence[str] = (),
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -104,8 +112,9 @@ class ExperimentRun:
         self.identity = ""
         self.sources: dict[str, str] = {}
         self.built: Built | None = None
-        command = shlex.join(["python", "-m", "pqbench", *overrides])
-        self.recorder = Recorder(config, self.plain, self.fingerprint, folder, command)
+        self.shown: dict[str, Any] = mask(self.plain if shown is None else shown)
+        command = mask_text(shlex.join(["python", "-m", "pqbench", *overrides]))
+        self.recorder = Recorder(config, self.shown, self.fingerprint, folder, command)
 
     def run(self) -> rec.Record:
         """Find or run the experiment; never raises for a failure of the experiment itself.
@@ -177,7 +186,7 @@ class ExperimentRun:
             {"data set": planned.index.listing_hash()},
             "the experiment",
         )
-        record.sources = self.sources
+        record.sources = shown_sources(self.sources, self.shown)
         record.hash_files(self.folder)
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
@@ -210,7 +219,10 @@ class ExperimentRun:
             o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
         ]
         base = ExperimentRun(
-            self.config.baseline(), self.folder / "baseline", [*rest, "compress=none"]
+            self.config.baseline(),
+            self.folder / "baseline",
+            [*rest, "compress=none"],
+            {**self.shown, "compress": {}},
         )
         return base, base.run()
 
@@ -237,6 +249,7 @@ class ExperimentRun:
             clean=built.clean.folder if built.clean else None,
             memory_mb=config.limits.memory_mb,
             deadline=self.pipeline.deadline,
+            key=self.fingerprint,
         )
         assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
         self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
