@@ -12,12 +12,16 @@ import getpass
 import logging
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pqbench.core.errors import OutputError
+
 log = logging.getLogger(__name__)
+_ELSEWHERE = "remove it, or set XDG_RUNTIME_DIR or TMPDIR to a folder of your own"
 
 
 def lock_folder() -> Path:
@@ -31,10 +35,37 @@ def lock_folder() -> Path:
     return base / f"pqbench-{user}"
 
 
+def private(folder: Path) -> Path:
+    """Make a folder that only this user can use; one that is there is checked.
+
+    Temporary directories are everybody's: a folder or link that another user has put there would
+    let him read, hold or replace what is kept in it.
+
+    Raises:
+        OutputError: It is no folder, a link, another user's, or cannot be made.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}", _ELSEWHERE) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise OutputError(f"{folder} is a link or a file, not a folder of this user's", _ELSEWHERE)
+    if not hasattr(os, "getuid"):
+        return folder
+    if found.st_uid != os.getuid():
+        raise OutputError(f"{folder} belongs to another user", _ELSEWHERE)
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
 def _open(name: str) -> int:
-    folder = lock_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    flags = os.O_RDWR | os.O_CREAT
+    for more in ("O_CLOEXEC", "O_NOFOLLOW"):
+        flags |= getattr(os, more, 0)
+    return os.open(private(lock_folder()) / name, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -43,7 +74,7 @@ def _locked(name: str, exclusive: bool, why: str) -> Iterator[None]:
     if sys.platform == "win32":
         from filelock import FileLock
 
-        with FileLock(lock_folder() / f"{name}.win"):
+        with FileLock(private(lock_folder()) / f"{name}.win"):
             yield
         return
     import fcntl

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pqbench.core import interrupt
 from pqbench.core.backend import Backend
 from pqbench.core.errors import (
     ERRORS,
@@ -46,6 +47,7 @@ from pqbench.workers.child import (
     speaks_of_memory,
 )
 from pqbench.workers.forkserver import Forked, server
+from pqbench.workers.guard import WORKERS, kill_tree
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -139,6 +141,7 @@ class SessionWorker:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         modules, device = runtime_of(backend)
+        WORKERS.prepare()
         # What a forked child holds of its server is not told apart from its own.
         fork = not weighed and memory_mb is None and forkable(modules, device)
         context = server(threads) if fork else None
@@ -157,6 +160,7 @@ class SessionWorker:
         finally:
             os.close(child_in)
             os.close(child_out)
+        WORKERS.began(process.pid)
         limit_memory(process.pid, memory_mb)
         worker = cls(process, name, log, timeout_s, to, of, deadline)
         try:
@@ -323,6 +327,7 @@ class SessionWorker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_S)
         code = self._process.returncode
+        interrupt.came(-(code or 0))
         self.kill()
         last = last_line(self.log)
         where = f"{self.name} died during '{call}'"
@@ -363,10 +368,13 @@ class SessionWorker:
         if self._closed:
             return
         self._closed = True
+        if self._process.returncode is None:
+            kill_tree(self.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()  # also before it has made a group of its own
         self._process.wait()
+        WORKERS.ended(self.pid)
         for descriptor in (self._to, self._of):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -440,8 +448,7 @@ def _forked(
 
 
 def _serve_forked(incoming: Connection, outgoing: Connection) -> None:
-    """In a fork of the server, which dies with our parent."""
-    die_with_parent(os.getppid())
+    """In a fork of the server, which ends it with our parent."""
     requests, answers = os.dup(incoming.fileno()), os.dup(outgoing.fileno())
     incoming.close()
     outgoing.close()
