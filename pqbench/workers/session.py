@@ -493,7 +493,9 @@ def serve(
             answer: dict[str, Any]
             try:
                 if request["call"] == "open":
-                    host = open_host(**request["arguments"], flushed=flushed, bare_mb=bare_mb)
+                    host = open_host(
+                        **request["arguments"], flushed=flushed, bare_mb=bare_mb, import_s=import_s
+                    )
                     value = host.cold()
                 else:
                     value = getattr(host, request["call"])(**request["arguments"])
