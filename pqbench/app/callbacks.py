@@ -186,7 +186,10 @@ class Results(Callback):
     def _prepare(self, config: DictConfig) -> None:
         from pqbench.cache import Cache
         from pqbench.tracking.store import ensure_store
+        from pqbench.workers.forkserver import server
 
+        if str(config.hydra.launcher.get("_target_", "")).endswith(".BasicLauncher"):
+            server(int(config.threads))  # it imports torch while MLflow is imported here
         Cache(Path(config.outputs).absolute() / "cache").clean()
         settings = _tracking(config)
         ensure_store(settings)

@@ -176,9 +176,9 @@ class ExperimentRun:
         if base is not None and found is not None:
             baseline = Baseline(found, base.folder, base.model_folder(planned))
         cell = self._measure(self.built, baseline)
-        work = self.pipeline.count_work(self.built)
+        size = self.pipeline.measure_size(self.built)
         record = self.recorder.finished(
-            self.built, cell, baseline, work, self.identity, self.pipeline.done
+            self.built, cell, baseline, size, self.identity, self.pipeline.done
         )
         assert_unchanged(self.sources, sources(self.plain), "the experiment")
         assert_unchanged(
