@@ -9,6 +9,7 @@ from PIL import Image
 from record_factory import make_failed, make_record, make_sweep
 from rich.console import Console
 
+from pqbench.core.ownership import MARKER
 from pqbench.report import __main__ as report
 from pqbench.report.plots import save_plots
 from pqbench.report.summary import Pointers, print_summary
@@ -33,7 +34,7 @@ def test_report_command_writes_every_file(tmp_path, capsys):
     assert report.main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert names == figures | TEXTS
+    assert names == figures | TEXTS | {MARKER}
     for name in FIGURES:
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5  # something is drawn
