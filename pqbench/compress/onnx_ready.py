@@ -73,7 +73,10 @@ def tool_refusals(step: str, hint: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+    except Exception as error:
+        odd = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
+        if not isinstance(error, odd) and not type(error).__module__.startswith("onnxruntime"):
+            raise
         text = " ".join(str(error).split())
         raise UnsupportedError(
             f"{step}: the tool cannot quantize this graph: {type(error).__name__}: {text[:200]}",
