@@ -74,7 +74,7 @@ def write_report(
     ]
     told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary, told),
+        "report.html": to_html(records, rows, summary, told, folders),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),

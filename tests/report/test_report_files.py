@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,25 @@ def test_report_piped_into_a_reader_that_stops_ends_well(tmp_path):
     )
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_latency_front_is_of_one_backend_and_without_a_model_that_lost_a_class(monkeypatch):
+    from pqbench.core.record import Faithfulness
+    from pqbench.report import plots_accuracy
+
+    fronts = []
+    real = plots_accuracy.pareto_front
+    monkeypatch.setattr(
+        plots_accuracy, "pareto_front", lambda points: fronts.append(list(points)) or real(points)
+    )
+    records = [
+        make_record(backend=backend, recipe=recipe, ms=6.0, speedup=2.0)
+        for backend in ("openvino", "onnxruntime")
+        for recipe in ((), ("a",))
+    ]
+    records[1].accuracy.faithfulness = Faithfulness(
+        "cat", 1.0, "cat", 0.9, 0.5, faults=["answers one class"]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_plots(records, Path(folder))
+    assert sorted(map(len, fronts)) == [1, 2, 3]  # latency: one and two; size: all that may
