@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
+from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.rows import Estimate, Row
@@ -106,7 +107,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             for index, record in enumerate(records)
             if record.error
         ],
-        "methods": methods_paragraphs(records),
+        "methods": [references.plain(text) for text in methods_paragraphs(records)],
         "environments": [
             {"label": label, "facts": _facts(first[label].environment)} for label in places
         ],

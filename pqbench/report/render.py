@@ -40,6 +40,13 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
+def plain_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A GitHub table of texts."""
+    rows = [[markdown(text) for text in line] for line in (header, *lines)]
+    rows.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def to_csv(table: Table) -> str:
     """The rows' figures, unrounded; ``_low`` and ``_high`` are the ends of 95 % intervals."""
     columns = (*table.columns, *table.more)
