@@ -1,8 +1,8 @@
 """Each guard proved by its absence: it is taken out of a copy, and what shows it must then fail.
 
-The whole checkout is copied once; one guard at a time is edited out of the copy, and the test (with
-``--rows``: the row of ``faults.py``) that stands for it is run there. A guard whose test still passes
-without it guards nothing. Unedited, every test must pass.
+The whole checkout is copied once; one guard at a time is edited out of the copy, and the test that
+stands for it (with ``--rows``: the row of ``faults.py``) is run there. A guard whose test still
+passes without it guards nothing. Unedited, every test must pass (``--whole`` shows it).
 
     python scripts/bench/faults/mutate.py [--only PATTERN] [--rows] [--whole]
 """
