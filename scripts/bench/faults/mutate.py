@@ -82,7 +82,7 @@ GUARDS = (
         "app/outcome.py",
         "            raise SystemExit(code)\n\n        return wrapped",
         "            return None  # type: ignore[return-value]\n\n        return wrapped",
-        "tests/test_ending.py -k before_anything",
+        "tests/test_ending.py -k a_callback_raises",
         "an address that is none|disk full in the report",
     ),
     Guard(
