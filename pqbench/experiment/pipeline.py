@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pqbench.compress.recipe import Action
@@ -150,9 +151,20 @@ class Pipeline:
         card = model.value["card"]
         return Built(current, network, scored, splits.clean, weights, self.done, notes, dict(card))
 
-    def count_work(self, built: Built) -> dict[str, Any]:
-        """Parameters and MACs of what was built."""
-        return self._run(StageCall("count_work", {}, {"network": built.network})).value
+    def scored_split(self, index: DataIndex, listing: str) -> Path:
+        """Folder of the split that is scored, found or prepared."""
+        return self._split(index, listing, self.config.dataset.split).folder
+
+    def measure_size(self, built: Built) -> dict[str, Any]:
+        """Bytes, zipped bytes, parameters and MACs of what was built.
+
+        Zipping takes seconds, so both are stages: done once for a model, in whatever cell it is.
+        """
+        files = self._run(StageCall("measure_files", {}, {"artifact": built.artifact})).value
+        return {
+            **files,
+            **self._run(StageCall("count_work", {}, {"network": built.network})).value,
+        }
 
     # -- data ----------------------------------------------------------------------------------
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from pqbench.core.files import write_text
+from pqbench.core.ownership import claim, note
 from pqbench.core.record import Record
-from pqbench.report import latex, references
+from pqbench.report import escape, latex, references
+from pqbench.report.answer import Answer, lines, to_plain
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
@@ -25,6 +30,8 @@ from pqbench.report.rows import make_rows, ordered
 from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
 
+_HINT = "move it away, or give another folder (--out)"
+
 
 def write_report(
     records: Sequence[Record],
@@ -32,33 +39,43 @@ def write_report(
     plots: bool = True,
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     font: str = "serif",
+    answered: Sequence[Answer] = (),
 ) -> list[Path]:
     """Write the tables (Markdown, CSV, LaTeX), figures, methods, settings, and ``report.html``.
 
     Args:
         records: Any records; of one experiment in one environment the newest counts.
-        folder: Made if missing; files of the same names are replaced.
+        folder: Made if missing; files that pqbench made there are replaced. One that was edited
+            since is kept under another name.
         plots: Also draw the figures.
         folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
         font: ``serif`` or ``sans``, in the figures.
+        answered: The answers, with which everything begins; see :mod:`pqbench.report.answer`.
 
     Returns:
         The files written, the page first.
+
+    Raises:
+        ConfigError: A file of that name is there which pqbench did not make.
     """
     records = newest(list(records))
-    folder.mkdir(parents=True, exist_ok=True)
     records = ordered(records)
     rows = make_rows(records)
     summary, batches = summary_table(rows), batch_table(rows)
     methods = methods_paragraphs(records)
-    drawn = save_plots(records, folder, folders, font, rows) if plots else []
-    figures = [path.stem for path in drawn if path.suffix == ".pdf"]
     cited = references.keys_in(methods)
     table = [(x.step, x.name, x.value) for x in settings(records)]
-    parts = ["methods", "table", "batches", *(["settings"] if table else [])]
+    parts = [
+        *(["answer"] if answered else []),
+        "methods",
+        "table",
+        "batches",
+        *(["settings"] if table else []),
+    ]
+    told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary),
-        "table.md": to_markdown(summary),
+        "report.html": to_html(records, rows, summary, told, folders),
+        "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
         "batches.md": to_markdown(batches),
@@ -73,11 +90,33 @@ def write_report(
             HEADER, table, "Settings of the experiments", "tab:pqbench-settings"
         ),
         "references.bib": references.bibtex(cited),
-        "report.tex": latex.document(parts, figures, bool(cited)),
+        "answer.json": json.dumps(to_plain(answered), indent=2, allow_nan=False) + "\n",
+        "answer.md": answer_markdown(answered),
+        "answer.tex": "\n\n".join(escape.latex(line) for part in told for line in part) + "\n",
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
+    try:
+        drawn = save_plots(records, aside, folders, font, rows) if plots else []
+        figures = [path.stem for path in drawn if path.suffix == ".pdf"]
+        texts["report.tex"] = latex.document(parts, figures, bool(cited))
+        claim(folder, [*texts, *(path.name for path in drawn)], _HINT)
+        drawn = [path.replace(folder / path.name) for path in drawn]
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     written = []
     for name, text in texts.items():
         path = folder / name
         write_text(path, text)
         written.append(path)
+    note(folder)
     return written + drawn
+
+
+def answer_markdown(answered: Sequence[Answer]) -> str:
+    """The answers in Markdown, the sentence in bold; empty without one."""
+    parts = []
+    for answer in answered:
+        first, *rest = (escape.markdown(line) for line in lines(answer))
+        parts += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
+    return "\n".join(parts) + ("\n" if parts else "")
