@@ -1,4 +1,4 @@
-"""True networks as artifacts, made without the export room, and runs of them."""
+"""True networks as artifacts, made without the package export, and runs of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_tiny(folder: Path, split: PreparedSplit, recurrent: bool = False) -> Ar
 
 
 def make_onnx(source: Artifact, folder: Path) -> Artifact:
-    """Export with a free batch, without pqbench's own export room."""
+    """Export with a free batch, without pqbench's own export."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = [2, *(size for size in source.inputs[0].shape[1:] if size)]
     torch.onnx.export(
@@ -94,7 +94,7 @@ def make_onnx(source: Artifact, folder: Path) -> Artifact:
 
 
 def make_openvino(source: Artifact, folder: Path) -> Artifact:
-    """Convert an ONNX artifact, without pqbench's own export room."""
+    """Convert an ONNX artifact, without pqbench's own export."""
     import openvino
 
     folder.mkdir(parents=True, exist_ok=True)
