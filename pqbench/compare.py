@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import Record
+from pqbench.core.terminal import open_streams
+from pqbench.report.between_runs import spread_of
 from pqbench.report.environments import environment_key, environment_labels
 from pqbench.report.load import find_records, newest
 from pqbench.report.regression import (
@@ -52,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     lost, worse, distrusted = 0, 0, 0
+    spread = spread_of([before, after])
     found = [
-        list(figures(old, new, allowances)) if old.ok and new and new.ok else []
+        list(figures(old, new, allowances, spread)) if old.ok and new and new.ok else []
         for old, new in pairs
     ]
     judged = iter(adjusted([f for one in found for f in one]))  # one family over all pairs
@@ -67,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"\n{title(old)}", style="bold", highlight=False)
             print_figures(shown, console, ("A", "B"))
     total = sum(len(one) for one in found)
+    print(
+        f"Medians vary from run to run by {100 * spread.deviation:.1f} % (standard deviation, "
+        f"{spread.dof:.0f} degrees of freedom); beyond that and --latency they count."
+    )
     print(
         f"{len(pairs)} experiments, {total} figures: {worse} worse, "
         f"{distrusted} not to be trusted, {lost} without a result in B"
@@ -174,4 +181,5 @@ def _lost(old: Record, new: Record | None) -> int:
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main())

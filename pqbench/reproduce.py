@@ -27,6 +27,7 @@ from pqbench.app.arguments import config_folder
 from pqbench.app.trust import check_classes, check_trust, which_version
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.record import Record, written_version
+from pqbench.core.terminal import open_streams
 from pqbench.experiment.config import fingerprint, from_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
@@ -239,4 +240,5 @@ def _sentence(found: Sequence[Figure], off: Sequence[Figure]) -> str:
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main())

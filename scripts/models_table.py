@@ -16,6 +16,7 @@ from predecessors import NONE, put
 from pqbench.core.record import METRIC_NAMES, Accuracy, Record
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.references import plain
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 MIB = 2**20
@@ -114,7 +115,7 @@ def lines(records: Sequence[Record]) -> list[str]:
     good = sum(record.ok for record in records)
     sizes = sorted({x.batch_size for r in records if r.ok for x in r.latency[:1]})
     return [
-        *(line for text in methods_paragraphs(records) for line in (text, "")),
+        *(line for text in methods_paragraphs(records) for line in (plain(text), "")),
         f"{len(records)} cells, {good} of them with a result.",
         "",
         *table(records),

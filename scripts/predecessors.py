@@ -21,6 +21,7 @@ from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.plots import save_plots
+from pqbench.report.references import plain
 from pqbench.report.rows import ordered, recipe_labels
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "predecessors"
@@ -93,7 +94,7 @@ def measured(records: Sequence[Record]) -> list[str]:
     if not any(record.ok for record in records):
         raise ValueError("none of these records has a result")
     labels = recipe_labels(records)
-    methods = methods_paragraphs(records)
+    methods = [plain(text) for text in methods_paragraphs(records)]
     return [
         *(line for text in methods for line in (text, "")),
         *_table(records, labels),

@@ -11,6 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from pqbench.core.telemetry import switch_off
+
+switch_off()  # before any test imports a runtime
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test is about time
 hypothesis.settings.load_profile("untimed")
 

@@ -21,6 +21,7 @@ SMALL = [
     "protocol.batch_sizes=[1,2]",
     "protocol.max_seconds=0.5",
     "protocol.min_pairs=2",
+    "protocol.processes=1",
     "protocol.max_disturbed=0",
     "dataset.limit=48",
     "dataset.train_limit=96",

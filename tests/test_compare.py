@@ -1,13 +1,15 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from record_factory import make_failed, make_record
 
 from pqbench import compare, reproduce
 from pqbench.core.record import Record
 from pqbench.experiment.config import fingerprint
-from pqbench.report.regression import Allowances
+from pqbench.report.between_runs import Spread, spread_of
+from pqbench.report.regression import Allowances, adjusted, figures
 
 
 def save(record, folder):
@@ -25,7 +27,8 @@ def candidate(**values):
         ({}, 0, None),
         ({"ms": 3.08, "speedup": 1.88}, 0, None),
         ({"speedup": 1.4}, 1, "speedup at batch 1"),
-        ({"ms": 3.6}, 1, "median latency at batch 1"),
+        ({"ms": 3.6}, 0, None),  # one run each: a median alone does not tell 20 %
+        ({"ms": 6.0}, 1, "median latency at batch 1"),
         ({"top1": 0.7}, 1, "top-1"),
         ({"size_mb": 30.0}, 1, "size of the files"),
         ({"ms": 2.0, "speedup": 2.9, "size_mb": 9.0}, 0, "better"),
@@ -129,3 +132,58 @@ def test_reproduce_without_a_usable_record(tmp_path, capsys):
     path = save(candidate(), tmp_path / "a")  # a test's configuration is not a whole one
     assert reproduce.main([str(path), "--outputs", str(tmp_path / "out")]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def sweep_of_one_program(seed, deviation, slower=1.0):
+    """A baseline and five candidates; each run's medians are off by a factor of its own."""
+    rng = np.random.default_rng(seed)
+    records = [make_record(ms=6.0 * np.exp(rng.normal(0, deviation)), batches=(1,))]
+    for step in range(5):
+        run = np.exp(rng.normal(0, deviation))
+        ms = 3.0 * run * slower
+        record = make_record(recipe=(f"step{step}",), ms=ms, speedup=2.0, batches=(1,))
+        record.speedup[0].baseline_p50_ms = 6.0 * run
+        records.append(record)
+    return records
+
+
+def latencies(before, after, spread):
+    pairs = zip(before, after, strict=True)
+    found = [f for old, new in pairs for f in figures(old, new, Allowances(), spread)]
+    return [f.verdict for f in adjusted(found) if "latency" in f.name]
+
+
+def test_medians_of_one_program_are_not_called_better_or_worse():
+    accused, accused_by_intervals_alone = 0, 0
+    for seed in range(40):
+        before = sweep_of_one_program(2 * seed, 0.06)
+        after = sweep_of_one_program(2 * seed + 1, 0.06)
+        spread = spread_of([before, after])
+        accused += any(v != "agrees" for v in latencies(before, after, spread))
+        alone = latencies(before, after, Spread(1e-6, 1e6))
+        accused_by_intervals_alone += any(v != "agrees" for v in alone)
+    assert accused <= 4  # of 40 pairs of sweeps, 6 medians each
+    assert accused_by_intervals_alone > 20
+
+
+def test_medians_that_all_changed_are_told_where_runs_hardly_vary():
+    before, after = (
+        sweep_of_one_program(seed, 0.01, slower) for seed, slower in ((0, 1), (1, 1.4))
+    )
+    spread = spread_of([before, after])
+    assert 0.01 < spread.deviation < 0.05
+    assert spread.dof == 14  # ten repetitions and what is usual
+    assert latencies(before, after, spread)[1:] == ["worse"] * 5
+
+
+def test_speedup_of_one_start_is_not_judged(tmp_path, capsys):
+    paths = []
+    for name, speedup in (("a", 1.9), ("b", 1.2)):
+        record = candidate(speedup=speedup)
+        for gain in record.speedup:
+            gain.start_ratios = [gain.ratio]
+        paths.append(str(save(record, tmp_path / name)))
+    assert compare.main(paths) == 0
+    out = capsys.readouterr().out
+    assert "3 not to be trusted" in out
+    assert "one start decides nothing" in " ".join(out.split())

@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 from record_factory import make_record
 
 from pqbench.app.callbacks import Results
-from pqbench.app.check import check_recipe
 from pqbench.app.outcome import OUTCOME
 from pqbench.app.sweep_state import LOCK, Sweep, find_earlier
-from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.errors import DataError
 from pqbench.core.terminal import printable
+from pqbench.tracking.settings import TrackingSettings
 
 
 def program(text: str, **extra: str) -> subprocess.Popen[str]:
@@ -41,7 +41,7 @@ def finish(folder: Path) -> int:
     make_record("m", "ort").save(folder)
     config = OmegaConf.create(
         {
-            "tracking": {"enabled": False},
+            "tracking": OmegaConf.structured(TrackingSettings(enabled=False)),
             "outputs": str(folder),
             "hydra": {"runtime": {"output_dir": str(folder)}},
         }
@@ -145,20 +145,6 @@ def test_sweep_that_cannot_be_locked_is_not_gone_on_with(tmp_path: Path) -> None
     (tmp_path / "theirs" / LOCK).unlink(missing_ok=True)
     (tmp_path / "theirs" / LOCK).mkdir()  # as a folder that is somebody else's: an OSError
     assert find_earlier(tmp_path, ["model=a"], finished_too=False) is None
-
-
-STEP = {"_target_": "pqbench.compress.ort_int8.OrtInt8"}
-PRUNE = {"_target_": "pqbench.compress.prune.Prune"}
-CONFIG = {
-    "model": {"representation": "torch"},
-    "backend": {"_target_": "pqbench.backends.ort.backend.OrtBackend", "name": "ort"},
-}
-
-
-def test_recipe_that_cannot_be_is_refused_alone() -> None:
-    check_recipe({**CONFIG, "compress": {"prune": PRUNE, "ort_int8": STEP}})
-    with pytest.raises(ConfigError, match="put prune before ort_int8"):
-        check_recipe({**CONFIG, "compress": {"ort_int8": STEP, "prune": PRUNE}})
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ QUICK = [
     "protocol.batch_sizes=[1]",
     "protocol.max_seconds=0.3",
     "protocol.min_pairs=2",
+    "protocol.processes=1",
     "protocol.max_disturbed=0",
     "tracking=none",
     "threads=1",

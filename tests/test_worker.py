@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -44,6 +45,7 @@ BRIEF = MeasureProtocol(
     warmup_s=0.05,
     min_pairs=2,
     max_pairs=2,
+    processes=1,
     quiet_wait_s=0.0,
     settle_s=0.0,
     block_s=0.2,
@@ -71,10 +73,13 @@ def start(tmp_path: Path, model: Path, split: Path, timeout_s: float = 60, **opt
     )
 
 
-def gone(pid: int, within: float = 10.0) -> bool:
-    """Whether a process ends, and leaves no zombie."""
+def gone(pid: int, within: float = 10.0, adopted: bool = False) -> bool:
+    """Whether a process ends, and leaves no zombie but one that this process has adopted."""
     end = time.monotonic() + within
     while time.monotonic() < end:
+        if adopted:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         if not psutil.pid_exists(pid):
             return True
         time.sleep(0.02)
@@ -251,7 +256,7 @@ def test_worker_dies_with_its_parent_even_in_mid_call(
         pid = int(parent.stdout.readline())
         time.sleep(0.2)
         os.kill(parent.pid, signal.SIGKILL)
-    assert gone(pid)
+    assert gone(pid, adopted=True)
 
 
 def test_run_cell_measures_both_sides_and_writes_its_files(
@@ -286,16 +291,39 @@ def test_run_cell_times_as_many_starts_as_the_protocol_says(
     result = run_cell(
         SideSpec(node(), model, split, "candidate"),
         SideSpec(node(work=200), model, split, "baseline"),
-        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3, max_pairs=3),
         tmp_path / "out",
         threads=1,
     )
     assert result.latency[0].processes == 3
+    assert len(result.speedup[0].start_ratios) == 3
+    assert min(result.speedup[0].start_ratios) > 2
     samples = pd.read_parquet(tmp_path / "out" / "latency.parquet")
     assert set(samples["process"]) == {0, 1, 2}
     assert samples.groupby("process")["side"].nunique().eq(2).all()
     logs = {path.name for path in (tmp_path / "out" / "logs").iterdir()}
-    assert {"candidate.log", "start0_candidate.log", "start1_baseline.log"} <= logs
+    assert {"weigh_candidate.log", "candidate.log", "start0_candidate.log"} <= logs
+    assert {"baseline.log", "start1_baseline.log"} <= logs
+    began = samples.drop_duplicates("process")["side"].tolist()
+    assert began[0] != began[1]  # who begins is balanced between the starts
+    assert began[0] == began[2]
+
+
+def test_run_cell_prints_no_reason_that_disagrees_with_the_ratio(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(work=200, profile_factor=0.7), model, split, "candidate"),
+        SideSpec(node(work=150, profile_factor=1.3), model, split, "baseline"),
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.speedup[0].ratio < 1
+    assert result.profile is not None
+    assert sum(result.profile.baseline_ms.values()) > sum(result.profile.ms.values())
+    assert result.profile.explanation == ""
+    assert "disagree with the timed ratio" in result.reasons["profile.explanation"]
 
 
 def test_run_cell_profiles_an_int8_model_that_is_not_faster(

@@ -5,8 +5,11 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -66,6 +69,56 @@ class SearchSweeper(Sweeper):
         if self.config is None or self.launcher is None:
             raise RuntimeError("setup() comes before sweep()")
         return Search(self.config, self.launcher, arguments, **self.options).run()
+
+
+class RecipeSweeper(BasicSweeper):
+    """Hydra's own sweeper, which leaves a step's settings out of recipes without that step."""
+
+    def __init__(self, max_batch_size: "int | None", params: "DictConfig | None" = None) -> None:
+        # Hydra's scan runs its own file twice: BasicSweeper's __init__ would not know this class.
+        self.overrides = None
+        self.batch_index = 0
+        self.max_batch_size = max_batch_size
+        self.params: Any = params if params is not None else OmegaConf.create({})
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def split_arguments(  # type: ignore[override]  # static there: here it must know the recipes
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The overrides of every job, in batches; see :mod:`pqbench.app.recipe_settings`."""
+        from pqbench.app.recipe_settings import fit_to_recipes
+
+        assert self.hydra_context is not None
+        loader, config = self.hydra_context.config_loader, self.config
+        assert config is not None
+
+        def steps_of(rest: list[str]) -> set[str]:
+            return set(loader.load_sweep_config(config, rest).compress)
+
+        batches = BasicSweeper.split_arguments(overrides, None)
+        jobs = fit_to_recipes([job for batch in batches for job in batch], steps_of)
+        size = max_batch_size or len(jobs)
+        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+
+@dataclass
+class RecipeConf(BasicSweeperConf):
+    """The node ``hydra.sweeper`` of sweeps that are not searches."""
+
+    _target_: str = "hydra_plugins.pqbench_search.RecipeSweeper"
+
+
+def register() -> None:
+    """Make both sweepers known to Hydra, the second in the place of its own ``basic``."""
+    from hydra.core.plugins import Plugins
+
+    for sweeper in (SearchSweeper, RecipeSweeper):
+        Plugins.instance().register(sweeper)  # Hydra's scan does not see an editable install
+    ConfigStore.instance().store(
+        group="hydra/sweeper", name="basic", node=RecipeConf, provider="pqbench"
+    )
 
 
 ConfigStore.instance().store(

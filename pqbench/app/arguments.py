@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from pqbench.app.recipe_settings import each_by_job
 from pqbench.core.errors import ConfigError
 
 MULTIRUN = ("-m", "--multirun")
@@ -33,7 +34,8 @@ def prepare(arguments: list[str]) -> list[str]:
     """The arguments as Hydra wants them.
 
     Options go to the front (between settings Hydra does not understand them). A sweep with nothing
-    to sweep over sweeps over the backends that can run here. ``--backends`` prints and exits.
+    to sweep over sweeps over the backends that can run here; settings of steps go to the recipes
+    that have the step. ``--backends`` prints and exits.
     """
     register_repeats(arguments)
     if "--backends" in arguments:
@@ -49,7 +51,7 @@ def prepare(arguments: list[str]) -> list[str]:
         from pqbench.app.backends_here import available_backends
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
-    return ["-m", *rest]
+    return ["-m", *each_by_job(rest)]
 
 
 def _options_first(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
+from pqbench.app.shown import as_given, scrub_folder
 from pqbench.app.sweep_state import (
     Sweep,
     command_of,
@@ -24,7 +25,7 @@ from pqbench.app.sweep_state import (
     unwritable_folder,
     view,
 )
-from pqbench.core.errors import Status
+from pqbench.core.errors import DataError, Status
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -49,19 +50,27 @@ def check_combinations(config: DictConfig) -> int | None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if config.hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+    from hydra_plugins.pqbench_search import RecipeSweeper
+    from pqbench.app.recipe_settings import fit_to_recipes
+
+    plain = (BasicSweeper.__name__, RecipeSweeper.__name__)
+    if config.hydra.sweeper._target_.rpartition(".")[2] not in plain:
         trials: int | None = config.hydra.sweeper.get("n_trials")
         return trials
     total = 0
     sweeper = BasicSweeper(max_batch_size=None, params=config.hydra.sweeper.params)
     loader = GlobalHydra.instance().config_loader()
-    arguments = [*sweeper._parse_config(), *config.hydra.overrides.task]
+    arguments = [*sweeper._parse_config(), *as_given(config.hydra.overrides.task)]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    for batch in BasicSweeper.split_arguments(parsed, None):
-        for overrides in batch:
-            total += 1
-            job = loader.load_sweep_config(config, list(overrides))
-            check(_task(job))
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+    def steps_of(overrides: list[str]) -> set[str]:
+        return set(loader.load_sweep_config(config, overrides).compress)
+
+    for overrides in fit_to_recipes(jobs, steps_of):
+        total += 1
+        job = loader.load_sweep_config(config, overrides)
+        check(_task(job))
     return total
 
 
@@ -72,7 +81,8 @@ def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
         ConfigError: Another process runs a sweep in the folder that was asked for.
         OutputError: The folder cannot be written.
     """
-    overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    given = config.hydra.overrides
+    overrides = [*as_given(given.task), *as_given(given.hydra)]
     command = command_of(overrides)
     folder = Path(config.hydra.sweep.dir)
     if any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra):
@@ -127,7 +137,9 @@ class Results(Callback):
         """Note that an experiment of a sweep has started; in the process that runs it."""
         del kwargs
         folder = _sweep_folder(config)
+        scrub_folder(Path(config.hydra.runtime.output_dir))
         if folder is not None:
+            scrub_folder(folder)
             note_start(folder, Path(config.hydra.runtime.output_dir).name)
 
     @ends_clearly("the sweep's progress cannot be written")
@@ -139,7 +151,11 @@ class Results(Callback):
         folder, where = _sweep_folder(config), Path(config.hydra.runtime.output_dir)
         if folder is None or not (where / FILE).is_file():
             return
-        note_end(folder, where.name, Record.load(where))
+        try:
+            note_end(folder, where.name, Record.load(where))
+        except DataError as error:
+            log.warning("  %s", error)
+            return
         log.info("  [%s]", view(folder))
 
     @ends_clearly("the summary cannot be made")

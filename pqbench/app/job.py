@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pqbench.app.outcome import UNWRITABLE, refuse, say
+from pqbench.app.shown import as_given, shown_config
 from pqbench.core import interrupt as stop
 from pqbench.core.errors import ConfigError, OutputError
 from pqbench.experiment import config as schema
@@ -39,7 +40,8 @@ def run(config: DictConfig) -> str:
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     try:
-        status = ExperimentRun(read, folder, list(job.overrides.task)).run().status
+        shown = shown_config(config, schema.to_plain(read))
+        status = ExperimentRun(read, folder, as_given(job.overrides.task), shown).run().status
         sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
         for record, where in find_records(folder):
             push(record, where, read.tracking, sweep)

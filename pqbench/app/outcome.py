@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, ParamSpec, TypeVar
 
 from pqbench.core.errors import ConfigError, PqbenchError
+from pqbench.core.secrets import mask_text
 from pqbench.core.terminal import printable
 
 P = ParamSpec("P")
@@ -38,7 +39,7 @@ OUTCOME = Outcome()
 
 def say(text: str) -> None:
     """One line of this program on standard error."""
-    print(f"pqbench: {printable(text)}", file=sys.stderr)
+    print(f"pqbench: {printable(mask_text(text))}", file=sys.stderr)
 
 
 def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.core.errors import ConfigError, OutputError
-from pqbench.core.files import write_json
+from pqbench.core.errors import ConfigError, DataError, OutputError
+from pqbench.core.files import read_limited, write_json
+from pqbench.core.record.reading import build
+from pqbench.core.secrets import mask_text
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -47,16 +49,19 @@ class State:
 
 
 def command_of(overrides: Sequence[str]) -> list[str]:
-    """The arguments without those that say how to run the sweep, not which."""
-    return [o for o in overrides if o.lstrip("+").partition("=")[0] not in _NOT_THE_COMMAND]
+    """The arguments without those that say how to run the sweep, not which; no secrets."""
+    return [
+        mask_text(o) for o in overrides if o.lstrip("+").partition("=")[0] not in _NOT_THE_COMMAND
+    ]
 
 
 def read_state(folder: Path) -> State | None:
     """The state of a sweep; None if there is no readable one."""
     try:
-        return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        state: State = build(State, read_limited(folder / STATE))
+    except DataError:
         return None
+    return state
 
 
 def find_earlier(parent: Path, command: Sequence[str], finished_too: bool) -> Path | None:
@@ -169,7 +174,7 @@ def view(folder: Path) -> str:
         try:
             entry = json.loads(line)
             entries[entry["job"]] = {"status": "failed", **entry}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue  # a line that a dying process cut
     ended = [e for e in entries.values() if e["status"] != "running"]
     ok = sum(e["status"] == "ok" for e in ended)

@@ -7,6 +7,7 @@ import http.client
 import logging
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -25,6 +26,14 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_DEADLINE_S = 10.0
 CHUNK_BYTES = 1 << 18
+SLOWEST_BYTES_PER_S = 1024  # over a window; slower is given up
+WINDOW_S = 30.0
+_DIGITS = 15
+LARGEST_BYTES = 1 << 38  # of a file whose size nobody has told
+
+
+class _Useless(OSError):
+    """What arrives cannot become the file; going on would not end."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ def _download(remote: Remote, target: Path, error: type[PqbenchError], hint: str
                 part.unlink()  # longer than the published file: begin anew
                 continue
             here = part.stat().st_size if part.exists() else 0
-            if here > furthest:  # it moved: go on from here
+            if here > furthest and not isinstance(cause, _Useless):  # it moved: go on from here
                 log.warning("%s: %s; resuming at byte %d", name, cause, here)
                 furthest = here
                 continue
@@ -146,14 +155,29 @@ def _receive(remote: Remote, part: Path) -> None:
         )
         if not resumed:
             have = 0
-        length = response.headers["Content-Length"]
-        total = have + int(length) if length else remote.size
+        total = _total(response.headers["Content-Length"], have, remote)
         log.info("downloading %s (%s bytes)", remote.url, total if total else "unknown")
         with part.open("ab" if resumed else "wb") as file:
             _copy(response, file.write, part.name, have, total)
     size = part.stat().st_size
     if total is not None and size != total:
         raise ConnectionError(f"the connection closed after {size:,} of {total:,} bytes")
+
+
+def _total(length: str | None, have: int, remote: Remote) -> int | None:
+    """Bytes of the whole file, as far as known.
+
+    Raises:
+        _Useless: The server's figure is none, or another than the published.
+    """
+    if not length:
+        return remote.size
+    if not length.strip().isdecimal() or len(length) > _DIGITS:
+        raise _Useless(f"the server says that it sends {length[:40]!r} bytes")
+    total = have + int(length)
+    if remote.size is not None and total != remote.size:
+        raise _Useless(f"the server has {total:,} bytes, {remote.size:,} are published")
+    return total
 
 
 def _copy(
@@ -170,9 +194,19 @@ def _copy(
     columns = (TextColumn(name.removesuffix(".part")), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(name, completed=done, total=total)
+        began, arrived = time.monotonic(), 0
         while chunk := response.read1(CHUNK_BYTES):
+            done += len(chunk)
+            if done > (LARGEST_BYTES if total is None else total):
+                raise _Useless(f"more than the {total or LARGEST_BYTES:,} bytes of the file came")
             write(chunk)
             progress.advance(task, len(chunk))
+            arrived += len(chunk)
+            now = time.monotonic()
+            if now - began >= WINDOW_S:
+                if arrived < SLOWEST_BYTES_PER_S * (now - began):
+                    raise _Useless(f"only {arrived:,} bytes in {now - began:.0f} s")
+                began, arrived = now, 0
 
 
 def _open(request: urllib.request.Request) -> http.client.HTTPResponse:

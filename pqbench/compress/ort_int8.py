@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.compress.histograms import write_ranges
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -108,14 +109,27 @@ class OrtInt8(Step):
         with TemporaryDirectory(dir=workdir) as scratch, redirect_stdout(StringIO()):
             ready = Path(scratch) / FILE
             quant_pre_process(artifact.path, ready)
+            types = None if self.op_types is None else list(self.op_types)
+            ranges = None
+            if self.method in ("entropy", "percentile"):
+                ranges = Path(scratch) / "ranges.json"
+                write_ranges(
+                    ready,
+                    ranges,
+                    lambda: calibration,
+                    METHODS[self.method],
+                    self.percentile,
+                    types,
+                )
             quantize_static(
                 ready,
                 target,
                 _Reader(calibration),
+                calibration_cache_path=ranges,
                 quant_format=QuantFormat.QDQ,
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,
-                op_types_to_quantize=None if self.op_types is None else list(self.op_types),
+                op_types_to_quantize=types,
                 nodes_to_exclude=self._excluded(onnx.load(ready, load_external_data=False)),
                 activation_type=QuantType[ACTIVATIONS[self.activation]],
                 weight_type=QuantType.QInt8,
@@ -158,16 +172,9 @@ class OrtInt8(Step):
             "ActivationSymmetric": self.symmetric,
             "QuantizeBias": self.quantize_bias,
         }
-        if self.method == "percentile":
-            options["CalibPercentile"] = self.percentile
-        elif self.method == "mean_minmax":
+        if self.method == "mean_minmax":
             # With all images in one pass, ONNX Runtime's moving average is the plain mean.
             options["CalibMovingAverage"] = True
-        if self.method in ("entropy", "percentile"):
-            # The histogram methods keep every activation of every image until the end (6 GB for
-            # 100 images) unless told to fold each image into the histograms at once.
-            # CalibMaxIntermediateOutputs is no way out: it throws the values away unused.
-            options["CalibStridedMinMax"] = 1
         return options
 
 

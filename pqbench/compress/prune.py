@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pqbench.compress.careful import FAILURES, BrokenError, checker, prune_carefully
 from pqbench.compress.criteria import check_criterion, gather_gradients, importance
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
@@ -22,7 +23,6 @@ from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import (
     feed_tensors,
     output_layers,
-    output_shapes,
     parameter_count,
     recalibrate_batch_norm,
     torch_threads,
@@ -57,8 +57,9 @@ class Prune(Step):
         round_to: Kept channels are rounded down to a multiple of this, which kernels like; null
             for no rounding.
         ignored_layers: Dotted names of modules to leave alone, beside the layers that produce the
-            outputs, which are never pruned. Recurrent layers must be named here: they cannot be
-            pruned.
+            outputs, which are never pruned, and those whose cutting breaks the network, which are
+            found by trying and named in the lineage. Recurrent layers must be named here: they
+            cannot be pruned.
         recalibrate_bn: Measure BatchNorm's statistics anew on this many training images; 0 for
             not. Costs seconds and saves much of the accuracy.
     """
@@ -128,7 +129,7 @@ class Prune(Step):
             images = data.train.spread(self.gradient_images, data.seed)
             graded = gather_gradients(network, data.train, names, images, self.criterion)
             macs = measures(example)["macs"](network)
-            ratio, network = self._shrink(network, example, kept, data.seed)
+            ratio, network, left_alone = self._shrink(network, example, kept, data.seed)
             used = 0
             if self.recalibrate_bn:
                 images = data.train.spread(self.recalibrate_bn, data.seed)
@@ -136,9 +137,11 @@ class Prune(Step):
             macs_left = measures(example)["macs"](network)
         after = parameter_count(network)
         if after >= before:
+            broken = ", ".join(f"{name} ({why})" for name, why in list(left_alone.items())[:3])
             raise UnsupportedError(
                 f"pruning by '{self.criterion}' at ratio {self.pruning_ratio} removed nothing from "
-                f"this network ({before} parameters)",
+                f"this network ({before} parameters)"
+                f"{f'; cutting these breaks it: {broken}' if broken else ''}",
                 hint="raise pruning_ratio, lower round_to, or choose another criterion",
             )
         left = layer_channels(network)
@@ -162,6 +165,7 @@ class Prune(Step):
                 "channel_reduction": 1 - sum(left.values()) / sum(channels.values()),
                 "layers": {name: [channels[name], left[name]] for name in channels},
                 "never_pruned": kept,
+                "left_alone": left_alone,
                 "batch_norm_images": used,
             },
         )
@@ -200,77 +204,77 @@ class Prune(Step):
 
     def _shrink(
         self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], seed: int
-    ) -> tuple[float, nn.Module]:
-        """The pruned network and the channel ratio that made it."""
+    ) -> tuple[float, nn.Module, dict[str, str]]:
+        """The channel ratio, the network that it made, and what was left alone, with the reason."""
         import torch
 
-        def attempt(ratio: float) -> nn.Module:
+        left: dict[str, str] = {}
+
+        def fresh() -> nn.Module:
             torch.manual_seed(seed)
             copy = deepcopy(network)
             for ours, theirs in zip(copy.parameters(), network.parameters(), strict=True):
                 ours.grad = None if theirs.grad is None else theirs.grad.clone()
-            self._cut(copy, example, kept, ratio)
+            return copy
+
+        def attempt(ratio: float) -> nn.Module:
+            copy = fresh()
+            left.clear()
+            try:
+                check = checker(copy, example)
+                self._pruner(copy, example, kept, ratio).step()
+                check()
+            except (*FAILURES, BrokenError):  # one group or more breaks it: find which
+                copy = fresh()
+                left.update(self._carefully(copy, example, kept, ratio))
+            copy.zero_grad(set_to_none=True)
             return copy
 
         if self.target == "channels":
-            return self.pruning_ratio, attempt(self.pruning_ratio)
+            return self.pruning_ratio, attempt(self.pruning_ratio), left
         measure = measures(example)[self.target]
 
         def measured(ratio: float) -> tuple[nn.Module, float]:
             copy = attempt(ratio)
             return copy, measure(copy)
 
-        return find_ratio(measure(network), self.pruning_ratio, self.target, measured)
+        ratio, pruned = find_ratio(measure(network), self.pruning_ratio, self.target, measured)
+        return ratio, pruned, left
 
-    def _cut(
+    def _carefully(
         self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float
-    ) -> None:
-        """Prune in place."""
-        import torch
-        import torch_pruning as tp
-
-        modules = dict(network.named_modules())
-        with torch.no_grad():
-            shapes = output_shapes(network(*example))
+    ) -> dict[str, str]:
         try:
-            pruner = tp.pruner.BasePruner(
-                network,
-                example if len(example) > 1 else example[0],
-                importance=importance(self.criterion),
-                pruning_ratio=ratio,
-                pruning_ratio_dict={modules[k]: v for k, v in self.layer_ratios.items()},
-                max_pruning_ratio=self.max_layer_ratio,
-                global_pruning=self.global_pruning,
-                round_to=self.round_to,
-                ignored_layers=[modules[name] for name in kept],
-                # Its defaults are shared mutable dictionaries, which it fills.
-                in_channel_groups={},
-                out_channel_groups={},
-                num_heads={},
-            )
-            pruner.step()
-            network.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                pruned = output_shapes(network.eval()(*example))
-        except (
-            AssertionError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+            pruner = self._pruner(network, example, kept, ratio)
+            return prune_carefully(pruner, network, checker(network, example))
+        except (*FAILURES, BrokenError) as error:
             raise UnsupportedError(
                 f"Torch-Pruning cannot prune {type(network).__name__}: "
                 f"{type(error).__name__}: {error}",
                 hint="name the layers it stumbles over in compress.prune.ignored_layers",
             ) from error
-        if pruned != shapes:
-            raise UnsupportedError(
-                f"pruning changed the output's shape from {shapes} to {pruned}",
-                hint="name the layer that makes the output in compress.prune.ignored_layers",
-            )
+
+    def _pruner(
+        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float
+    ) -> Any:
+        import torch_pruning as tp
+
+        modules = dict(network.named_modules())
+        return tp.pruner.BasePruner(
+            network,
+            example if len(example) > 1 else example[0],
+            importance=importance(self.criterion),
+            pruning_ratio=ratio,
+            pruning_ratio_dict={modules[k]: v for k, v in self.layer_ratios.items()},
+            max_pruning_ratio=self.max_layer_ratio,
+            global_pruning=self.global_pruning,
+            round_to=self.round_to,
+            ignored_layers=[modules[name] for name in kept],
+            # Its defaults are shared mutable dictionaries, which it fills.
+            in_channel_groups={},
+            out_channel_groups={},
+            num_heads={},
+        )
 
 
 def layer_channels(network: nn.Module) -> dict[str, int]:

@@ -141,6 +141,14 @@ class Backend(ABC):
     def availability(self) -> Availability:
         """Whether it can run here, found without loading a model."""
 
+    def imports(self, artifact: Artifact) -> Sequence[str]:  # noqa: ARG002
+        """Modules that this model needs beside the runtime's, imported before it is loaded.
+
+        Args:
+            artifact: The model that will be loaded.
+        """
+        return ()
+
     def check_loads(self, representation: Representation) -> None:  # noqa: B027  # optional
         """Refuse, before any work, what the library that is installed here cannot load.
 

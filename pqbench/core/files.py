@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pqbench.core.errors import DataError
+
+MAX_BYTES = 64 * 2**20  # of a file of records or states; the largest seen is 1 MiB
 if sys.platform != "win32":
     import fcntl
 
@@ -45,6 +48,41 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file, so that it can be made again and still be looked at.
+
+    Returns:
+        Its new name beside the old, ``<name>.damaged``, ``<name>.damaged-2``, ...; None where it
+        cannot be renamed.
+    """
+    for number in range(1, 1000):
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if aside.exists() or aside.is_symlink():
+            continue
+        try:
+            path.rename(aside)
+        except OSError:
+            return None
+        return aside
+    return None
+
+
+def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a file that somebody else may have made.
+
+    Raises:
+        DataError: It cannot be read, or is longer than ``limit`` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise DataError(f"cannot read {path}: longer than {limit:,} bytes")
+    return data
 
 
 def content_sha256(path: Path) -> str:

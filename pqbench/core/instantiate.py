@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pqbench.core.errors import ConfigError
+from pqbench.core.telemetry import switch_off
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
@@ -30,6 +31,7 @@ def find_class(node: Mapping[str, Any], what: str, contract: type[Contract]) -> 
         raise ConfigError(f"{what} has no _target_", hint="name the class that implements it")
     from hydra.utils import get_object
 
+    switch_off()  # before the class is imported, and with it its library
     try:
         found = get_object(target)
     except (ImportError, ValueError, AttributeError) as error:

@@ -10,9 +10,12 @@ import codecs
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import sys
+
+from pqbench.core.secrets import mask_text
 
 ERRORS = "pqbench.plain"
 """Name of the error handler that writes a plain character for one that the terminal lacks."""
@@ -66,6 +69,14 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     bad = error.object[error.start : error.end]
     return "".join(_PLAIN.get(c, _written(c) if _CONTROL.match(c) else "?") for c in bad), error.end
+
+
+class Formatter(logging.Formatter):
+    """Lines of a log: no secrets of addresses, no control characters of somebody else's text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return printable(mask_text(super().format(record)))
 
 
 class _Stream(io.TextIOWrapper):

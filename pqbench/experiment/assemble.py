@@ -16,6 +16,7 @@ from pqbench.core import record as rec
 from pqbench.core.artifact import RESULT, Artifact
 from pqbench.core.errors import OutputError, PqbenchError, Status
 from pqbench.core.files import copy_tree, write_json
+from pqbench.core.secrets import mask_text
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.config import ExperimentConfig
 from pqbench.experiment.pipeline import Built
@@ -150,10 +151,10 @@ class Recorder:
         record.error = rec.ErrorInfo(
             stage=error.stage or ("measure" if stages else "plan"),
             type=error.original or type(error).__name__,
-            message=error.message,
-            hint=error.hint,
+            message=mask_text(error.message),
+            hint=mask_text(error.hint),
             log=str(path.relative_to(self.folder)) if path and inside else None,
-            log_tail=log_tail(path) if path else "",
+            log_tail=mask_text(log_tail(path)) if path else "",
         )
         return record
 

@@ -1,7 +1,9 @@
 """Measure one cell: candidate and baseline in two session processes that take turns.
 
-The same session is timed, weighed and scored. Everything that is timed, cold times included,
-happens while the device lock is held alone; scoring and profiling share it.
+First the candidate alone, in a process that is loaded only to be weighed and to tell its cold
+times. Then several starts of both sides: each pair of processes is loaded at once, sharing the
+device with other work, and timed while the device lock is held alone. The last pair is also scored
+and, at the very end, profiled: what is scored is a session that was timed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pqbench.machine.cpu import load_average, usable_cores
 from pqbench.machine.foreign_load import ForeignLoad
 from pqbench.measure import energy, paired
 from pqbench.measure.blocks import save_turns
-from pqbench.measure.profile import explain
+from pqbench.measure.profile import disagreement, explain, mean_profile
 from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.session import SessionWorker
 
@@ -33,7 +35,9 @@ CLEAN_LOGITS_FILE = "logits_clean.npy"
 _FAST_ENOUGH = 1.1
 _LOW_SHARE = 0.9
 _MEMORY_CALLS = 3
-_PROFILE_RUNS = 10
+_PROFILE_RUNS = 5
+# Candidate, baseline, and in the other order: drift of the machine cancels.
+_PROFILE_TURNS = ((0, 1), (1, 0))
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ def run_cell(
     clean: Path | None = None,
     memory_mb: float | None = None,
     deadline: float | None = None,
+    key: str = "",
 ) -> CellResult:
-    """Load both sides, time them in turns, and score the candidate's session.
+    """Weigh the candidate, time both sides in turns, and score the candidate's session.
 
     Args:
         candidate: What is measured.
@@ -113,6 +118,8 @@ def run_cell(
         clean: Folder of a second split that is scored as well: images that no pretraining saw.
         memory_mb: Limit of each process's own data in MiB; None: no limit.
         deadline: When all must be done, on :func:`time.monotonic`'s clock; None: no limit.
+        key: Names the experiment, such as its fingerprint; with the protocol's seed it decides
+            which side begins.
 
     Returns:
         What the record needs.
@@ -123,27 +130,44 @@ def run_cell(
     """
     out.mkdir(parents=True, exist_ok=True)
     cores = threads or usable_cores()
-    cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline)
+    cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline, key)
     locked = device or make(candidate.backend, "backend", Backend).device
+    with lock.timing(locked):
+        weighed = cell.weigh()
+    starts: list[_Start] = []
     with contextlib.ExitStack() as stack:
-        with lock.timing(locked):
-            earlier = [cell.earlier_start(number) for number in range(protocol.processes - 1)]
-            ours = stack.enter_context(cell.start(candidate))
-            theirs = stack.enter_context(cell.start(baseline)) if baseline is not None else None
-            result = cell.time(ours, theirs, earlier)
+        for number in range(protocol.processes):
+            with contextlib.ExitStack() as loaded:
+                with lock.working(locked):
+                    sides = cell.load(number, loaded)
+                    if number == 0:
+                        result = cell.begin(weighed, sides)
+                with lock.timing(locked):
+                    starts.append(cell.time(sides, number, result))
+                if number == protocol.processes - 1:
+                    stack.push(loaded.pop_all())  # scored and profiled below
+        cell.judge(starts, result)
         if protocol.score:
             with lock.working(locked):
-                result.logits = cell.score(ours, candidate.split, LOGITS_FILE)
+                result.logits = cell.score(sides[0], candidate.split, LOGITS_FILE)
                 result.files["logits"] = LOGITS_FILE
                 if clean is not None:
-                    result.clean_logits = cell.score(ours, clean, CLEAN_LOGITS_FILE)
+                    result.clean_logits = cell.score(sides[0], clean, CLEAN_LOGITS_FILE)
                     result.files["clean_logits"] = CLEAN_LOGITS_FILE
         else:
             result.reasons["accuracy"] = "protocol.score=false"
-    if protocol.profile or _int8_not_faster(result):
-        with lock.working(locked):
-            cell.profile(result)
+        if protocol.profile or _int8_not_faster(result):
+            with lock.timing(locked):
+                cell.profile(sides, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What one start of both sides gave: its blocks, and its round of energy."""
+
+    taken: list[paired.Taken]
+    energy: energy.Round | str
 
 
 @dataclass(frozen=True)
@@ -153,102 +177,101 @@ class _Cell:
     protocol: MeasureProtocol
     out: Path
     threads: int
-    memory_mb: float | None = None
-    deadline: float | None = None
+    memory_mb: float | None
+    deadline: float | None
+    key: str
 
-    def start(self, side: SideSpec, label: str = "") -> SessionWorker:
-        return SessionWorker.start(
+    def launch(self, side: SideSpec, label: str = "", weighed: bool = False) -> SessionWorker:
+        """Start a session's process without waiting for it.
+
+        Args:
+            side: Which side.
+            label: Put before the name of its log file.
+            weighed: It is there to be weighed, as a deployment would be: with one batch size and
+                one batch of inputs.
+        """
+        sizes = sorted(self.protocol.batch_sizes)
+        return SessionWorker.launch(
             backend=side.backend,
             artifact=side.artifact,
             split=side.split,
-            batch_sizes=sorted(self.protocol.batch_sizes),
+            batch_sizes=sizes[:1] if weighed else sizes,
             threads=self.threads,
             log=self.out / "logs" / f"{label}{side.name}.log",
             timeout_s=self.protocol.stage_timeout_s,
             name=side.name,
-            pool_mb=self.protocol.pool_mb,
+            pool_mb=0.0 if weighed else self.protocol.pool_mb,
             seed=self.protocol.seed,
             memory_mb=self.memory_mb,
             deadline=self.deadline,
+            weighed=weighed,
         )
 
-    def earlier_start(self, number: int) -> list[paired.Taken]:
-        """Start both sides, time this start's share of the blocks, and end them."""
-        with contextlib.ExitStack() as stack:
-            ours = stack.enter_context(self.start(self.candidate, f"start{number}_"))
-            theirs = None
-            if self.baseline is not None:
-                theirs = stack.enter_context(self.start(self.baseline, f"start{number}_"))
-            load = ForeignLoad([w.pid for w in (ours, theirs) if w is not None])
-            return paired.take(ours, theirs, self.protocol.part(), load, process=number)
+    def weigh(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Memory and cold times of the candidate, alone and at the smallest batch size."""
+        with self.launch(self.candidate, "weigh_", weighed=True) as worker:
+            cold = worker.opened().cold()
+            weighed = worker.memory(min(self.protocol.batch_sizes), _MEMORY_CALLS)
+        return cold, weighed
 
-    def time(
-        self,
-        ours: SessionWorker,
-        theirs: SessionWorker | None,
-        earlier: Sequence[Sequence[paired.Taken]] = (),
+    def load(self, number: int, stack: contextlib.ExitStack) -> list[SessionWorker]:
+        """Start both sides at once: the candidate, and the baseline where there is one."""
+        label = f"start{number}_" if number < self.protocol.processes - 1 else ""
+        sides = [side for side in (self.candidate, self.baseline) if side is not None]
+        workers = [stack.enter_context(self.launch(side, label)) for side in sides]
+        return [worker.opened() for worker in workers]
+
+    def begin(
+        self, weighed: tuple[dict[str, Any], dict[str, Any]], sides: Sequence[SessionWorker]
     ) -> CellResult:
-        """Memory first, in a pass of its own; then latency in turns; then energy.
-
-        The last of the protocol's starts: all that is not latency is told from it alone.
-        """
-        protocol = self.protocol
-        cold = ours.cold()
-        largest = max(protocol.batch_sizes)
-        # Before the question of placement, for which a runtime may load the model once more.
-        weighed = ours.memory(largest, _MEMORY_CALLS)
-        placement = PlacementInfo(**ours.placement())
-        if theirs is not None:
-            theirs.placement()  # proves that the baseline runs where it was asked to
+        """The result so far, once both sides have proved that they run where they were asked to."""
+        placement, *_ = [PlacementInfo(**side.placement()) for side in sides]
+        cold, memory = weighed
         result = CellResult(
             latency=[],
             speedup=[],
             cold=Cold(**cold["cold"]),
-            memory=Memory(**weighed["memory"]),
+            memory=Memory(**memory["memory"]),
             energy=Energy(),
             placement=placement,
             device=cold["device"],
-            reasons={**cold["reasons"], **weighed["reasons"]},
+            reasons={**cold["reasons"], **memory["reasons"]},
         )
-        result.load_average["start"] = load_average()
-        load = ForeignLoad([w.pid for w in (ours, theirs) if w is not None])
-        taken = paired.take(ours, theirs, protocol.part(), load, process=len(earlier))
-        measured = paired.judge([*earlier, taken], protocol)
+        if not cold["denormals_flushed"]:
+            result.notes.append("subnormal floats are not flushed to zero on this platform")
+        self._notes(placement, result)
+        return result
+
+    def time(self, sides: Sequence[SessionWorker], number: int, result: CellResult) -> _Start:
+        """One start: latency in turns, then energy in turns."""
+        result.load_average.setdefault("start", load_average())
+        load = ForeignLoad([side.pid for side in sides])
+        ours, theirs = sides[0], sides[1] if len(sides) > 1 else None
+        taken = paired.take(ours, theirs, self.protocol.part(), load, process=number, key=self.key)
+        if load.reason and number == 0:
+            result.notes.append(f"foreign load was not watched: {load.reason}")
+        joules = energy.measure(
+            list(sides),
+            result.device,
+            max(self.protocol.batch_sizes),
+            reverse=bool(number % 2),
+        )
         result.load_average["end"] = load_average()
+        return _Start(taken, joules)
+
+    def judge(self, starts: Sequence[_Start], result: CellResult) -> None:
+        """What all starts together say."""
+        measured = paired.judge([start.taken for start in starts], self.protocol)
         result.latency = [m.latency for m in measured]
         result.speedup = [m.speedup for m in measured if m.speedup is not None]
         save_turns(measured, self.out / LATENCY_FILE)
         result.files["latency"] = LATENCY_FILE
-        self._energy(ours, largest, result)
-        self._notes(result, placement, cold, load)
-        return result
+        result.energy, why = energy.conclude(
+            [start.energy for start in starts], max(self.protocol.batch_sizes)
+        )
+        result.reasons |= {f"energy.{name}": reason for name, reason in why.items()}
 
-    def _energy(self, ours: SessionWorker, batch_size: int, result: CellResult) -> None:
-        before, reason = energy.read(result.device)
-        if before is None:
-            result.reasons["energy.joules_per_sample"] = reason
-            result.reasons["energy.source"] = reason
-            return
-        # NVML's counter moves every 20 to 100 ms: a window of a second keeps that below a tenth.
-        block = ours.block(batch_size, max(1.0, 2 * self.protocol.block_s))
-        after, reason = energy.read(result.device)
-        joules = energy.joules_between(before, after) if after is not None else 0.0
-        if joules <= 0:
-            result.reasons["energy.joules_per_sample"] = reason or "the counter did not move"
-            return
-        result.energy = Energy(joules / (len(block.ns) * batch_size), before.source)
-
-    def _notes(
-        self,
-        result: CellResult,
-        placement: PlacementInfo,
-        cold: Mapping[str, Any],
-        load: ForeignLoad,
-    ) -> None:
-        if load.reason:
-            result.notes.append(f"foreign load was not watched: {load.reason}")
-        if not cold["denormals_flushed"]:
-            result.notes.append("subnormal floats are not flushed to zero on this platform")
+    def _notes(self, placement: PlacementInfo, result: CellResult) -> None:
         if placement.threads is not None and placement.threads != self.threads:
             result.notes.append(
                 f"the runtime uses {placement.threads} threads, {self.threads} were asked for"
@@ -277,26 +300,33 @@ class _Cell:
             raise DataError(f"scored {count} samples, the split {split.folder} has {split.count}")
         return file
 
-    def profile(self, result: CellResult) -> None:
-        """Profile both sides at the smallest batch size, each in a session of its own."""
+    def profile(self, sides: Sequence[SessionWorker], result: CellResult) -> None:
+        """Profile both sides in turns at the smallest batch size; nothing is timed afterwards."""
         batch_size = min(self.protocol.batch_sizes)
-        found: list[dict[str, float]] = []
-        for side in (self.candidate, self.baseline):
-            if side is None:
-                found.append({})
-                continue
-            with self.start(side, label="profile_") as worker:
-                found.append(worker.profile(batch_size, _PROFILE_RUNS))
-        ms, baseline_ms = found
+        found: list[list[dict[str, float]]] = [[] for _ in sides]
+        for turn in _PROFILE_TURNS:
+            for index in (i for i in turn if i < len(sides)):
+                found[index].append(sides[index].profile(batch_size, _PROFILE_RUNS))
+        ms, baseline_ms = [mean_profile(profiles) for profiles in (*found, [])][:2]
         if not ms:
             result.reasons["profile"] = "this backend's sessions have no profiler"
             return
         placement = result.placement
+        why_not = disagreement(
+            ms,
+            baseline_ms,
+            next(x.p50_ms for x in result.latency if x.batch_size == batch_size),
+            next((s for s in result.speedup if s.batch_size == batch_size), None),
+        )
+        if why_not:
+            result.reasons["profile.explanation"] = why_not
         result.profile = Profile(
             batch_size=batch_size,
             ms=ms,
             baseline_ms=baseline_ms,
-            explanation=explain(ms, baseline_ms, placement.int8_share, placement.float_reasons),
+            explanation=""
+            if why_not
+            else explain(ms, baseline_ms, placement.int8_share, placement.float_reasons),
         )
 
 

@@ -22,7 +22,7 @@ from pqbench.cache.keys import code_hash, library_versions
 from pqbench.cache.users_code import users_code
 from pqbench.core import record as rec
 from pqbench.core.errors import DataError
-from pqbench.core.files import copy_file, copy_tree
+from pqbench.core.files import copy_file, copy_tree, set_aside
 from pqbench.core.paths import files_inside, inside
 from pqbench.experiment.config import IGNORED_BY_FINGERPRINT
 from pqbench.machine.describe import describe
@@ -86,7 +86,9 @@ class FinishedRecords:
         try:
             record = rec.Record.load(self.folder)
         except DataError as error:
-            log.warning("  an unusable record is made again: %s", error)
+            aside = set_aside(self.folder / rec.FILE)
+            kept = f" (kept as {aside.name})" if aside else ""
+            log.warning("  an unusable record is made again%s: %s", kept, error)
             return None
         if record.fingerprint != self.fingerprint:
             return None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pqbench.cache import Cache
 from pqbench.cache.content import assert_unchanged
@@ -31,6 +32,7 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
 from pqbench.experiment.assemble import Baseline, Recorder
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
@@ -67,10 +69,16 @@ class ExperimentRun:
         config: The validated configuration.
         folder: Where the record and the files beside it go.
         overrides: The arguments that composed it, for the command that reproduces it.
+        shown: The configuration as records hold it, without secrets; None: only addresses are
+            masked.
     """
 
     def __init__(
-        self, config: ExperimentConfig, folder: Path, overrides: Sequence[str] = ()
+        self,
+        config: ExperimentConfig,
+        folder: Path,
+        overrides: Sequence[str] = (),
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -83,8 +91,9 @@ class ExperimentRun:
         self.identity = ""
         self.sources: dict[str, str] = {}
         self.built: Built | None = None
-        command = shlex.join(["python", "-m", "pqbench", *overrides])
-        self.recorder = Recorder(config, self.plain, self.fingerprint, folder, command)
+        self.shown: dict[str, Any] = mask(self.plain if shown is None else shown)
+        command = mask_text(shlex.join(["python", "-m", "pqbench", *overrides]))
+        self.recorder = Recorder(config, self.shown, self.fingerprint, folder, command)
 
     def run(self) -> rec.Record:
         """Find or run the experiment; never raises for a failure of the experiment itself.
@@ -190,7 +199,10 @@ class ExperimentRun:
             o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
         ]
         base = ExperimentRun(
-            self.config.baseline(), self.folder / "baseline", [*rest, "compress=none"]
+            self.config.baseline(),
+            self.folder / "baseline",
+            [*rest, "compress=none"],
+            {**self.shown, "compress": {}},
         )
         return base, base.run()
 
@@ -217,6 +229,7 @@ class ExperimentRun:
             clean=built.clean.folder if built.clean else None,
             memory_mb=config.limits.memory_mb,
             deadline=self.pipeline.deadline,
+            key=self.fingerprint,
         )
         assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
         self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnsupportedError
 from pqbench.nets.layers import as_tensors
+from pqbench.nets.watch import BRANCHES, lines_of
 
 if TYPE_CHECKING:
     import onnx
@@ -72,9 +73,13 @@ def export_onnx(
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
+        branches = lines_of(network, examples, BRANCHES)
+        where = f": it branches on its data at {', '.join(branches[:3])}" if branches else ""
         raise UnsupportedError(
-            f"the network cannot be exported to ONNX: {_first_line(error)}",
-            hint="torch.export must be able to trace it with a free batch size",
+            f"the network cannot be exported to ONNX{where}: {_first_line(error)}",
+            hint="write the branch with torch.where or torch.cond, or use backend=torch"
+            if branches
+            else "torch.export must be able to trace it with a free batch size",
         ) from error
     if program is None:
         raise UnsupportedError("the network cannot be exported to ONNX: the exporter gave nothing")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pqbench.core.secrets import mask_text
 from pqbench.machine.cpu import cpu_quota, describe_cpu, load_average, memory_limit_bytes
 from pqbench.machine.gpu import describe_gpus
 from pqbench.machine.software import git_state, versions
@@ -43,7 +44,7 @@ def describe(threads: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": versions(),
         "git": git_state(),
-        "command": shlex.join(getattr(sys, "orig_argv", sys.argv)),
+        "command": mask_text(shlex.join(getattr(sys, "orig_argv", sys.argv))),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -54,6 +55,29 @@ def process_cpu_s(pid: int) -> float:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return 0.0
+
+
+def waited_s(pid: int | None = None, proc: Path = Path("/proc")) -> float | None:
+    """Time that a process's threads were ready to run but had no CPU, since they began, in s.
+
+    The second figure of ``/proc/<pid>/task/<tid>/schedstat``, exact where shares of idle time come
+    in steps of 10 ms.
+
+    Args:
+        pid: The process; None: this one.
+        proc: Where the kernel shows processes.
+
+    Returns:
+        All threads together; None where the kernel does not tell.
+    """
+    process = proc / str(pid or os.getpid())
+    if not (process / "schedstat").is_file():
+        return None
+    total = 0
+    for task in (process / "task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            total += int((task / "schedstat").read_text(encoding="ascii").split()[1])
+    return total / 1e9
 
 
 def descendants(pid: int) -> set[int]:

@@ -12,12 +12,7 @@ import numpy.typing as npt
 
 from pqbench.core.record import Latency, Speedup
 from pqbench.measure import latency
-from pqbench.measure.intervals import (
-    p50_interval,
-    ratio_interval,
-    relative_half_width,
-    start_means,
-)
+from pqbench.measure.intervals import p50_interval, ratio_interval, start_means
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
 
@@ -84,11 +79,24 @@ def speedup_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     return ratio_interval([_ratio(pair) for pair in used], _processes(used))
 
 
-def narrow(used: Sequence[Pair], target: float) -> bool:
-    """Whether the intervals' half-widths have reached the target."""
-    if relative_half_width(*p50_of(used)) > target:
+def settled(used: Sequence[Pair], target: float) -> bool:
+    """Whether one start has told enough: twice its standard errors are within the target.
+
+    It decides when a start's blocks end, never what is claimed: that is judged between starts.
+
+    Args:
+        used: The pairs of one start that count.
+        target: Relative; of the candidate's median and of the ratio.
+    """
+    if len(used) < 2:
         return False
-    return BASELINE not in used[0] or (relative_half_width(*speedup_of(used)) <= target)
+    series = [[pair[CANDIDATE].block.median_ms for pair in used]]
+    if BASELINE in used[0]:
+        series.append([_ratio(pair) for pair in used])
+    return all(
+        2 * float(np.log(values).std(ddof=1)) / math.sqrt(len(values)) <= target
+        for values in series
+    )
 
 
 def ratios_by_start(used: Sequence[Pair]) -> list[float]:
@@ -165,7 +173,9 @@ def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0
 def save_turns(results: Sequence[BatchResult], path: Path) -> None:
     """Write every timed call as Parquet.
 
-    Columns: batch_size, side, process, pair, block, ns, foreign, disturbed.
+    Columns: batch_size, side, process, pair, block, ns, foreign, disturbed, waited, faults. The
+    last five are the block's, repeated for each of its calls; ``waited`` and ``faults`` are
+    described in :class:`pqbench.measure.latency.Block`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -186,6 +196,12 @@ def save_turns(results: Sequence[BatchResult], path: Path) -> None:
                 from_pandas=True,
             ),
             "disturbed": pa.array(np.repeat([t.disturbed for t in turns], counts), pa.bool_()),
+            "waited": pa.array(
+                np.repeat(np.array([t.block.waited for t in turns], np.float64), counts),
+                pa.float64(),
+                from_pandas=True,
+            ),
+            "faults": pa.array(np.repeat([t.block.faults for t in turns], counts), pa.int64()),
         }
     )
     pq.write_table(table, path, compression="zstd")

@@ -36,12 +36,24 @@ class Block:
         cpu_s: CPU time that the process used during the block, all threads, in s.
         wall_s: Wall time of the block in s.
         compiled: Graphs that the runtime compiled meanwhile.
+        waited_s: Time that the process's threads were ready to run while a CPU was given to others,
+            all threads together, in s; None where the system does not tell.
+        faults: Page faults meanwhile.
     """
 
     ns: npt.NDArray[np.int64]
     cpu_s: float
     wall_s: float
     compiled: int = 0
+    waited_s: float | None = None
+    faults: int = 0
+
+    @property
+    def waited(self) -> float | None:
+        """Share, 0..1, of the CPU time that was wanted but not had; None if unknown."""
+        if self.waited_s is None:
+            return None
+        return self.waited_s / max(self.waited_s + self.cpu_s, 1e-9)
 
     @property
     def median_ms(self) -> float:

@@ -25,11 +25,13 @@ class Resident:
         now: Resident at this moment.
         peak: Highest since the last reset; None where it cannot be reset.
         children: Number of children that are included.
+        workers: Number of compile workers that are not: they end with the compiling.
     """
 
     now: int
     peak: int | None
     children: int = 0
+    workers: int = 0
 
 
 def reset_peak() -> bool:
@@ -59,16 +61,28 @@ def resident() -> Resident:
     import psutil
 
     own = psutil.Process()
-    children = own.children(recursive=True)
+    found = own.children(recursive=True)
+    children = [child for child in found if not _compiles(child.pid)]
+    workers = len(found) - len(children)
     status = _status(own.pid)
     if "VmHWM" not in status:
-        return Resident(own.memory_info().rss, None, len(children))
+        return Resident(own.memory_info().rss, None, len(children), workers)
     others = [_status(child.pid) for child in children]
     return Resident(
         status["VmRSS"] + sum(s.get("VmRSS", 0) for s in others),
         status["VmHWM"] + sum(s.get("VmHWM", 0) for s in others),
         len(children),
+        workers,
     )
+
+
+def _compiles(pid: int) -> bool:
+    """Whether a process is one of ``torch.compile``'s pool of compilers, or a fork of one."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"torch/_inductor/compile_worker" in command
 
 
 def lifetime_peak() -> int:
@@ -88,10 +102,15 @@ class MemoryWatch:
 
     Attributes:
         device: ``cpu`` or ``cuda:<index>``.
+        harness_mb: What in this process is pqbench's own, in MiB; it is taken off. None: unknown,
+            and nothing is.
+        batch_size: Samples per call.
         reasons: Why a figure is null, by the name of the field.
     """
 
     device: str = "cpu"
+    harness_mb: float | None = None
+    batch_size: int | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     _reset: bool = False
     _before: Resident | None = None
@@ -123,16 +142,23 @@ class MemoryWatch:
             method = "ru_maxrss since the process began: the high-water mark cannot be reset here"
         if end.children:
             method += f"; {end.children} child process(es) added"
+        if end.workers:
+            method += f"; {end.workers} compile worker(s) left out"
+        own = self.harness_mb or 0.0
+        if self.harness_mb is not None:
+            method += f"; {own:.0f} MiB of pqbench's own taken off"
         driver, driver_method = self._driver_mb()
         allocator = self._allocator_mb()
         memory = Memory(
-            rss_peak_mb=peak / _MB,
-            rss_runtime_mb=before / _MB,
+            rss_peak_mb=peak / _MB - own,
+            rss_runtime_mb=before / _MB - own,
             rss_model_mb=(loaded - before) / _MB,
             rss_working_mb=max(peak - loaded, 0) / _MB,
             vram_driver_mb=driver,
             vram_allocator_mb=allocator,
             method=f"{method}; {driver_method}" if driver_method else method,
+            batch_size=self.batch_size,
+            harness_mb=self.harness_mb,
         )
         return memory, {f"memory.{name}": why for name, why in self.reasons.items()}
 

@@ -3,13 +3,19 @@
 On a shared machine the speed of the same program changes by tens of percent from minute to minute.
 Measured one after the other, that change ends up in the ratio; in turns, it cancels. Blocks during
 which others took the CPU are set aside and repeated.
+
+Who goes first is balanced, not left to luck: ABBA within a start (Kirk, Experimental Design,
+counterbalancing), the mirror image in the next start, and which of the two begins is drawn from
+the seed, the experiment and the batch size.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Shape
 
@@ -23,9 +29,9 @@ from pqbench.measure.blocks import (
     BatchResult,
     Turn,
     conclude,
-    narrow,
     pairs,
     set_aside,
+    settled,
 )
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
@@ -34,6 +40,13 @@ _MAX_CALLS = 1_000_000
 _STEADY = 0.05
 _WAIT_STEP_S = 0.25
 _LEAD_S = 0.02
+# A block has so many calls unless they would take this many times its length: the median of one
+# or two calls is no median.
+_CALLS = 3
+_LONGEST = 4.0
+# A process that uses less than this share of a core has no thread that spins.
+_IDLE = 0.1
+_SETTLE_STEP_S = 0.002
 
 
 class Timed(Shape):
@@ -66,7 +79,7 @@ def warm_up(side: Timed, batch_size: int, protocol: MeasureProtocol) -> tuple[in
     Returns:
         Calls made, and the median of the last chunk in s.
     """
-    chunk = max(protocol.warmup_s / 3, 0.02)
+    chunk = max(protocol.warmup_s / 3, 0.01)
     calls, spent, last = 0, 0.0, math.inf
     while True:
         block = side.block(batch_size, chunk, 1, _MAX_CALLS)
@@ -78,6 +91,24 @@ def warm_up(side: Timed, batch_size: int, protocol: MeasureProtocol) -> tuple[in
         if enough and (steady or spent >= 3 * protocol.warmup_s):
             return calls, median
         last = median
+
+
+def calls_of_a_block(call_s: float, block_s: float) -> int:
+    """Calls that a block has whatever its length, for calls of ``call_s`` s: 3, or fewer if slow.
+
+    Args:
+        call_s: Time of one call, in s.
+        block_s: Length of a block, in s.
+    """
+    affordable = int(_LONGEST * block_s / max(call_s, 1e-9))
+    return max(1, min(_CALLS, affordable))
+
+
+def turns_of(candidate_first: bool) -> Iterator[bool]:
+    """Whether the candidate goes first, pair by pair without end: ABBA, or its mirror image."""
+    return itertools.cycle(
+        (candidate_first, not candidate_first, not candidate_first, candidate_first)
+    )
 
 
 class _Measuring:
@@ -102,6 +133,7 @@ class _Measuring:
         self.spent = 0.0
         self.waited = 0.0
         self.lead = dict.fromkeys(sides, _LEAD_S)
+        self.least = dict.fromkeys(sides, 1)
 
     def wait_for_quiet(self) -> None:
         """Sleep until others leave the CPU, or the patience is used up."""
@@ -113,12 +145,34 @@ class _Measuring:
             if share is None or share.foreign <= self.protocol.max_foreign_share:
                 return
 
+    def settle(self, side: str) -> None:
+        """Let the spinning threads of the other side go to sleep, where there are any."""
+        for name, other in self.sides.items():
+            if name == side:
+                continue
+            cpu_s: Callable[[], float] | None = getattr(other, "cpu_s", None)
+            if cpu_s is None:  # it cannot be seen whether it spins
+                self.sleep(self.protocol.settle_s)
+                continue
+            slept = 0.0
+            while slept < self.protocol.settle_s:
+                step = min(_SETTLE_STEP_S, self.protocol.settle_s - slept)
+                before, since = cpu_s(), time.monotonic()
+                self.sleep(step)
+                slept += step
+                if cpu_s() - before < _IDLE * max(step, time.monotonic() - since):
+                    break
+
     def take(self, side: str, pair: int) -> Turn:
         """One block of one side."""
-        self.sleep(self.protocol.settle_s)
+        self.settle(side)
         before = self.load.sample()
         block = self.sides[side].block(
-            self.batch_size, self.protocol.block_s, 1, _MAX_CALLS, self.lead[side]
+            self.batch_size,
+            self.protocol.block_s,
+            self.least[side],
+            _MAX_CALLS,
+            self.lead[side],
         )
         recompile.refuse(block.compiled, self.batch_size)
         share = self.load.since(before)
@@ -149,7 +203,7 @@ def take_batch(
     batch_size: int,
     protocol: MeasureProtocol,
     load: Load,
-    rng: np.random.Generator,
+    candidate_first: bool = True,
     sleep: Callable[[float], None] = time.sleep,
     process: int = 0,
 ) -> Taken:
@@ -161,7 +215,7 @@ def take_batch(
         batch_size: Samples per call.
         protocol: How.
         load: Tells what others took of the CPU.
-        rng: Draws the order of each pair.
+        candidate_first: Whether the candidate begins the first pair.
         sleep: How to pause; replaced in tests.
         process: Which start of the two sides this is, from 0.
 
@@ -175,13 +229,17 @@ def take_batch(
         calls, median = warm_up(side, batch_size, protocol)
         if name == CANDIDATE:
             warm_calls = calls
+        state.least[name] = calls_of_a_block(median, protocol.block_s)
         if median > protocol.block_s / 4:
             state.lead[name] = 0.0
     look = protocol.min_pairs
+    order = turns_of(candidate_first)
+    first = next(order)
     for number in range(protocol.max_pairs):
         # A pair is only a pair if its blocks are neighbours: with one block disturbed, both are
-        # repeated.
-        pair = [state.take(str(name), number) for name in rng.permutation(list(sides))]
+        # repeated, in the same order.
+        names = list(sides) if first else list(reversed(sides))
+        pair = [state.take(name, number) for name in names]
         if number + 1 >= protocol.min_pairs and (
             state.spent >= protocol.max_seconds or set_aside(state.turns) > protocol.max_disturbed
         ):
@@ -189,10 +247,11 @@ def take_batch(
         if any(turn.disturbed for turn in pair):
             state.wait_for_quiet()
             continue
+        first = next(order)
         # Looking after every pair would stop at lucky moments; so look ever more rarely.
         quiet = pairs(state.turns, quiet=True)
         if len(quiet) >= look:
-            if narrow(quiet, protocol.target_half_width):
+            if settled(quiet, protocol.target_half_width):
                 break
             look = math.ceil(len(quiet) * 1.3)
     return Taken(state.turns, warm_calls)
@@ -205,13 +264,45 @@ def take(
     load: Load,
     sleep: Callable[[float], None] = time.sleep,
     process: int = 0,
+    key: str = "",
 ) -> list[Taken]:
-    """Time every batch size of the protocol, smallest first; see :func:`take_batch`."""
-    rng = np.random.default_rng([protocol.seed, process])
+    """Time every batch size of the protocol, smallest first; see :func:`take_batch`.
+
+    Args:
+        candidate: What is measured.
+        baseline: What it is compared with, or None.
+        protocol: How; of this start alone.
+        load: Tells what others took of the CPU.
+        sleep: How to pause; replaced in tests.
+        process: Which start of the two sides this is, from 0.
+        key: Names the experiment: another one begins with another side.
+    """
     return [
-        take_batch(candidate, baseline, size, protocol, load, rng, sleep, process)
+        take_batch(
+            candidate,
+            baseline,
+            size,
+            protocol,
+            load,
+            candidate_first(protocol.seed, key, size, process),
+            sleep,
+            process,
+        )
         for size in sorted(protocol.batch_sizes)
     ]
+
+
+def candidate_first(seed: int, key: str, batch_size: int, process: int) -> bool:
+    """Who begins: drawn for the experiment and batch size, the other one in every second start.
+
+    Args:
+        seed: Of the protocol.
+        key: Names the experiment, such as its fingerprint.
+        batch_size: Samples per call.
+        process: Which start, from 0.
+    """
+    drawn = np.random.default_rng([seed, zlib.crc32(key.encode()), batch_size]).integers(2)
+    return bool((int(drawn) + process) % 2)
 
 
 def judge(starts: Sequence[Sequence[Taken]], protocol: MeasureProtocol) -> list[BatchResult]:

@@ -13,7 +13,7 @@ class MeasureProtocol:
     """How an experiment is measured; the defaults are those of ``protocol=default``.
 
     A *block* is a run of back-to-back calls of one side. A *pair* is one block of the baseline and
-    one of the candidate, in random order. Where there is no baseline a pair is a single block.
+    one of the candidate, in balanced order. Where there is no baseline a pair is a single block.
 
     Attributes:
         name: Name of the protocol.
@@ -21,23 +21,24 @@ class MeasureProtocol:
         warmup_s: Least time of untimed calls per side and batch size, in s. Warming goes on, up to
             three times as long, until two chunks in a row agree.
         warmup_calls: Least number of untimed calls per side and batch size.
-        block_s: Length of a block in s; a call that has begun is always finished. Below 0.2 the
-            foreign load of a block cannot be told (the kernel counts in steps of 10 ms).
+        block_s: Length of a block in s; a call that has begun is always finished, and a block has
+            at least 3 calls unless they would take four times as long. Below 0.1 the foreign load
+            of a block cannot be told (the kernel counts in steps of 10 ms).
         min_pairs: Pairs that are measured whatever the time.
         max_pairs: Pairs after which measuring ends.
         max_seconds: Time for timed blocks per batch size, both sides and all processes together,
             in s.
         processes: How often both sides are started afresh and timed. With 1 the intervals tell
             how well this one start is known; from 3 on they cover what another start changes.
-        target_half_width: Measuring ends when the 95 % intervals of the candidate's median and of
-            the speedup are this narrow: half the interval over the estimate.
+        target_half_width: A start's blocks end when twice the standard errors of the candidate's
+            median and of the speedup, relative and all starts together, are within it.
         unstable_half_width: Above this half-width the figures are called unstable.
         max_foreign_share: Share of the usable CPUs that other processes and the hypervisor may
             take during a block; a block with more is set aside and repeated.
         max_disturbed: Blocks that may be set aside per batch size before measuring gives up.
         quiet_wait_s: Longest time per batch size spent asleep waiting for foreign load to end.
-        settle_s: Pause before each block, in s, so that the spinning threads of the other side
-            have gone to sleep.
+        settle_s: Longest pause before each block, in s, until the spinning threads of the other
+            side have gone to sleep.
         pool_mb: Memory for the pool of real inputs that the calls rotate through, in MiB.
         seed: Seeds the order of the blocks, the choice of inputs and the bootstrap.
         score: Score the whole split through the timed session.
@@ -48,16 +49,16 @@ class MeasureProtocol:
 
     name: str = "default"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 32, 64])
-    warmup_s: float = 0.5
-    warmup_calls: int = 3
-    block_s: float = 0.25
-    min_pairs: int = 6
+    warmup_s: float = 0.15
+    warmup_calls: int = 2
+    block_s: float = 0.15
+    min_pairs: int = 15
     max_pairs: int = 200
     max_seconds: float = 10.0
-    processes: int = 1
+    processes: int = 5
     target_half_width: float = 0.02
     unstable_half_width: float = 0.05
-    max_foreign_share: float = 0.1
+    max_foreign_share: float = 0.2
     max_disturbed: int = 20
     quiet_wait_s: float = 10.0
     settle_s: float = 0.05

@@ -20,9 +20,10 @@ from pqbench.core.instantiate import make, public_name
 from pqbench.core.record import Cold
 from pqbench.core.split import PreparedSplit, ahead
 from pqbench.machine.cpu import usable_cores
+from pqbench.machine.foreign_load import waited_s
 from pqbench.measure import recompile
 from pqbench.measure.latency import time_calls
-from pqbench.measure.memory import MemoryWatch
+from pqbench.measure.memory import MemoryWatch, resident
 from pqbench.measure.pool import Batch, make_pool, views
 
 
@@ -67,16 +68,19 @@ class Host:
         """Time calls back to back."""
         batches = self._views(batch_size)
         gc.collect()
-        before = recompile.compilations()
+        before, waited, faults = recompile.compilations(), waited_s(), page_faults()
         timed = time_calls(
             self.session.run, batches, seconds, min_calls, max_calls, lead_s, self.turn
         )
+        faults, after = page_faults() - faults, waited_s()
         self.turn += len(timed.ns)
         return {
             "ns": timed.ns.tolist(),
             "cpu_s": timed.cpu_s,
             "wall_s": timed.wall_s,
             "compiled": recompile.compilations() - before,
+            "waited_s": None if waited is None or after is None else max(after - waited, 0.0),
+            "faults": faults,
         }
 
     def predict(self, out: str, batch_size: int, split: str | None = None) -> int:
@@ -120,6 +124,16 @@ class Host:
         self.session.close()
 
 
+def page_faults() -> int:
+    """Page faults of this process so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt
+
+
 def dense_classes(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Scores of dense prediction (n, C, H, W) as classes (n, H, W); other outputs as they are.
 
@@ -147,6 +161,7 @@ def open_host(
     pool_mb: float,
     seed: int,
     flushed: bool,
+    bare_mb: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Host:
     """Load the inputs, the runtime and the model, in this order, timing and weighing each.
@@ -159,6 +174,8 @@ def open_host(
         pool_mb: Memory for the pool of inputs, in MiB.
         seed: Seeds the choice of inputs.
         flushed: Whether subnormal floats are flushed to zero.
+        bare_mb: Resident memory in MiB of a bare interpreter with numpy, where the process is
+            weighed: what it holds beyond that before the runtime is imported is pqbench's own.
         clock: Seconds.
 
     Raises:
@@ -168,7 +185,6 @@ def open_host(
     """
     model = Artifact.load(artifact)
     data = PreparedSplit.load(split)
-    pool = make_pool(data, max(batch_sizes), pool_mb, seed)
     runtime = make(backend, "backend", Backend)
     if model.representation not in runtime.loads:
         name = runtime.name or type(runtime).__name__
@@ -177,16 +193,22 @@ def open_host(
             f"'{model.representation}' ({model.folder})",
             hint="export the model to that representation first",
         )
+    import psutil  # noqa: F401  # the watch needs it: it belongs to what is taken off
+
+    harness = None if bare_mb is None else resident().now / 2**20 - bare_mb
     start = clock()
     available = runtime.availability()
     if not available.available:
         raise UnavailableError(available.reason, hint=available.hint)
     # What a backend names here is imported before the load, so that the runtime counts neither as
-    # time nor as memory of the model.
+    # time nor as memory of the model; nor do the modules that define a network.
     for module in runtime.modules:
         importlib.import_module(module)
     import_s = clock() - start
-    watch = MemoryWatch(available.device)
+    for module in runtime.imports(model):
+        importlib.import_module(module)
+    pool = make_pool(data, max(batch_sizes), pool_mb, seed)
+    watch = MemoryWatch(available.device, harness_mb=harness, batch_size=batch_sizes[0])
     gc.collect()
     watch.before_load()
     start = clock()

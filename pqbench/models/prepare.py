@@ -15,7 +15,7 @@ from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.core.errors import ConfigError, UnsupportedError, WeightsError
 from pqbench.core.files import file_sha256
 from pqbench.models import bundled
-from pqbench.models.checkpoint_file import Checkpoint, read_checkpoint
+from pqbench.models.checkpoint_file import Checkpoint, read_checkpoint, some
 from pqbench.models.function_check import check_function, check_rebuilt
 from pqbench.models.heads import (
     FittedHead,
@@ -31,7 +31,7 @@ from pqbench.models.outputs import choose, ends_in_sigmoid
 from pqbench.models.pretrained import WeightsFile
 from pqbench.models.settings import ModelSettings, WeightsSource
 from pqbench.models.weights import apply, fits, load_file, match, match_names
-from pqbench.nets.adapt import Adaptation, adapt, is_lazy, materialise
+from pqbench.nets.adapt import Adaptation, adapt, computed_weights, is_lazy, materialise
 from pqbench.nets.checkpoint import build_network, load_network, save_network
 
 if TYPE_CHECKING:
@@ -371,8 +371,14 @@ def prepare_model(
     head = fitted.head
     network.eval()
     adaptation, notes = _adaptation(network, model, batch, fitted, len(classes))
-    adapt(network, adaptation)
     notes = [*fitted.notes, *notes]
+    if computed := computed_weights(network):
+        adaptation = replace(adaptation, fold=True)
+        notes.append(
+            f"weight or spectral normalisation folded into {len(computed)} weights, as for a "
+            f"deployment: {some(computed)}"
+        )
+    adapt(network, adaptation)
     random_weights = found.source == "none"
     try:
         outputs = check_function(network, batch)

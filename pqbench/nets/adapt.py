@@ -9,8 +9,9 @@ torch is imported when a function is called, never when this module is.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import ConfigError
@@ -33,17 +34,25 @@ class Adaptation:
         binary: A single column becomes the scores of two classes: ``logit``: 0 and itself;
             ``probability``: the logarithms of 1 - p and p. None leaves it.
         flatten: Scores (n, classes, 1, 1) become (n, classes).
+        fold: Weights that are computed at every run (weight and spectral normalisation) become
+            plain ones, as in a deployment.
     """
 
     path: tuple[str | int, ...] = ()
     columns: tuple[int, ...] | None = None
     binary: str | None = None
     flatten: bool = False
+    fold: bool = False
 
     @property
     def needed(self) -> bool:
         """Whether it changes anything."""
         return self != Adaptation()
+
+    @property
+    def of_outputs(self) -> bool:
+        """Whether it changes the outputs."""
+        return replace(self, fold=False).needed
 
     def builder(self, builder: Mapping[str, Any], shapes: Sequence[Any] = ()) -> dict[str, Any]:
         """A builder that gives the adapted network.
@@ -67,7 +76,9 @@ def pick(value: Any, path: Sequence[str | int]) -> Any:
 
 def adapt(network: nn.Module, adaptation: Adaptation) -> nn.Module:
     """Change what a network passes on; it is the same object, of a class made from its own."""
-    if not adaptation.needed:
+    if adaptation.fold:
+        fold_weights(network)
+    if not adaptation.of_outputs:
         return network
     base: Any = type(network)
     path, columns = tuple(adaptation.path), adaptation.columns
@@ -90,6 +101,8 @@ def adapt(network: nn.Module, adaptation: Adaptation) -> nn.Module:
     def scored(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return pick(base.forward(self, *args, **kwargs), path)
 
+    # Exporters bind inputs by the names of the parameters.
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
     network.__class__ = type(
         base.__name__, (base,), {"forward": forward, "pqbench_scored_part": scored}
     )
@@ -107,6 +120,7 @@ def adapted(
     columns: Sequence[int] | None = None,
     binary: str | None = None,
     flatten: bool = False,
+    fold: bool = False,
     shapes: Sequence[tuple[Sequence[int], str]] = (),
 ) -> nn.Module:
     """Build an adapted network; named in builders. Arguments as :class:`Adaptation` has them.
@@ -117,6 +131,7 @@ def adapted(
         columns: See :class:`Adaptation`.
         binary: See :class:`Adaptation`.
         flatten: See :class:`Adaptation`.
+        fold: See :class:`Adaptation`.
         shapes: Where it has lazy layers: shape and NumPy type of each input of a batch.
     """
     from torch import nn
@@ -126,7 +141,42 @@ def adapted(
     if shapes:
         materialise(network, shapes)
     chosen = tuple(columns) if columns is not None else None
-    return adapt(network, Adaptation(tuple(path), chosen, binary, flatten))
+    return adapt(network, Adaptation(tuple(path), chosen, binary, flatten, fold))
+
+
+def computed_weights(network: nn.Module) -> list[str]:
+    """Names of weights that a parametrization or an old-style hook computes at every run."""
+    from torch.nn.utils import parametrize, spectral_norm, weight_norm
+
+    hooks = (weight_norm.__globals__["WeightNorm"], spectral_norm.__globals__["SpectralNorm"])
+    found = []
+    for name, module in network.named_modules():
+        prefix = f"{name}." if name else ""
+        if parametrize.is_parametrized(module):
+            found += [f"{prefix}{key}" for key in module.parametrizations]
+        found += [
+            f"{prefix}{hook.name}"
+            for hook in module._forward_pre_hooks.values()
+            if isinstance(hook, hooks)
+        ]
+    return found
+
+
+def fold_weights(network: nn.Module) -> None:
+    """Make computed weights plain parameters, with the values that they have in inference."""
+    from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+
+    network.eval()
+    modules = dict(network.named_modules())
+    for name in computed_weights(network):
+        owner, _, key = name.rpartition(".")
+        module: Any = modules[owner]
+        if parametrize.is_parametrized(module, key):
+            parametrize.remove_parametrizations(module, key, leave_parametrized=True)
+            continue
+        kinds = [type(hook).__name__ for hook in module._forward_pre_hooks.values()]
+        remove: Any = remove_weight_norm if "WeightNorm" in kinds else remove_spectral_norm
+        remove(module, key)
 
 
 def is_lazy(network: nn.Module) -> bool:

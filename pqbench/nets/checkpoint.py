@@ -11,6 +11,7 @@ torch is imported when a function is called, never when this module is.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +160,32 @@ def structure_of(artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """The builder of a ``torch`` artifact, and the integer attributes that differ from it."""
     value = json.loads((artifact.folder / NETWORK).read_text(encoding="utf-8"))
     return value["builder"], value["attributes"]
+
+
+def modules_of(artifact: Artifact) -> list[str]:
+    """Modules that define the network of a ``torch`` artifact; empty for other kinds."""
+    if not (artifact.folder / NETWORK).is_file():
+        return []
+    found: list[str] = []
+    waiting: list[Any] = [builder_of(artifact)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            target = node.get("_target_")
+            if isinstance(target, str) and "." in target:
+                found.append(target.rpartition(".")[0])
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+    return [name for name in dict.fromkeys(found) if _is_module(name)]
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a module, not a class within one."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def save_like(

@@ -2,7 +2,7 @@
 
 With ``--mlflow URI --experiment NAME`` the records come from an MLflow experiment instead.
 ``--where KEY=VALUE[,VALUE]`` chooses among them and may be repeated: ``--where model=resnet18
---where 'recipe!=none' --where protocol.name=paper``.
+--where 'recipe!=none' --where protocol.name=paper``. ``--hide unsupported`` leaves out rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pqbench.core.errors import PqbenchError
 from pqbench.core.record import Record
+from pqbench.core.terminal import open_streams
 from pqbench.report.environments import record_keys
-from pqbench.report.filters import matching
+from pqbench.report.filters import matching, without
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.summary import Pointers, print_summary
 from pqbench.report.write import write_report
@@ -55,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="choose records"
     )
+    parser.add_argument(
+        "--hide", action="append", default=[], metavar="STATUS",
+        help="leave out experiments without a result, e.g. --hide unsupported,unavailable",
+    )  # fmt: skip
     parser.add_argument("--no-plots", action="store_true", help="tables and page only")
     parser.add_argument("--font", choices=("serif", "sans"), default="serif", help="of the figures")
     args = parser.parse_args(argv)
@@ -65,13 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _no_collection():
             found = _found(args.folder, args.mlflow, args.experiment, out)
-        records = matching([record for record, _ in found], args.where)
+        records = without(matching([record for record, _ in found], args.where), args.hide)
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not records:
         where = args.folder or args.mlflow
-        why = f"none of {len(found)} records fits --where" if found else "no record.json below"
+        why = f"--hide leaves none of {len(found)} records of" if found else "no record.json below"
         print(f"error: {why} {where}", file=sys.stderr)
         return 2
     keys = record_keys([record for record, _ in found])
@@ -106,4 +111,5 @@ def _found(
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main())

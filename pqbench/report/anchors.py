@@ -74,7 +74,8 @@ def _own(record: Record) -> Anchored:
 def _median(record: Record, size: int) -> Estimate:
     latency = record.latency_at(size)
     assert latency is not None
-    return Estimate(latency.p50_ms, latency.p50_low_ms, latency.p50_high_ms)
+    ends = (latency.p50_low_ms, latency.p50_high_ms)
+    return Estimate(latency.p50_ms, *ends, latency.processes - 1)
 
 
 def _candidate(record: Record, anchor: Record | None, timed: Mapping[int, list[float]]) -> Anchored:
@@ -95,7 +96,9 @@ def _candidate(record: Record, anchor: Record | None, timed: Mapping[int, list[f
         else:
             middle = statistics.median(timed[size])  # of the baseline in the candidates' runs
             base = Estimate(middle, middle, middle)
-        values[size] = base.divided(Estimate(gain.ratio, gain.low, gain.high))
+        values[size] = base.divided(
+            Estimate(gain.ratio, gain.low, gain.high, max(len(gain.start_ratios) - 1, 0))
+        )
     return Anchored(values, unstable, notes, _another_day(record, anchor))
 
 

@@ -43,11 +43,18 @@ def _places(rows: Sequence[Row]) -> list[Column]:
     )  # fmt: skip
     return [
         model,
-        *([group("dataset", "data set", lambda r: r.dataset)] if several_data else []),
+        *([_dataset()] if several_data else []),
         group("backend", "backend", lambda r: r.backend),
         *([group("machine", "machine", lambda r: r.machine)] if several_machines else []),
         recipe,
     ]
+
+
+def _dataset() -> Column:
+    return Column(
+        "dataset", "data set", lambda r: r.dataset, kind=Kind.GROUP, rank=0,
+        plain=lambda r: f"{r.record.experiment.dataset} {r.record.experiment.split}",
+    )  # fmt: skip
 
 
 def _status() -> Column:
@@ -207,14 +214,14 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
     """What a CSV file has beside the summary: the rest that belongs to an experiment."""
     sizes = batch_sizes(rows)
     places = [
-        Column("dataset", "data set", lambda r: r.dataset),
+        _dataset(),
         Column("machine", "machine", lambda r: r.machine),
     ]
     more = [
         Column("metric", "metric", lambda r: r.metric),
         Column("count", "samples", lambda r: r.count),
         Column("top1_pct", "top-1", lambda r: r.top1_pct, "%", interval=True),
-        Column("mcnemar_p", "p", lambda r: r.mcnemar_p),
+        Column("drop_p", "p", lambda r: r.drop_p),
         Column("size_ratio", "size ratio", lambda r: r.record.size.file_ratio),
         _vram(),
         *(_own_p50(size) for size in dict.fromkeys([*sizes[:1], *sizes[-1:]])),

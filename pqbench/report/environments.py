@@ -1,7 +1,8 @@
 """Which records may be compared: those of one machine with the same runtimes.
 
-Latency, size of a process and even accuracy depend on the machine and on the versions of the
-libraries that decide a result. Records are grouped by both; no group competes with another.
+Latency, size of a process and even accuracy depend on the class of the machine (processor, cores,
+memory, the container's limits) and on the versions of the libraries that decide a result. Records
+are grouped by both; no group competes with another.
 """
 
 from __future__ import annotations
@@ -80,9 +81,13 @@ def _facts(record: Record) -> dict[str, Any]:
     cpu = environment.get("cpu") if isinstance(environment.get("cpu"), Mapping) else {}
     libraries = environment.get("libraries") or {}
     gpus = environment.get("gpus") or []
+    memory, container = environment.get("memory") or {}, environment.get("container") or {}
+    total = min(filter(None, (memory.get("total_bytes"), memory.get("limit_bytes"))), default=None)
     return {
         "machine": machine(record),
         "cores": cpu.get("usable_cores", cpu.get("cores")) if cpu else None,
+        "memory": total and f"{total / 2**30:.0f} GiB",
+        "CPU quota": container.get("cpu_quota"),
         "driver": ", ".join(str(g.get("driver")) for g in gpus) or None,
         **{k: v for k, v in sorted(libraries.items()) if k not in _TOOLS},
     }

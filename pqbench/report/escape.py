@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from pqbench.core.terminal import printable
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_MARKDOWN = re.compile(r"([\\`*_\[\]|#~!])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~!$])")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -33,19 +35,8 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def terminal(text: str) -> str:
-    r"""One line without control characters: an escape sequence is shown as ``\x1b``, not obeyed.
-
-    Characters that reorder text (bidirectional controls) are shown by their code as well.
-    """
-
-    def one(c: str) -> str:
-        if c in "\n\t\r":
-            return " "
-        if unicodedata.category(c) in ("Cc", "Cf", "Cs"):
-            return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
-        return c
-
-    return "".join(one(c) for c in text)
+    r"""One line without control characters: an escape sequence is shown as ``\x1b``, not obeyed."""
+    return printable(re.sub(r"[\r\n\t]+", " ", text))
 
 
 def markdown(text: str) -> str:
@@ -66,7 +57,7 @@ def latex(text: str) -> str:
             return c
         return unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?"
 
-    return "".join(one(c) for c in text)
+    return "".join(one(c) for c in terminal(text))
 
 
 def spreadsheet(value: object) -> object:

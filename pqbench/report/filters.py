@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pqbench.core.errors import ConfigError
+from pqbench.core.errors import ConfigError, Status
 from pqbench.core.record import Record
 from pqbench.report.environments import machine
 
 _CONDITION = re.compile(r"([A-Za-z_][\w.]*)(!?=)(.*)", re.DOTALL)
+_NAMED = 8  # values that an error lists
 _CHOICES = ("model", "task", "dataset", "split", "backend", "weights")
 
 
@@ -24,8 +25,8 @@ def matching(records: Sequence[Record], conditions: Sequence[str]) -> list[Recor
     """Records that fulfil every condition.
 
     Raises:
-        ConfigError: A condition is not ``KEY=VALUE[,VALUE]`` or ``KEY!=...``, or its key is unknown
-            to all of the records.
+        ConfigError: A condition is not ``KEY=VALUE[,VALUE]`` or ``KEY!=...``, its key is unknown
+            to all of the records, or it fits none of those that are left.
     """
     kept = list(records)
     for condition in conditions:
@@ -48,8 +49,35 @@ def matching(records: Sequence[Record], conditions: Sequence[str]) -> list[Recor
             for record, value in zip(records, values, strict=True)
             if any(fnmatchcase(_text(value), p) for p in patterns) == (sign == "=")
         }
-        kept = [record for record in kept if id(record) in wanted]
+        fitting = [record for record in kept if id(record) in wanted]
+        if kept and not fitting:
+            known = sorted({_text(_value(record, key)) for record in kept})
+            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+            raise ConfigError(
+                f"--where {condition} fits none of {len(kept)} records",
+                hint=f"{key} is {', '.join(known[:_NAMED])}{more}",
+            )
+        kept = fitting
     return kept
+
+
+def without(records: Sequence[Record], statuses: Sequence[str]) -> list[Record]:
+    """Records whose status is none of these.
+
+    Args:
+        records: Any.
+        statuses: One or several, separated by commas, each.
+
+    Raises:
+        ConfigError: There is no such status, or it is ``ok``: results are not hidden.
+    """
+    hidden = {part.strip() for text in statuses for part in text.split(",")}
+    known = [str(status) for status in Status if status != Status.OK]
+    if unknown := sorted(hidden - set(known)):
+        raise ConfigError(
+            f"--hide {unknown[0]}: there is no such status", hint=f"hide {', '.join(known)}"
+        )
+    return [record for record in records if record.status not in hidden]
 
 
 def _value(record: Record, key: str) -> Any:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
+from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.rows import Estimate, Row
-from pqbench.report.significance import NOISE, compare_with_baselines
+from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
 from pqbench.report.table import FLAGS, Table, batch_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -41,6 +42,9 @@ def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str
     return TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
 
 
+_TESTED = {"drop_pt": "drop [pt]", "clean_drop_pt": "drop [pt], clean"}
+
+
 def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> dict[str, Any]:
     """Everything that the page shows, JSON-ready. ``records`` in the order of ``rows``."""
     labels = environment_labels(records)
@@ -61,6 +65,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "drop": _ends(row.drop_pt),
                 "sample": {size: _ends(value) for size, value in row.per_sample_ms.items()},
                 "speedup": {size: _ends(value) for size, value in row.speedups.items()},
+                "faulty": bool(row.faults),
                 "size": _round(row.size_mb),
                 "rss": _round(row.record.memory.rss_peak_mb),
                 "cells": _cells(table, index),
@@ -79,7 +84,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
         "tests": [
             {
                 "row": c.row,
-                "name": "drop [pt]" if c.name == "drop_pt" else "speedup",
+                "name": _TESTED.get(c.name, "speedup"),
                 "batch": c.batch_size,
                 "value": _ends(c.estimate),
                 "p": _round(c.p),
@@ -88,7 +93,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             }
             for c in comparisons
         ],
-        "shown": sum(c.verdict != NOISE for c in comparisons),
+        "shown": sum(c.verdict in (BETTER, WORSE) for c in comparisons),
         "failures": [
             {
                 "row": index,
@@ -102,7 +107,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             for index, record in enumerate(records)
             if record.error
         ],
-        "methods": methods_paragraphs(records),
+        "methods": [references.plain(text) for text in methods_paragraphs(records)],
         "environments": [
             {"label": label, "facts": _facts(first[label].environment)} for label in places
         ],

@@ -17,6 +17,7 @@ from pqbench.report.table import FLAGS, NONE, NS, Cell, Table
 from pqbench.report.terminal import grouping, place_of, unsupported, unsupported_line
 
 MAX_LINES = 16  # of one float: as many as fit a page with their footnotes
+MAX_SETTINGS = 45  # lines of a table of settings on one page
 MAX_NOTE = 180  # characters of a footnote
 PREAMBLE = r"\usepackage{booktabs,siunitx}"
 _CAPTIONS = {
@@ -204,12 +205,44 @@ def _interval(cell: Cell) -> str:
     return f"[{low}, {high}]" if high else f"({low})" if low else ""
 
 
-def document(parts: Sequence[str], figures: Sequence[str]) -> str:
+def plain_table(
+    header: Sequence[str], lines: Sequence[Sequence[str]], caption: str, label: str
+) -> str:
+    """A table of texts; the first column is left empty where it repeats, the last one wraps."""
+    floats = []
+    pages = [lines[i : i + MAX_SETTINGS] for i in range(0, len(lines), MAX_SETTINGS)]
+    for number, page in enumerate(pages, start=1):
+        suffix = f"-{number}" if len(pages) > 1 else ""
+        columns = "l" * (len(header) - 1) + r"p{0.45\linewidth}"
+        out = [
+            r"\begin{table}[htbp]",
+            r"\centering\footnotesize\setlength{\belowcaptionskip}{4pt}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{{label}{suffix}}}",
+            rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+            r"\toprule",
+            " & ".join(map(escape, header)) + r" \\",
+            r"\midrule",
+        ]
+        above = ""
+        for line in page:
+            if above and line[0] != above:
+                out.append(r"\addlinespace")
+            first = "" if line[0] == above else escape(line[0])
+            out.append(" & ".join([first, *map(_breakable, line[1:])]) + r" \\")
+            above = line[0]
+        out += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+        floats.append("\n".join(out))
+    return f"% needs {PREAMBLE}\n" + "\n".join(floats)
+
+
+def document(parts: Sequence[str], figures: Sequence[str], cites: bool = False) -> str:
     """A whole document that shows the tables and figures; each can be taken into a thesis as it is.
 
     Args:
         parts: Names of the LaTeX files beside it.
         figures: Names of the PDF figures beside it.
+        cites: Texts cite works of ``references.bib``.
     """
     shown = [
         "\\begin{figure}[htbp]\n\\centering\n"
@@ -223,11 +256,12 @@ def document(parts: Sequence[str], figures: Sequence[str]) -> str:
             r"\documentclass[a4paper,11pt]{article}",
             r"\usepackage[margin=2.2cm]{geometry}",
             r"\usepackage[T1]{fontenc}",
-            r"\usepackage{textcomp,graphicx}",
+            r"\usepackage{textcomp,graphicx,url}",
             PREAMBLE,
             r"\begin{document}",
             *(rf"\input{{{name}}}" for name in parts),
             *shown,
+            *([r"\bibliographystyle{plain}", r"\bibliography{references}"] if cites else []),
             r"\end{document}",
             "",
         ]

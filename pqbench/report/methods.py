@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pqbench.core.record import Record
+from pqbench.core.record import METRIC_NAMES, Record
+from pqbench.report import references
 from pqbench.report.environments import environment_labels
+from pqbench.report.names import dataset_name, model_name
+from pqbench.report.references import cite
 
 _SHOWN = (
     "torch",
@@ -20,19 +23,42 @@ _SHOWN = (
 
 
 def methods_paragraphs(records: Sequence[Record]) -> list[str]:
-    """Plain text, one paragraph for each of: subject, machine, latency, accuracy, statistics."""
+    """One paragraph for each of: subject, steps, machine, latency, accuracy, statistics.
+
+    Citations stand as pandoc writes them, ``[@holm1979]``; see :mod:`pqbench.report.references`.
+    """
     good = [record for record in records if record.ok]
     if not good:
         return ["No experiment has a result, so there is no method to describe."]
     return [
         _subject(records, good),
+        *_steps(good),
         *_machines(good),
         _latency(good),
         _accuracy(good),
-        "Speedup and drop are given with 95 % intervals. A difference is called shown only where "
-        "its interval excludes no difference and its p value stays below 0.05 after Holm's "
-        "correction over all comparisons of the same kind in one environment.",
+        _statistics(good),
     ]
+
+
+def _statistics(good: Sequence[Record]) -> str:
+    """Which tests were used, and how they are corrected."""
+    starts = [len(x.start_ratios) for record in good for x in record.speedup]
+    text = "Speedup and drop are given with 95 % intervals."
+    if any(n > 1 for n in starts):
+        text += (
+            " The speedup is the geometric mean over the starts, judged by Student's t with one "
+            "degree of freedom less than there are starts."
+        )
+    if any(n < 2 for n in starts):
+        text += (
+            " Where the processes were started once, the interval does not cover what another "
+            "start would change, and no verdict is given."
+        )
+    return text + (
+        " A difference is called shown only where its interval excludes no difference and its p "
+        f"value stays below 0.05 after Holm's correction{cite('holm1979')} over all comparisons of "
+        "this report."
+    )
 
 
 def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
@@ -41,16 +67,16 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
 
     recipes = {"+".join(r.experiment.recipe).replace("+", " then ") for r in good} - {""}
     text = (
-        f"We measured {names(r.experiment.model for r in good)} on "
-        f"{names(f'{r.experiment.dataset} ({r.experiment.split})' for r in good)}, uncompressed"
+        f"We measured {names(_model(r) for r in good)} on {names(_dataset(r) for r in good)}, "
+        "uncompressed"
         + (f" and after {_list(sorted(recipes))}" if recipes else "")
-        + f", executed by {names(r.experiment.backend for r in good)}."
+        + f", executed by {names(_backend(r) for r in good)}."
     )
     calibration = {
         str(step["calibration_size"])
         for r in good
         for step in (r.config.get("compress") or {}).values()
-        if isinstance(step, Mapping) and step.get("calibration_size") is not None
+        if isinstance(step, Mapping) and type(step.get("calibration_size")) is int
     }
     if calibration:
         text += (
@@ -61,6 +87,27 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
     if missing:
         text += f" {missing} of {len(records)} experiments have no result; the tables say why."
     return text
+
+
+def _model(record: Record) -> str:
+    name = record.experiment.model
+    return model_name(name) + references.model(name)
+
+
+def _dataset(record: Record) -> str:
+    e = record.experiment
+    return f"{dataset_name(e.dataset)} ({e.split}){references.dataset(e.dataset)}"
+
+
+def _backend(record: Record) -> str:
+    name = record.experiment.backend
+    return name + references.backend(name)
+
+
+def _steps(good: Sequence[Record]) -> list[str]:
+    """What each step does, with the works that describe it."""
+    told = references.steps(good)
+    return [f"The steps: {'; '.join(told)}."] if told else []
 
 
 def _machines(good: Sequence[Record]) -> list[str]:
@@ -104,8 +151,9 @@ def _latency(good: Sequence[Record]) -> str:
     text = (
         f"Latency is the wall time of one call of the deployed session on {_inputs(good)}, after "
         "warm-up, and is given as the median with a 95 % interval. Baseline and candidate ran in "
-        "two processes that took turns in short blocks, in random order; the speedup is the median "
-        "of the pairs' ratios, so that drift of the machine cancels. Blocks during which other "
+        "two processes that took turns in short blocks, in balanced order, and are compared pair "
+        f"by pair, so that drift of the machine cancels{cite('kalibera2013rigorous')}. Blocks "
+        "during which other "
         "processes took the CPU were set aside and repeated."
     )
     for protocol in protocols[:4]:
@@ -147,10 +195,21 @@ def _accuracy(good: Sequence[Record]) -> str:
     if not scored:
         return "Accuracy was not measured."
     counts = _list(sorted({f"{a.count} samples ({a.split})" for a in scored}))
-    text = (
-        f"Accuracy is that of the very session that was timed, on {counts}, with Wilson's interval."
-        " The drop compares predictions on the same samples (exact McNemar test)."
-    )
+    interval = {
+        "miou": "Student's t on the jackknife by image",
+        "top1": f"Wilson's interval{cite('wilson1927')}",
+    }
+    metrics = sorted({a.metric for a in scored}, reverse=True)
+    named = _list([f"{METRIC_NAMES.get(m, m)} with {interval.get(m, 'its')}" for m in metrics])
+    text = f"Accuracy is that of the very session that was timed, on {counts}: {named}."
+    tests = {
+        (test := a.against_baseline.test or ("McNemar, exact" if a.metric == "top1" else ""))
+        + (cite("mcnemar1947") if "McNemar" in test else "")
+        for a in scored
+        if a.against_baseline
+    } - {""}
+    if tests:
+        text += f" The drop compares predictions on the same samples ({_list(sorted(tests))})."
     weights = sorted({str(r.experiment.weights) for r in good if r.experiment.weights})
     return text + (f" Weights: {_list(weights)}." if weights else "")
 

@@ -89,7 +89,8 @@ def accuracy_against(
             x, y = x_of(row), row.score_pct
             if x is None or y is None:
                 continue
-            points.append((x.value, y.value))
+            if not row.faults:  # what lost a class is on no front
+                points.append((x.value, y.value))
             colour = look.colour(row.recipe)
             ax.errorbar(x.value, y.value, xerr=reach(x),
                         yerr=reach(y), color=colour,
@@ -144,7 +145,8 @@ def _chosen(rows: Sequence[Row], x_of: Callable[[Row], Estimate | None]) -> Sequ
     if len(rows) <= MAX_POINTS:
         return rows
     points = [
-        (x.value, r.score_pct.value) if (x := x_of(r)) and r.score_pct else None for r in rows
+        (x.value, r.score_pct.value) if (x := x_of(r)) and r.score_pct and not r.faults else None
+        for r in rows
     ]
     front = set(pareto_front([p for p in points if p is not None]))
     order = sorted(range(len(rows)), key=lambda i: (points[i] not in front, i))[:MAX_POINTS]

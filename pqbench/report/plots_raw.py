@@ -57,14 +57,18 @@ def _times_ms(path: Path, batch_size: int) -> Any:
     import numpy as np
     import pyarrow.parquet as pq
 
-    table = pq.read_table(
-        path,
-        columns=["ns", "disturbed"],
-        filters=[
-            ("batch_size", "=", batch_size),
-            ("side", "=", "candidate"),
-        ],
-    )
+    try:
+        table = pq.read_table(
+            path,
+            columns=["ns", "disturbed"],
+            filters=[
+                ("batch_size", "=", batch_size),
+                ("side", "=", "candidate"),
+            ],
+        )
+    except (OSError, ValueError, KeyError) as error:  # ValueError: every error of Arrow's format
+        log.warning("skipped: %s is damaged: %s", path, error)
+        return np.empty(0)
     times, disturbed = table["ns"].to_numpy(), table["disturbed"].to_numpy()
     return np.sort(times if disturbed.all() else times[~disturbed]) / 1e6
 

@@ -1,10 +1,10 @@
 """Do two measurements of the same experiment agree? For ``pqbench.compare`` and ``.reproduce``.
 
-A figure is judged by both intervals together: the interval of the ratio (or difference) of two
-independent estimates, as wide as their errors add up. Speedups come from alternating blocks and
-carry over from one run to the next. A latency alone does not: on a shared machine it changes by
-several percent between runs of the same program, which an interval from inside one run cannot
-know. So latencies are allowed a stated share on top; all p values are corrected by Holm's method.
+A figure is judged by both intervals together, as wide as their errors add up. Speedups come from
+alternating blocks and carry over from one run to the next. A latency alone does not: it changes
+between runs of the same program by what no interval from inside one run can know. So a latency is
+judged by the variation between runs (:mod:`pqbench.report.between_runs`), and is allowed a stated
+share on top. A speedup of one start is not judged. All p values are corrected by Holm's method.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
+from pqbench.core.statistics import Normal, t_quantile
+from pqbench.report.between_runs import USUAL, Spread
 from pqbench.report.rows import MIB, Estimate
 from pqbench.report.significance import ALPHA, difference_p, holm, ratio_p
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 SAME, BETTER, WORSE, UNTRUSTED = "agrees", "better", "worse", "not to be trusted"
 LATENCY_ALLOWANCE = 0.05  # share by which a median may change between two runs of one program
 MEMORY_ALLOWANCE = 0.10
+_MANY = 1e6  # degrees of freedom that are as good as a normal distribution's
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ class Figure:
 
 
 def compare_records(
-    before: Record, after: Record, allowances: Allowances = Allowances()
+    before: Record,
+    after: Record,
+    allowances: Allowances = Allowances(),
+    spread: Spread = USUAL,
 ) -> list[Figure]:
     """Every figure that both have, judged.
 
@@ -79,8 +85,9 @@ def compare_records(
         before: The reference.
         after: What is judged.
         allowances: What may change for no reason of ours.
+        spread: How much a median varies from run to run.
     """
-    return adjusted(list(figures(before, after, allowances)))
+    return adjusted(list(figures(before, after, allowances, spread)))
 
 
 def adjusted(found: Sequence[Figure]) -> list[Figure]:
@@ -95,7 +102,9 @@ def adjusted(found: Sequence[Figure]) -> list[Figure]:
     ]
 
 
-def figures(before: Record, after: Record, allowances: Allowances) -> Iterator[Figure]:
+def figures(
+    before: Record, after: Record, allowances: Allowances, spread: Spread = USUAL
+) -> Iterator[Figure]:
     """Uncorrected."""
     for old in before.latency:
         new = after.latency_at(old.batch_size)
@@ -104,13 +113,17 @@ def figures(before: Record, after: Record, allowances: Allowances) -> Iterator[F
         pair = [Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms) for x in (old, new)]
         why = "; ".join(x.unstable_reason for x in (old, new) if not x.stable)
         name = f"median latency at batch {old.batch_size} [ms]"
-        yield _ratio(name, pair[0], pair[1], allowances.latency, True, why)
+        yield _median(name, pair[0], pair[1], allowances.latency, spread, why)
     for old_gain in before.speedup:
         new_gain = after.speedup_at(old_gain.batch_size)
         if new_gain is None:
             continue
-        pair = [Estimate(x.ratio, x.low, x.high) for x in (old_gain, new_gain)]
+        pair = [
+            Estimate(x.ratio, x.low, x.high, max(len(x.start_ratios) - 1, 0))
+            for x in (old_gain, new_gain)
+        ]
         why = "disturbed" if old_gain.disturbed or new_gain.disturbed else ""
+        why = why or ("one start decides nothing" if any(x.dof == 0 for x in pair) else "")
         name = f"speedup at batch {old_gain.batch_size}"
         yield _ratio(name, pair[0], pair[1], allowances.speedup, False, why)
     if before.accuracy and after.accuracy:
@@ -150,6 +163,22 @@ def _ratio(
     p = ratio_p(new, old.scaled(shift)) if beyond > 0 else 1.0
     verdict = SAME if beyond == 0 else BETTER if (change < 0) == less_is_better else WORSE
     return Figure(name, old, new, p, verdict)
+
+
+def _median(
+    name: str, old: Estimate, new: Estimate, allowance: float, spread: Spread, why: str
+) -> Figure:
+    """Judge a latency: what lies beyond the allowance, against the variation between runs."""
+    if why:
+        return Figure(name, old, new, None, UNTRUSTED, why)
+    change = math.log(new.value / old.value)
+    beyond = math.copysign(max(0.0, abs(change) - math.log1p(allowance)), change)
+    if beyond == 0:
+        return Figure(name, old, new, 1.0, SAME)
+    inside = [math.log(x.high / x.low) / 2 / t_quantile(0.975, _MANY) for x in (old, new)]
+    between = Normal(0.0, math.sqrt(2) * spread.deviation, spread.dof)
+    p = Normal(beyond, math.hypot(*inside), _MANY).minus(between).p_equal()
+    return Figure(name, old, new, p, BETTER if change < 0 else WORSE)
 
 
 def _difference(name: str, old: Estimate, new: Estimate, allowance: float) -> Figure:

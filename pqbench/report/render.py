@@ -40,6 +40,13 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
+def plain_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A GitHub table of texts."""
+    rows = [[markdown(text) for text in line] for line in (header, *lines)]
+    rows.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def to_csv(table: Table) -> str:
     """The rows' figures, unrounded; ``_low`` and ``_high`` are the ends of 95 % intervals."""
     columns = (*table.columns, *table.more)
@@ -101,7 +108,7 @@ def significance_lines(rows: Sequence[Row]) -> list[tuple[object, ...]]:
     lines: list[tuple[object, ...]] = []
     for item in compare_with_baselines(rows):
         row, value = rows[item.row], item.estimate
-        figure = "drop_pt" if item.name == "drop_pt" else "speedup"
+        figure = item.name if item.batch_size is None else "speedup"
         place = (row.model, row.dataset, row.backend, row.recipe, row.machine)
         ends = (value.value, value.low, value.high)
         lines.append(

@@ -10,9 +10,11 @@ from typing import Any
 from pqbench.core.record import METRIC_NAMES, Accuracy, Record
 from pqbench.report import footnotes
 from pqbench.report.anchors import Anchored, anchored
+from pqbench.report.claims import faults_of
 from pqbench.report.environments import environment_keys, environment_labels
 from pqbench.report.estimate import Estimate
 from pqbench.report.footnotes import batch_field
+from pqbench.report.names import dataset_name, model_name
 
 __all__ = ["BASELINE", "MIB", "Estimate", "Row", "make_rows", "ordered"]
 MIB = 2**20
@@ -82,10 +84,19 @@ class Row:
         return _drop(self.record.accuracy)
 
     @property
-    def mcnemar_p(self) -> float | None:
-        """Of the accuracy against the baseline's."""
-        against = self.record.accuracy.against_baseline if self.record.accuracy else None
-        return against.mcnemar_p if against else None
+    def drop_p(self) -> float | None:
+        """P value of no drop; None where none was tested."""
+        return _p_of(self.record.accuracy)
+
+    @property
+    def clean_drop_p(self) -> float | None:
+        """The same on images that no pretraining saw."""
+        return _p_of(self.record.accuracy_clean)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why the model must never win: it answers one class, or lost one."""
+        return faults_of(self.record)
 
     @property
     def clean_pct(self) -> Estimate | None:
@@ -101,13 +112,16 @@ class Row:
     @property
     def speedups(self) -> dict[int, Estimate]:
         """Against the baseline, by batch size, from alternating blocks."""
-        return {x.batch_size: Estimate(x.ratio, x.low, x.high) for x in self.record.speedup}
+        return {
+            x.batch_size: Estimate(x.ratio, x.low, x.high, max(len(x.start_ratios) - 1, 0))
+            for x in self.record.speedup
+        }
 
     @property
     def own_ms(self) -> dict[int, Estimate]:
         """Median of the experiment's own calls by batch size, paired with nothing."""
         return {
-            x.batch_size: Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms)
+            x.batch_size: Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms, x.processes - 1)
             for x in self.record.latency
         }
 
@@ -173,15 +187,15 @@ def make_rows(records: Sequence[Record]) -> list[Row]:
         e = record.experiment
         row = Row(
             record,
-            e.model,
-            f"{e.dataset} {e.split}",
+            model_name(e.model),
+            f"{dataset_name(e.dataset)} {e.split}",
             e.backend,
             name,
             place,
             latency_ms=latency.values,
             latency_notes=latency.notes,
             untrusted=_untrusted(record, latency),
-            notes=(*record.notes, *latency.row_notes),
+            notes=(*faults_of(record), *record.notes, *latency.row_notes),
         )
         rows.append(row)
     return rows
@@ -242,6 +256,13 @@ def _drop(accuracy: Accuracy | None) -> Estimate | None:
     if against is None:
         return None
     return Estimate(against.drop_pt, against.drop_low_pt, against.drop_high_pt)
+
+
+def _p_of(accuracy: Accuracy | None) -> float | None:
+    against = accuracy.against_baseline if accuracy else None
+    if against is None:
+        return None
+    return against.mcnemar_p if against.p is None else against.p
 
 
 def metric_name(rows: Iterable[Row]) -> str:

@@ -1,23 +1,25 @@
 """Which differences are beyond the noise, corrected for how many were looked at.
 
-Accuracy: the record's exact McNemar p of the paired predictions. Speedup: the p that belongs to
-its 95 % interval on the logarithmic scale (Altman and Bland 2011, BMJ 343:d2304). All comparisons
-of one kind within one environment are a family, adjusted by Holm's step-down method (1979).
+Accuracy: the exact McNemar p of the paired predictions, for segmentation Student's t by image; the
+same on clean images. Speedup: Student's t over the starts of the processes, with one degree of
+freedom less than there are starts. One start decides nothing, and says so. All comparisons of a
+report are one family, adjusted by Holm's step-down method (1979).
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from pqbench.core.statistics import ALPHA, Normal, holm, t_quantile
 from pqbench.report.footnotes import batch_field
 from pqbench.report.rows import Estimate, Row
 
-ALPHA = 0.05
+__all__ = ["ALPHA", "Comparison", "beats_all", "compare_with_baselines", "holm", "ratio_p"]
 BETTER, WORSE, NOISE, UNTRUSTED = "better", "worse", "no difference shown", "not to be trusted"
-_Z = 1.959964
+TOO_FEW = "too few starts"
+_MANY = 1e6  # degrees of freedom that are as good as a normal distribution's
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Comparison:
 
     Attributes:
         row: Index of the experiment among the rows.
-        name: The row's field: ``drop_pt``, or ``speedup_b<batch size>``.
+        name: The row's field: ``drop_pt``, ``clean_drop_pt``, or ``speedup_b<batch size>``.
         batch_size: Samples per call; None for the accuracy.
         estimate: The difference: drop in percentage points, or speedup.
-        p: Of no difference.
+        p: Of no difference; 1 where nothing was tested.
         adjusted_p: The same after Holm's correction.
-        verdict: ``better``, ``worse``, ``no difference shown`` or ``not to be trusted``.
+        verdict: ``better``, ``worse``, ``no difference shown``, ``too few starts`` or ``not to be
+            trusted``; the last two are not part of the family.
     """
 
     row: int
@@ -43,84 +46,66 @@ class Comparison:
     verdict: str
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+def _normal(value: Estimate, log: bool) -> Normal | None:
+    """The estimate with its standard error; None where its interval does not tell one."""
+    dof = _MANY if value.dof is None else value.dof
+    ends = (value.value, value.low, value.high)
+    if dof <= 0 or (log and min(ends) <= 0) or max(ends) == math.inf:
+        return None
+    centre, low, high = (math.log(end) for end in ends) if log else ends
+    return Normal(centre, (high - low) / 2 / t_quantile(0.975, dof), dof)
+
+
+def _equal_p(first: Normal | None, second: Normal | None) -> float:
+    if first is None or second is None:
+        return 1.0
+    return first.minus(second).p_equal()
 
 
 def ratio_p(ratio: Estimate, other: Estimate | None = None) -> float:
-    """Two-sided p that a positive figure is 1, or equals an independent ``other``."""
-    if min(ratio.value, ratio.low) <= 0 or (other and min(other.value, other.low) <= 0):
-        return 1.0
-    distance = math.log(ratio.value) - (math.log(other.value) if other else 0.0)
-    error = math.hypot(_log_error(ratio), _log_error(other) if other else 0.0)
-    return _two_sided(distance, error)
+    """Two-sided p that a positive figure is 1, or equals an independent ``other``.
+
+    Student's t on the logarithmic scale (for two, Welch's); 1 where a figure comes from one start,
+    or has no interval.
+    """
+    return _equal_p(_normal(ratio, True), _normal(other or Estimate(1.0, 1.0, 1.0), True))
 
 
 def difference_p(first: Estimate, second: Estimate) -> float:
     """Two-sided p that two independent figures are equal, on the linear scale."""
-    errors = [(e.high - e.low) / (2 * _Z) for e in (first, second)]
-    return _two_sided(first.value - second.value, math.hypot(*errors))
-
-
-def _log_error(value: Estimate) -> float:
-    return (
-        (math.log(value.high) - math.log(value.low)) / (2 * _Z)
-        if value.high < math.inf
-        else (math.inf)
-    )
-
-
-def _two_sided(distance: float, error: float) -> float:
-    if error == 0:
-        return 1.0 if distance == 0 else 0.0
-    return math.erfc(abs(distance) / error / math.sqrt(2))
+    return _equal_p(_normal(first, False), _normal(second, False))
 
 
 def compare_with_baselines(rows: Sequence[Row]) -> list[Comparison]:
-    """Every drop and speedup of these rows, judged after Holm's correction.
+    """Every drop and speedup of these rows, judged after Holm's correction over all of them.
 
-    What was disturbed is not part of a family: it would be judged by figures known to be wrong.
+    What was disturbed or comes from one start is not part of the family: there is nothing to
+    judge it by.
     """
-    found: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if row.status != "ok":
-            continue
-        if row.drop_pt is not None and row.mcnemar_p is not None:
-            found[(row.machine, "accuracy")].append(
-                Comparison(index, "drop_pt", None, row.drop_pt, row.mcnemar_p, 1.0, NOISE)
-            )
-        for size, speedup in sorted(row.speedups.items()):
-            name = batch_field("speedup", size)
-            untrusted = name in row.untrusted
-            kind = "untrusted" if untrusted else "speedup"
-            verdict = UNTRUSTED if untrusted else NOISE
-            found[(row.machine, kind)].append(
-                Comparison(index, name, size, speedup, ratio_p(speedup), 1.0, verdict)
-            )
-    judged = []
-    for (_, kind), family in found.items():
-        if kind == "untrusted":
-            judged += family
-            continue
-        for item, p in zip(family, holm([c.p for c in family]), strict=True):
-            verdict = _verdict(item, p)
-            judged.append(Comparison(*_head(item), p, verdict))
-    return sorted(judged, key=lambda c: (c.row, c.batch_size or 0))
+    found = [c for index, row in enumerate(rows) if row.status == "ok" for c in _of(row, index)]
+    tested = [i for i, c in enumerate(found) if c.verdict == NOISE]
+    for i, p in zip(tested, holm([found[i].p for i in tested]), strict=True):
+        found[i] = replace(found[i], adjusted_p=p, verdict=_verdict(found[i], p))
+    return found
 
 
-def _head(item: Comparison) -> tuple[int, str, int | None, Estimate, float]:
-    return item.row, item.name, item.batch_size, item.estimate, item.p
+def _of(row: Row, index: int) -> Iterator[Comparison]:
+    """The comparisons of one row, before they are corrected."""
+    for name, drop, p in (
+        ("drop_pt", row.drop_pt, row.drop_p),
+        ("clean_drop_pt", row.clean_drop_pt, row.clean_drop_p),
+    ):
+        if drop is not None and p is not None:
+            yield Comparison(index, name, None, drop, p, 1.0, NOISE)
+    for size, speedup in sorted(row.speedups.items()):
+        name = batch_field("speedup", size)
+        verdict = UNTRUSTED if name in row.untrusted else NOISE if speedup.dof else TOO_FEW
+        p = ratio_p(speedup) if verdict == NOISE else 1.0
+        yield Comparison(index, name, size, speedup, p, 1.0, verdict)
 
 
 def _verdict(item: Comparison, adjusted: float) -> str:
-    none, good = (0.0, -1) if item.name == "drop_pt" else (1.0, 1)
+    none, good = (0.0, -1) if item.batch_size is None else (1.0, 1)
     if adjusted >= ALPHA or item.estimate.low <= none <= item.estimate.high:
         return NOISE
     return BETTER if good * (item.estimate.value - none) > 0 else WORSE

@@ -28,6 +28,7 @@ FONTS: dict[str, Any] = {  # both come with matplotlib
     "sans": {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"},
 }
 STYLE: Any = {
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,

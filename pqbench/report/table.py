@@ -10,7 +10,7 @@ from pqbench.core.record import Record
 from pqbench.report.column import Column, Contest, Kind, Value
 from pqbench.report.columns import batch_columns, csv_columns, summary_columns
 from pqbench.report.rows import Estimate, Row, make_rows
-from pqbench.report.significance import NOISE, beats_all, compare_with_baselines
+from pqbench.report.significance import NOISE, TOO_FEW, beats_all, compare_with_baselines
 
 NONE = "\u2013"  # an en dash
 UNSTABLE, DISTURBED = "unstable", "disturbed"
@@ -58,6 +58,7 @@ class Table:
         legend: How to read it, sentence by sentence, and what is true of all rows.
         name: ``summary`` or ``batches``.
         more: Further columns, for CSV alone.
+        everywhere: Notes of all experiments.
     """
 
     columns: tuple[Column, ...]
@@ -67,6 +68,12 @@ class Table:
     legend: str
     name: str = "summary"
     more: tuple[Column, ...] = ()
+    everywhere: tuple[str, ...] = ()
+
+    def legend_of(self, shown: Sequence[int]) -> str:
+        """The legend where only these columns are shown, by their places."""
+        lines = [[line[i] for i in shown] for line in self.cells]
+        return _legend([self.columns[i] for i in shown], lines, self.everywhere)
 
 
 def make_table(records: Sequence[Record]) -> Table:
@@ -102,7 +109,8 @@ def build(
     """
     numbers: dict[str, int] = {}
     everywhere = common_notes(rows)
-    noise = {(c.row, c.name) for c in compare_with_baselines(rows) if c.verdict == NOISE}
+    judged = compare_with_baselines(rows)
+    noise = {(c.row, c.name) for c in judged if c.verdict in (NOISE, TOO_FEW)}
     best = {c.name: _best(rows, c, c.contest, noise) for c in columns if c.contest}
     lines = []
     for index, row in enumerate(rows):
@@ -133,6 +141,7 @@ def build(
         _legend(columns, lines, everywhere),
         name,
         tuple(c for c in more if c.name not in known),
+        everywhere,
     )
 
 
@@ -170,13 +179,13 @@ def _legend(
 ) -> str:
     """How to read what is there, and nothing else."""
     cells = [cell for line in lines for cell in line]
-    flags = dict.fromkeys(cell.flag for cell in cells if cell.flag)
+    used = {cell.flag for cell in cells}
     sentences = [
         *([f"All experiments: {'; '.join(everywhere)}."] if everywhere else []),
         *([_INTERVAL] if any("…" in cell.detail for cell in cells) else []),
         *([_BOLD] if any(cell.best for cell in cells) else []),
         *([f"{NS[0]}: {NS[1]}."] if any(cell.noise for cell in cells) else []),
-        *(f"{FLAGS[flag][0]}: {FLAGS[flag][1]}." for flag in flags),
+        *(f"{sign}: {words}." for flag, (sign, words) in FLAGS.items() if flag in used),
         *dict.fromkeys(column.legend for column in columns if column.legend),
     ]
     return " ".join(sentences)
@@ -214,7 +223,7 @@ def _best(
 def _contender(row: Row, column: Column, contest: Contest) -> Estimate | None:
     """The figure by which a row competes; None where it does not."""
     value = contest.by(row) if contest.by else column.value(row)
-    if row.status != "ok" or value is None or isinstance(value, str):
+    if row.status != "ok" or row.faults or value is None or isinstance(value, str):
         return None
     return value if isinstance(value, Estimate) else Estimate(value, value, value)
 

@@ -154,7 +154,7 @@ def to_rich(table: Table, width: int = 120) -> Group:
     below += [f"Left out in {width} columns: {'; '.join(left_out)}"] if left_out else []
     lines = [_cut(terminal(text), width) for text in below]
     cut = any(line.endswith("…") for line in lines)
-    legend = table.legend + (" …: table.md has the whole." if cut else "")
+    legend = table.legend_of([*fixed, *shown]) + (" …: table.md has the whole." if cut else "")
     return Group(
         view,
         *(Text(line, style="yellow", no_wrap=True) for line in lines),

@@ -8,13 +8,21 @@ from types import MappingProxyType
 
 from pqbench.core.files import write_text
 from pqbench.core.record import Record
-from pqbench.report import escape, latex
+from pqbench.report import latex, references
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.plots import save_plots
-from pqbench.report.render import significance_csv, to_batches_csv, to_csv, to_markdown
+from pqbench.report.render import (
+    csv_text,
+    plain_markdown,
+    significance_csv,
+    to_batches_csv,
+    to_csv,
+    to_markdown,
+)
 from pqbench.report.rows import make_rows, ordered
+from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
 
 
@@ -25,7 +33,7 @@ def write_report(
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     font: str = "serif",
 ) -> list[Path]:
-    """Write the tables (Markdown, CSV, LaTeX), figures, methods and the page ``report.html``.
+    """Write the tables (Markdown, CSV, LaTeX), figures, methods, settings, and ``report.html``.
 
     Args:
         records: Any records; of one experiment in one environment the newest counts.
@@ -45,7 +53,9 @@ def write_report(
     methods = methods_paragraphs(records)
     drawn = save_plots(records, folder, folders, font, rows) if plots else []
     figures = [path.stem for path in drawn if path.suffix == ".pdf"]
-    parts = ["methods", "table", "batches"]
+    cited = references.keys_in(methods)
+    table = [(x.step, x.name, x.value) for x in settings(records)]
+    parts = ["methods", "table", "batches", *(["settings"] if table else [])]
     texts = {
         "report.html": to_html(records, rows, summary),
         "table.md": to_markdown(summary),
@@ -56,8 +66,14 @@ def write_report(
         "batches.tex": latex.to_latex(batches),
         "significance.csv": significance_csv(rows),
         "methods.md": "\n\n".join(methods) + "\n",
-        "methods.tex": "\n\n".join(escape.latex(text) for text in methods) + "\n",
-        "report.tex": latex.document(parts, figures),
+        "methods.tex": "\n\n".join(references.for_latex(text) for text in methods) + "\n",
+        "settings.md": plain_markdown(HEADER, table),
+        "settings.csv": csv_text([HEADER, *table]),
+        "settings.tex": latex.plain_table(
+            HEADER, table, "Settings of the experiments", "tab:pqbench-settings"
+        ),
+        "references.bib": references.bibtex(cited),
+        "report.tex": latex.document(parts, figures, bool(cited)),
     }
     written = []
     for name, text in texts.items():

@@ -85,13 +85,13 @@ def curves(record: Record) -> list[tuple[str, int, float]]:
         times[action] += 1
         name = action if times[action] == 1 else f"{action}_{times[action]}"
         for kind in ("loss", "validation_loss"):
-            values = entry.get("details", {}).get(kind)
+            values = (entry.get("details") or {}).get(kind)
             if not isinstance(values, list | tuple):
                 continue
             found += [
                 (f"training/{name}/{kind}", epoch, float(f"{value:.6g}"))
                 for epoch, value in enumerate(values, 1)
-                if math.isfinite(value)
+                if isinstance(value, int | float) and math.isfinite(value)
             ]
     return found
 

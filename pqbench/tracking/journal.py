@@ -6,13 +6,16 @@ The journal outlives the store's outages: what is not marked as pushed is pushed
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pqbench.core.errors import DataError
-from pqbench.core.files import file_sha256, write_json
+from pqbench.core.files import file_sha256, read_limited, set_aside, write_json
 from pqbench.core.record import FILE
+from pqbench.core.record.reading import build
+
+log = logging.getLogger(__name__)
 
 JOURNAL = "tracking.json"
 LOCK = ".tracking.lock"
@@ -63,18 +66,19 @@ def record_sha256(folder: Path) -> str:
 def read(folder: Path) -> list[Entry]:
     """All entries; empty if nothing was tracked yet.
 
-    Raises:
-        DataError: ``tracking.json`` is no journal.
+    A damaged journal is set aside with a warning: the store itself is asked again.
     """
     path = folder / JOURNAL
     if not path.exists():
         return []
     try:
-        return [Entry(**item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}", hint="delete it: the store itself is asked again"
-        ) from error
+        entries: list[Entry] = build(list[Entry], read_limited(path))
+    except DataError as error:
+        aside = set_aside(path)
+        kept = f"; kept as {aside.name}" if aside else ""
+        log.warning("%s is damaged%s: %s", path, kept, error)
+        return []
+    return entries
 
 
 def mark(folder: Path, entry: Entry) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from pqbench.core.errors import ConfigError
+from pqbench.core.secrets import mask_text
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # Where a database listens whose URI does not say it.
@@ -167,9 +168,5 @@ class TrackingSettings:
 
     @property
     def shown_uri(self) -> str:
-        """The URI in force without a password, fit for logs and files."""
-        parts = urlsplit(self.tracking_uri)
-        if parts.password is None:
-            return self.tracking_uri
-        host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-        return urlunsplit(parts._replace(netloc=host))
+        """The URI in force without user, password and tokens, fit for logs and files."""
+        return mask_text(self.tracking_uri)

@@ -11,6 +11,7 @@ half-way left a run that is still RUNNING; the next push completes it and writes
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -25,6 +26,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
 
@@ -32,6 +34,7 @@ from pqbench.cache import Cache
 from pqbench.core.errors import DataError
 from pqbench.core.paths import files_inside
 from pqbench.core.record import FILE, Record
+from pqbench.core.secrets import mask_text
 from pqbench.tracking import content, journal
 from pqbench.tracking.onnx_flavour import log_onnx
 from pqbench.tracking.settings import TrackingSettings, sqlite_uri
@@ -73,7 +76,7 @@ def unreachable(settings: TrackingSettings) -> str | None:
     address = settings.database_address
     try:
         if settings.is_server:
-            with urllib.request.urlopen(f"{settings.tracking_uri}/health", timeout=timeout):
+            with urllib.request.urlopen(_health(settings.tracking_uri), timeout=timeout):
                 return None
         if address is not None:
             with socket.create_connection(address, timeout):
@@ -81,8 +84,20 @@ def unreachable(settings: TrackingSettings) -> str | None:
     except (OSError, ValueError) as error:  # URLError, HTTPError and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
         what = "MLflow server" if settings.is_server else "database"
-        return f"no {what} at {settings.shown_uri}: {reason}"
+        return f"no {what} at {settings.shown_uri}: {mask_text(str(reason))}"
     return None
+
+
+def _health(uri: str) -> urllib.request.Request:
+    """The request that asks a server how it is; urllib takes no user and password in an address."""
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    path = f"{parts.path.rstrip('/')}/health"
+    request = urllib.request.Request(urlunsplit((parts.scheme, host, path, "", "")))
+    if at:
+        word = base64.b64encode(unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {word}")
+    return request
 
 
 def ensure_store(settings: TrackingSettings) -> str | None:
@@ -128,7 +143,7 @@ def push(record: Record, folder: Path, settings: TrackingSettings, sweep: str | 
         experiment=settings.experiment,
         sweep=sweep,
         record_sha256=journal.record_sha256(folder),
-        artifact_root=settings.artifact_folder,
+        artifact_root=mask_text(settings.artifact_folder or "") or None,
         reason="not tried yet",
     )
     with FileLock(folder / journal.LOCK):
@@ -187,7 +202,7 @@ def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             # ImportError: the database's driver is not installed
             first_line = str(error).strip().partition("\n")[0]
-            raise StoreError(f"MLflow at {settings.shown_uri}: {first_line}") from error
+            raise StoreError(f"MLflow at {settings.shown_uri}: {mask_text(first_line)}") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.core.errors import UnsupportedError
+from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import feed_tensors, first_output
 
@@ -35,6 +35,7 @@ class Batches:
         passes: Passes begun so far.
         rank: Which of ``world`` equal shares of each batch is taken; order and augmentation are
             those of the whole batch.
+        small_passes: Passes at ``train_size``, after which images keep their own; None: all.
         world: Number of shares. While training, images that do not fill all alike are left out.
     """
 
@@ -48,6 +49,14 @@ class Batches:
     passes: int = 0
     rank: int = 0
     world: int = 1
+    small_passes: int | None = None
+
+    @property
+    def side(self) -> int | None:
+        """Side to which the images of the pass that runs are resized; None keeps theirs."""
+        if self.small_passes is not None and self.passes > self.small_passes:
+            return None
+        return self.train_size
 
     def sizes(self) -> list[int]:
         """Number of samples in each batch of a pass."""
@@ -86,8 +95,9 @@ class Batches:
         if y.ndim != 3:
             return y
         y = y.unsqueeze(1)
-        if self.train_size is not None and y.shape[-2:] != (self.train_size, self.train_size):
-            size = (self.train_size, self.train_size)
+        side = self.side
+        if side is not None and y.shape[-2:] != (side, side):
+            size = (side, side)
             y = functional.interpolate(y.float(), size=size, mode="nearest-exact").long()
         return augmented(y, turns, self.augment).squeeze(1)
 
@@ -106,10 +116,9 @@ class Batches:
         if norm is None:
             return torch.from_numpy(raw)
         x = torch.from_numpy(raw).permute(0, 3, 1, 2)
-        if self.train_size is not None and x.shape[-2:] != (self.train_size, self.train_size):
-            x = functional.interpolate(
-                x, size=(self.train_size, self.train_size), mode="bilinear", antialias=True
-            )
+        side = self.side
+        if side is not None and x.shape[-2:] != (side, side):
+            x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
         x = augmented(x, turns, self.augment)
         mean = torch.tensor(norm.mean).view(1, -1, 1, 1)
         std = torch.tensor(norm.std).view(1, -1, 1, 1)
@@ -167,6 +176,16 @@ def check_classes(network: nn.Module, train: PreparedSplit) -> None:
             f"the network's output has shape {tuple(output.shape)}, the data set has "
             f"{len(train.classes)} classes{f' at {where} positions' if where else ''}",
             hint="give the network a head for these classes first",
+        )
+
+
+def check_size(train_size: int | None, train: PreparedSplit) -> None:
+    """Raise ``ConfigError`` where training would enlarge the images that the model is fed."""
+    sides = [min(train.stored(name).shape[1:3]) for name in train.normalization]
+    if train_size is not None and sides and train_size > min(sides):
+        raise ConfigError(
+            f"train_size={train_size} is larger than the {min(sides)} px that the model is fed",
+            hint="train_size=null trains at the model's own size",
         )
 
 

@@ -40,7 +40,8 @@ class Finetune(Step):
     batch_size: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
-    train_size: int | None = 128
+    train_size: int | None = None
+    full_size_epochs: int = 1
     label_smoothing: float = 0.0
     augment: str = "flip"
     max_steps: int | None = None

@@ -16,7 +16,7 @@ from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import flush_subnormals, recalibrate_batch_norm, torch_threads
-from pqbench.training.batches import changes_size, check_classes, split_off
+from pqbench.training.batches import changes_size, check_classes, check_size, split_off
 from pqbench.training.ranks import find_seat, others
 from pqbench.training.settings import FitReport, TrainingSettings
 from pqbench.training.trainer import Job
@@ -58,14 +58,17 @@ def fit(
     Raises:
         UnsupportedError: The labels are not one class per sample, the network's output does not
             fit the classes, or there is no device for the settings.
+        ConfigError: ``train_size`` is larger than what the model is fed.
         DataError: Too few images.
         PqbenchError: The loss became infinite or no number.
     """
     check_classes(network, train)
+    check_size(settings.train_size, train)
     trained, watched = split_off(train, settings.validation_share, settings.seed)
     if len(trained) < 2:
         raise DataError(
-            f"{len(trained)} training images are too few", hint="raise dataset.train_limit"
+            f"{len(trained)} training image{'s'[: len(trained) != 1]} are too few",
+            hint="add images to the train split, or raise dataset.train_limit",
         )
     start = time.perf_counter()
     job = Job(network, teacher, train, trained, watched, settings, resume)

@@ -30,8 +30,11 @@ class TrainingSettings:
         batch_size: Images per step.
         learning_rate: Peak of the schedule: linear warm-up over a tenth of the steps, then cosine.
         weight_decay: AdamW's, on parameters of two or more dimensions.
-        train_size: Side of the training images in pixels; None takes them as prepared. Smaller is
-            faster in proportion to the area.
+        train_size: Side of the training images in pixels; None takes the model's own size. Smaller
+            is faster in proportion to the area; larger is refused, it would enlarge images.
+        full_size_epochs: Where ``train_size`` is smaller: so many epochs at the end see the model's
+            own size all the same (Touvron et al. 2019, "Fixing the train-test resolution
+            discrepancy"), if there are more epochs than that.
         label_smoothing: Share of each target spread over all classes, in [0, 1).
         augment: ``none``; ``flip`` (left-right); ``dihedral`` (the square's eight symmetries).
         max_steps: Stop after so many steps; None for no limit.
@@ -55,6 +58,7 @@ class TrainingSettings:
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     train_size: int | None = None
+    full_size_epochs: int = 0
     label_smoothing: float = 0.0
     augment: Augment = Augment.flip
     max_steps: int | None = None

@@ -55,6 +55,7 @@ class Job:
     def batches(self, shuffle: bool, seat: Seat) -> Batches:
         """The training batches (this seat's share), or the whole of those that are watched."""
         settings = self.settings
+        small = settings.epochs - settings.full_size_epochs
         return Batches(
             split=self.split,
             indices=self.trained if shuffle else self.watched,
@@ -63,6 +64,7 @@ class Job:
             augment=settings.augment if shuffle else "none",
             seed=settings.seed,
             shuffle=shuffle,
+            small_passes=small if shuffle and settings.full_size_epochs and small > 0 else None,
             rank=seat.rank if shuffle else 0,
             world=seat.count if shuffle else 1,
         )

@@ -9,7 +9,9 @@ import signal
 import sys
 from pathlib import Path
 
+from pqbench.core import telemetry
 from pqbench.core.errors import OutOfMemoryFailure, PqbenchError, StageTimeout, UnavailableError
+from pqbench.workers.guard import watch
 
 MEMORY_WORDS = (
     "memory allocation",
@@ -42,11 +44,7 @@ def child_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": number,
         "MKL_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
-        # OpenVINO's telemetry (NNCF sends through it) stays silent under CI; NNCF_CI is not enough.
-        "CI": "true",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **telemetry.OFF,
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -75,11 +73,11 @@ def last_line(log: Path) -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies (Linux).
+    """End this process, and all that it has started, when its parent dies (Linux).
 
     The request pipe closes as well, but that is noticed only between two requests.
     """
-    if sys.platform.startswith("linux"):
+    if not watch(parent) and sys.platform.startswith("linux"):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

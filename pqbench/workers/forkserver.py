@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pqbench.core.errors import PqbenchError
+from pqbench.machine.device_lock import lock_folder, private
 from pqbench.workers.child import child_environment
+from pqbench.workers.guard import watch
 
 if TYPE_CHECKING:  # there is none on Windows
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 PRELOAD = ("torch", "torchvision")
+_LONGEST = 108 - len("/listener-12345678") - 1
+_SHORT = ("/tmp", "/var/tmp")
 
 
 @dataclass
@@ -54,6 +60,8 @@ def server(threads: int) -> ForkServerContext | None:
         return None  # a worker of joblib's: a child would be told its method, "loky", and refuse
     from multiprocessing import forkserver, resource_tracker
 
+    if not _short_address():
+        return None
     if _SERVER.context is None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
@@ -64,6 +72,48 @@ def server(threads: int) -> ForkServerContext | None:
     with _environment(child_environment(threads)), _deaf_to_interrupts():
         forkserver.ensure_running()  # also anew, should it have been killed
     return _SERVER.context
+
+
+def _short_address() -> bool:
+    """Have the server's socket in a short path: a system takes some 100 bytes of it.
+
+    Its folder bears this process's number, so what a killed one left is removed by the next.
+    """
+    from multiprocessing import process, util
+
+    settings: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    if settings.get("tempdir") is not None:
+        return True
+    bases = (lock_folder(), *(Path(base) / lock_folder().name for base in _SHORT))
+    for base in bases:
+        folder = base / f"fork-{os.getpid()}"
+        if len(os.fsencode(folder)) > _LONGEST:
+            continue
+        try:
+            private(base)
+            _remove_left(base)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except (OSError, PqbenchError):
+            continue
+        make: Any = util.Finalize
+        make(None, _remove, args=(str(folder), os.getpid()), exitpriority=-100)
+        settings["tempdir"] = str(folder)
+        return True
+    return False
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a fork inherits the finalizer
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(base: Path) -> None:
+    import psutil
+
+    for left in base.glob("fork-*"):
+        number = left.name.removeprefix("fork-")
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -159,7 +209,10 @@ def _enter(
         os.dup2(source, target)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None  # this is a child
+    if not watch(parent.pid):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     call(*arguments)
 
 

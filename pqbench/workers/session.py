@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import os
 import select
 import signal
@@ -19,16 +20,22 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pqbench.core import interrupt
+from pqbench.core.backend import Backend
 from pqbench.core.errors import (
     ERRORS,
+    ConfigError,
     OutOfMemoryFailure,
     PqbenchError,
     StageTimeout,
     WorkerCrash,
 )
+from pqbench.core.instantiate import make
+from pqbench.machine.foreign_load import process_cpu_s
 from pqbench.workers.child import (
     MEMORY_HINT,
     cell_timeout,
@@ -39,8 +46,12 @@ from pqbench.workers.child import (
     limit_memory,
     speaks_of_memory,
 )
+from pqbench.workers.forkserver import Forked, server
+from pqbench.workers.guard import WORKERS, kill_tree
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
+
     from pqbench.measure.latency import Block
 
 _CHUNK = 1 << 20
@@ -59,7 +70,7 @@ class SessionWorker:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        process: Forked | subprocess.Popen[bytes],
         name: str,
         log: Path,
         timeout_s: float,
@@ -80,7 +91,18 @@ class SessionWorker:
         self._closed = False
 
     @classmethod
-    def start(
+    def start(cls, *arguments: Any, **options: Any) -> Self:
+        """Start a child and load a model in it: :meth:`launch`, then :meth:`opened`.
+
+        Raises:
+            PqbenchError: The model could not be loaded; the class says why.
+        """
+        worker = cls.launch(*arguments, **options)
+        worker.opened()
+        return worker
+
+    @classmethod
+    def launch(
         cls,
         backend: Mapping[str, Any],
         artifact: Path,
@@ -94,8 +116,12 @@ class SessionWorker:
         seed: int = 0,
         memory_mb: float | None = None,
         deadline: float | None = None,
+        weighed: bool = False,
     ) -> Self:
-        """Start a child and load a model in it.
+        """Start a child and ask it to load a model; :meth:`opened` waits for it.
+
+        A child that needs torch on the CPU is forked from the server that has imported it, where
+        there is one; all others are fresh interpreters.
 
         Args:
             backend: Resolved configuration node: ``_target_`` and the options of the backend.
@@ -110,27 +136,22 @@ class SessionWorker:
             seed: Seeds the choice of inputs.
             memory_mb: Limit of the child's own data in MiB; None: no limit.
             deadline: When the whole experiment must be done, on :func:`time.monotonic`'s clock.
-
-        Raises:
-            PqbenchError: The model could not be loaded; the class says why.
+            weighed: The child is there to be weighed: a fresh interpreter, which keeps account of
+                what in it is pqbench's own.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        WORKERS.prepare()
+        # What a forked child holds of its server is not told apart from its own.
+        fork = not weighed and memory_mb is None and forkable(backend)
+        context = server(threads) if fork else None
         child_in, to = os.pipe()
         of, child_out = os.pipe()
+        process: Forked | subprocess.Popen[bytes]
         try:
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", "pqbench.workers.session"),
-                        *(str(child_in), str(child_out), str(os.getpid())),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=child_environment(threads),
-                    pass_fds=(child_in, child_out),
-                    start_new_session=True,
-                )
+            if context is not None:
+                process = _forked(context, child_in, child_out, log, threads)
+            else:
+                process = _fresh(child_in, child_out, log, threads, weighed)
         except BaseException:
             os.close(to)
             os.close(of)
@@ -138,10 +159,11 @@ class SessionWorker:
         finally:
             os.close(child_in)
             os.close(child_out)
+        WORKERS.began(process.pid)
         limit_memory(process.pid, memory_mb)
         worker = cls(process, name, log, timeout_s, to, of, deadline)
         try:
-            worker.cold_answer = worker._ask(
+            worker._send(
                 "open",
                 backend=dict(backend),
                 artifact=str(Path(artifact).absolute()),
@@ -154,6 +176,19 @@ class SessionWorker:
             worker.kill()
             raise
         return worker
+
+    def opened(self) -> Self:
+        """Wait until the model is loaded.
+
+        Raises:
+            PqbenchError: It could not be; the class says why. The child has been ended.
+        """
+        try:
+            self.cold_answer = self._answer("open")
+        except BaseException:
+            self.kill()
+            raise
+        return self
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -188,7 +223,18 @@ class SessionWorker:
             lead_s=lead_s,
         )
         ns = np.asarray(answer["ns"], np.int64)
-        return Block(ns, answer["cpu_s"], answer["wall_s"], answer["compiled"])
+        return Block(
+            ns,
+            answer["cpu_s"],
+            answer["wall_s"],
+            answer["compiled"],
+            answer["waited_s"],
+            answer["faults"],
+        )
+
+    def cpu_s(self) -> float:
+        """CPU time of the child so far, all its threads, in s; 0 if it is gone."""
+        return process_cpu_s(self.pid)
 
     def predict(self, out: Path, batch_size: int, split: Path | None = None) -> int:
         """Score a whole split through this session into a float32 .npy; gives the count.
@@ -217,6 +263,10 @@ class SessionWorker:
         return answer
 
     def _ask(self, call: str, **arguments: Any) -> Any:
+        self._send(call, **arguments)
+        return self._answer(call)
+
+    def _send(self, call: str, **arguments: Any) -> None:
         line = json.dumps({"call": call, "arguments": arguments}).encode() + b"\n"
         try:
             view = memoryview(line)
@@ -224,6 +274,8 @@ class SessionWorker:
                 view = view[os.write(self._to, view) :]
         except BrokenPipeError:
             raise self._death(call) from None
+
+    def _answer(self, call: str) -> Any:
         answer = json.loads(self._read_line(call))
         if "error" not in answer:
             return answer["value"]
@@ -274,6 +326,7 @@ class SessionWorker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_S)
         code = self._process.returncode
+        interrupt.came(-(code or 0))
         self.kill()
         last = last_line(self.log)
         where = f"{self.name} died during '{call}'"
@@ -314,9 +367,13 @@ class SessionWorker:
         if self._closed:
             return
         self._closed = True
+        if self._process.returncode is None:
+            kill_tree(self.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()  # also before it has made a group of its own
         self._process.wait()
+        WORKERS.ended(self.pid)
         for descriptor in (self._to, self._of):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -331,11 +388,85 @@ class SessionWorker:
             self.kill()
 
 
+def forkable(backend: Mapping[str, Any]) -> bool:
+    """Whether a session of this backend may be a fork of the server that has imported torch.
+
+    Only where torch itself runs, on the CPU: then the import is what a start would cost, and the
+    server has started no thread of torch's. A CUDA context does not survive a fork, and the other
+    runtimes are imported in a quarter of a second.
+    """
+    try:
+        runtime = make(backend, "backend", Backend)
+    except ConfigError:
+        return False  # the child says what is wrong with it
+    return "torch" in runtime.modules and runtime.device == "cpu"
+
+
+def _fresh(
+    requests: int, answers: int, log: Path, threads: int, weighed: bool
+) -> subprocess.Popen[bytes]:
+    """A child in a fresh interpreter."""
+    module = "pqbench.workers.weigh" if weighed else "pqbench.workers.session"
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", module),
+                *(str(requests), str(answers), str(os.getpid())),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=child_environment(threads),
+            pass_fds=(requests, answers),
+            start_new_session=True,
+        )
+
+
+def _forked(
+    context: ForkServerContext, requests: int, answers: int, log: Path, threads: int
+) -> Forked:
+    """A child that is a fork of the server."""
+    with (
+        Connection(os.dup(requests), writable=False) as incoming,
+        Connection(os.dup(answers), readable=False) as outgoing,
+    ):
+        return Forked(context, _serve_forked, (incoming, outgoing), log, threads)
+
+
 # -- the child -------------------------------------------------------------------------------------
 
 
-def serve(requests: int, answers: int) -> None:
-    """Answer requests until the pipe closes."""
+def _serve_forked(incoming: Connection, outgoing: Connection) -> None:
+    """In a fork of the server, which ends it with our parent."""
+    requests, answers = os.dup(incoming.fileno()), os.dup(outgoing.fileno())
+    incoming.close()
+    outgoing.close()
+    layout = _another_layout()
+    serve(requests, answers)
+    del layout
+
+
+def _another_layout() -> tuple[mmap.mmap, bytearray]:
+    """Shift where memory is found from now on, as address randomization does for a fresh process.
+
+    All forks of a server begin with the same layout, and what it does to caches would look like a
+    property of the program (Curtsinger and Berger, "Stabilizer", ASPLOS 2013). The pages are never
+    touched, so they cost no memory.
+    """
+    draw = int.from_bytes(os.urandom(4), "little")
+    pages, heap = 1 + draw % 65536, 16 * (1 + (draw >> 16) % 4096)
+    return mmap.mmap(-1, pages * mmap.PAGESIZE), bytearray(heap)
+
+
+def serve(requests: int, answers: int, bare_mb: float | None = None) -> None:
+    """Answer requests until the pipe closes.
+
+    Args:
+        requests: Descriptor to read from.
+        answers: Descriptor to write to.
+        bare_mb: Resident memory in MiB that a bare interpreter with numpy has, where this process
+            is weighed.
+    """
     from pqbench.measure.denormals import flush_denormals
 
     flushed = flush_denormals()  # before numpy and the runtimes start threads: they inherit it
@@ -348,7 +479,7 @@ def serve(requests: int, answers: int) -> None:
             answer: dict[str, Any]
             try:
                 if request["call"] == "open":
-                    host = open_host(**request["arguments"], flushed=flushed)
+                    host = open_host(**request["arguments"], flushed=flushed, bare_mb=bare_mb)
                     value = host.cold()
                 else:
                     value = getattr(host, request["call"])(**request["arguments"])
@@ -362,12 +493,12 @@ def serve(requests: int, answers: int) -> None:
             host.close()
 
 
-def main(requests: int, answers: int, parent: int) -> None:
-    """Run the child."""
+def main(requests: int, answers: int, parent: int, bare_mb: float | None = None) -> None:
+    """Run the child; see :func:`serve`."""
     die_with_parent(parent)
     for descriptor in (requests, answers):
         os.set_inheritable(descriptor, False)
-    serve(requests, answers)
+    serve(requests, answers, bare_mb)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from pqbench.cache.content import assert_unchanged, named_files
 from pqbench.cache.inputs import assert_intact, look
 from pqbench.cache.keys import code_hash, library_versions
 from pqbench.cache.users_code import users_code
+from pqbench.core import interrupt
 from pqbench.core.errors import ERRORS, OutOfMemoryFailure, PqbenchError, StageTimeout, WorkerCrash
 from pqbench.core.files import write_json
 from pqbench.workers.child import (
@@ -50,6 +51,7 @@ from pqbench.workers.child import (
     speaks_of_memory,
 )
 from pqbench.workers.forkserver import Forked, server
+from pqbench.workers.guard import WORKERS, kill_tree
 
 if TYPE_CHECKING:  # there is none on Windows
     from multiprocessing.context import ForkServerContext
@@ -235,15 +237,20 @@ def _process(
     """A child in its own process group, killed with all its children when the block is left."""
     # A limit counts what the process itself allocates, so it must not begin with the server's.
     context = server(threads) if memory_mb is None else None
+    WORKERS.prepare()
     process = _start(context, request, response, log, threads)
+    WORKERS.began(process.pid)
     limit_memory(process.pid, memory_mb)
     try:
         yield process
     finally:
+        if process.returncode is None:
+            kill_tree(process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait()
+        WORKERS.ended(process.pid)
 
 
 def _start(
@@ -303,6 +310,7 @@ def _run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, A
 def _death(spec: StageSpec, code: int, log: Path) -> PqbenchError:
     """Why a stage's process ended without an answer."""
     name, last = spec.name, log_tail(log, 3)
+    interrupt.came(-code)
     if code == -signal.SIGKILL:
         return OutOfMemoryFailure(
             f"stage {name} was killed (SIGKILL), as the system does when memory runs out",
@@ -318,15 +326,16 @@ def _death(spec: StageSpec, code: int, log: Path) -> PqbenchError:
 
 
 def _forked_child(request: Path, response: Path) -> None:
-    """In a fork of the server, which dies with our parent."""
-    _child(request, response, os.getppid())
+    """In a fork of the server, which ends it with our parent."""
+    _child(request, response, None)
 
 
-def _child(request: Path, response: Path, parent: int) -> None:
+def _child(request: Path, response: Path, parent: int | None) -> None:
     """In the child: call the function and write what it returned or raised."""
     import resource
 
-    die_with_parent(parent)
+    if parent is not None:
+        die_with_parent(parent)
     call = json.loads(request.read_text(encoding="utf-8"))
     module, _, name = call["function"].partition(":")
     answer: dict[str, Any]

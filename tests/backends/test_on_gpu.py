@@ -61,7 +61,10 @@ def test_backend_computes_on_the_gpu_what_torch_does_on_the_cpu(
     if not found.available:
         pytest.skip(found.reason)
     artifact = torch_artifact if "torch" in backend.loads else onnx_artifact
-    session = backend.load(artifact, [1, 4])
+    try:
+        session = backend.load(artifact, [1, 4])
+    except UnavailableError as error:  # a package, or a library that does not know this card
+        pytest.skip(error.message)
     loose = any(word in name for word in ("16", "half"))
     for count in (1, 4, 3, 1):
         [got] = session.run(take(count))

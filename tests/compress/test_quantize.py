@@ -65,27 +65,15 @@ def test_ort_int8_runs_in_both_runtimes(
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
-def test_ort_int8_histograms_are_folded_image_by_image(
+def test_ort_int8_with_histograms_is_silent_and_close(
     method: str,
     tmp_path: Path,
     floats: dict[str, Artifact],
     data: StepData,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from onnxruntime.quantization import calibrate
-
-    held: list[int] = []
-    collect = calibrate.HistogramCollector.collect
-
-    def watch(self: object, arrays: dict[str, list[np.ndarray]]) -> object:
-        held.append(max(len(values) for values in arrays.values()))
-        return collect(self, arrays)
-
-    monkeypatch.setattr(calibrate.HistogramCollector, "collect", watch)
     source = floats["resnet18"]
     result = OrtInt8(calibration_size=6, method=method).apply(source, data, tmp_path)
-    assert held == [1] * 6
     assert capsys.readouterr().out == ""
     x = _inputs(data.train)
     assert sqnr(run_ort(source, x), run_ort(result, x)) > 10

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
 import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from pqbench.assets import download
 from pqbench.assets.download import Remote, fetch
 from pqbench.core.errors import ConfigError, DataError, WeightsError
 from pqbench.data import imagenette, imdb
@@ -289,3 +292,61 @@ def test_unpack_leaves_nothing_half_done(damage: str, tmp_path: Path) -> None:
         unpack(home / "a.tgz", home / "a")
     assert [p.name for p in home.iterdir()] == ["a.tgz"]
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+class Odd(threading.Thread):
+    """A server that answers every request with raw bytes, and then drips."""
+
+    def __init__(self, answer: bytes, drip: bytes = b"", every_s: float = 0.05) -> None:
+        super().__init__(daemon=True)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/file"
+        self.answer, self.drip, self.every_s = answer, drip, every_s
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listening.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(self.answer)
+                while self.drip:
+                    time.sleep(self.every_s)
+                    connection.sendall(self.drip)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "drip", "size", "words"),
+    [
+        (OK + b"Content-Length: 1000\r\n\r\n", b"x", 1000, "only .* bytes in"),
+        (OK + b"\r\n", b"x" * 4096, 10_000, "more than the 10,000 bytes"),
+        (OK + b"Content-Length: 90000\r\n\r\n", b"", 1000, "90,000 bytes, 1,000 are published"),
+        (OK + b"Content-Length: many\r\n\r\n", b"", None, "'many'"),
+        (OK + b"Content-Length: -1\r\n\r\n", b"", None, "'-1'"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", b"", None, "SSH"),
+        (b"\0" * 100_000 + b"\r\n", b"", None, "cannot download"),
+        (OK + b"Content-Length: 4\r\n\r\n<p>!", b"", None, "it was deleted"),
+    ],
+)
+def test_fetch_ends_in_time_whatever_a_server_sends(
+    answer: bytes,
+    drip: bytes,
+    size: int | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(download, "WINDOW_S", 0.5)
+    server = Odd(answer, drip)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=words):
+        fetch(Remote(server.url, SHA256, size), tmp_path / "f", DataError, "give it")
+    assert time.monotonic() - began < 8
+    assert not (tmp_path / "f").exists()
+    server.listening.close()

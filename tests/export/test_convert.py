@@ -239,3 +239,14 @@ def test_qdq_tolerance_still_catches_one_wrong_weight_tensor() -> None:
         check(compare("onnx to openvino", [right], [wrong], QDQ_SQNR_DB, AGREEMENT))
     noisy = right + 0.2 * rng.normal(size=right.shape).astype(np.float32)
     assert compare("onnx to openvino", [right], [noisy], QDQ_SQNR_DB, 0.5).sqnr_db > QDQ_SQNR_DB
+
+
+def test_export_names_a_branch_on_the_data(tmp_path: Path) -> None:
+    builder = {"_target_": "user_networks.Branching"}
+    inputs = (TensorSpec("input", (None, 3, 8, 8)),)
+    source = save_network(build_network(builder), builder, tmp_path, inputs, ("logits",), ())
+    batch = {"input": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    with pytest.raises(
+        UnsupportedError, match=r"branches on its data at user_networks\.py:\d+ \(if x\.sum\(\) > 0"
+    ):
+        convert(source, "onnx", batch, tmp_path / "onnx")

@@ -24,6 +24,7 @@ from pqbench.core.record import (
 
 MIB = 2**20
 BATCHES = (1, 16, 64)
+START_SPREAD = (-0.03, -0.015, 0.0, 0.015, 0.03)
 STEP_SETTINGS: dict[str, dict[str, Any]] = {
     "prune": {"pruning_ratio": 0.3, "criterion": "taylor", "iterations": 5},
     "finetune": {"epochs": 4, "learning_rate": 0.001},
@@ -109,6 +110,8 @@ def make_record(
                 disturbed_blocks=i,
                 disturbed=False,
                 baseline_p50_ms=ms * speedup * b**0.93,
+                # Five starts whose t interval is about the one given.
+                start_ratios=[speedup * (1 + 0.05 * i) * (1 + d) for d in START_SPREAD],
             )
             for i, b in enumerate(batches)
         ]
@@ -258,6 +261,7 @@ def _latency(batch: int, ms: float) -> Latency:
         blocks=24,
         warmup_calls=20,
         drift=0.004,
+        processes=5,
     )
 
 

@@ -31,6 +31,7 @@ class NumpySession(Session):
         self.options = options
         self.calls = 0
         self.closed = False
+        self.profile_factor = options.get("profile_factor", 1.0)
 
     def run(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         self.calls += 1
@@ -47,7 +48,13 @@ class NumpySession(Session):
         return Placement({"cpu": 1}, "f32", 4, self.options.get("integer"), {"Conv": 2}, threads=1)
 
     def profile(self, batch: Mapping[str, np.ndarray], runs: int) -> Mapping[str, float]:
-        return {"relu": 0.1, "matmul": 1.0 + self.work}
+        took = []
+        for _ in range(20 * runs):
+            start = time.perf_counter()
+            self.run(batch)
+            took.append((time.perf_counter() - start) * 1e3)
+        ms = float(np.median(took)) * self.profile_factor
+        return {"relu": 0.01 * ms, "matmul": 0.99 * ms}
 
     def close(self) -> None:
         self.closed = True
@@ -83,10 +90,11 @@ class NumpyBackend(Backend):
         available: bool = True,
         integer: int | None = 1,
         threads: int = 1,
+        profile_factor: float = 1.0,
     ) -> None:
         self.fault, self.work, self.available = fault, work, available
         self.hold_mb, self.child_mb = hold_mb, child_mb
-        self.options = {"integer": integer}
+        self.options = {"integer": integer, "profile_factor": profile_factor}
 
     def availability(self) -> Availability:
         return Availability(self.available, "cpu", {}, "no such thing here", "buy one")

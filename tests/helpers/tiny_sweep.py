@@ -29,6 +29,7 @@ SHORT = [
     "protocol.max_seconds=0.1",
     "protocol.block_s=0.02",
     "protocol.min_pairs=2",
+    "protocol.processes=1",
     "protocol.max_disturbed=0",
     "protocol.quiet_wait_s=0",
     "protocol.warmup_s=0.02",

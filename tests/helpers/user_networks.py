@@ -37,3 +37,39 @@ class TiedNetwork(nn.Module):
             x = x + block(x).relu()
         scores: Tensor = self.fc(self.hidden(x.mean((2, 3))).relu())
         return scores
+
+
+class Branching(nn.Module):
+    """A branch on the data of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        if x.sum() > 0:
+            x = x * 0.5
+        scores: Tensor = self.fc(x)
+        return scores
+
+
+class Normalised(nn.Module):
+    """Weight normalisation, new and old, and spectral normalisation."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        from torch.nn.utils import parametrizations, weight_norm
+
+        super().__init__()
+        self.body = nn.Sequential(
+            parametrizations.weight_norm(nn.Conv2d(3, 16, 3, 2, 1)),
+            nn.ReLU(),
+            parametrizations.spectral_norm(nn.Conv2d(16, 32, 3, 2, 1)),
+            nn.ReLU(),
+            weight_norm(nn.Conv2d(32, 32, 3, 2, 1)),
+        )
+        self.fc = nn.Linear(32, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fc(self.body(x).relu().mean((2, 3)))
+        return scores

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pqbench.core.errors import OutputError
 from pqbench.machine import device_lock as lock
 
 HOLD = """
 import sys, time
+from pqbench.core.errors import OutputError
 from pqbench.machine import device_lock as lock
 with getattr(lock, sys.argv[1])(sys.argv[2]):
     print(f"in {time.monotonic()}", flush=True)
@@ -111,3 +113,38 @@ def test_a_killed_holder_gives_the_lock_back() -> None:
     one.process.communicate()
     with lock.timing():
         pass
+
+
+def test_lock_folder_is_this_users_alone(tmp_path: Path) -> None:
+    folder = lock.private(tmp_path / "locks")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert lock.private(folder).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "another user's"])
+def test_lock_folder_that_somebody_else_has_put_there_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir(mode=0o700)
+        if os.getuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(folder, 12345, 12345)
+    with pytest.raises(OutputError, match="locks"):
+        lock.private(folder)
+
+
+def test_lock_file_that_is_a_link_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    victim = tmp_path / "victim"
+    (lock.private(lock.lock_folder()) / "cpu.lock").symlink_to(victim)
+    with pytest.raises(OSError, match=r"cpu\.lock"), lock.timing():
+        pass
+    assert not victim.exists()

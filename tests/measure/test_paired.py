@@ -20,7 +20,7 @@ from pqbench.machine.foreign_load import CpuSample, Share, share_between
 from pqbench.measure.blocks import BatchResult, save_turns
 from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
-from pqbench.measure.paired import judge, measure, take
+from pqbench.measure.paired import calls_of_a_block, candidate_first, judge, measure, take
 from pqbench.measure.protocol import MeasureProtocol
 
 
@@ -107,12 +107,88 @@ def test_measure_finds_the_speedup_and_stops_when_sure() -> None:
     assert world.now < 20  # sure long before the time is up
 
 
-def test_measure_takes_turns_in_random_order() -> None:
+def test_measure_takes_turns_in_balanced_order() -> None:
     world = World()
-    run(world, MeasureProtocol(min_pairs=30, max_pairs=30))
-    warm = len(world.log) - 60
-    pairs = [tuple(world.log[i : i + 2]) for i in range(warm, len(world.log), 2)]
-    assert set(pairs) == {("candidate", "baseline"), ("baseline", "candidate")}
+    run(world, MeasureProtocol(min_pairs=32, max_pairs=32))
+    warm = len(world.log) - 64
+    first = [world.log[i] for i in range(warm, len(world.log), 2)]
+    second = [world.log[i] for i in range(warm + 1, len(world.log), 2)]
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    for i in range(0, 32, 4):  # ABBA, or its mirror image
+        assert first[i] == first[i + 3] != first[i + 1] == first[i + 2]
+
+
+def test_candidate_first_differs_between_experiments_and_alternates_between_starts() -> None:
+    drawn = [candidate_first(0, f"experiment {i}", 1, 0) for i in range(200)]
+    assert 70 < sum(drawn) < 130
+    for key in ("a", "b"):
+        starts = [candidate_first(0, key, 16, process) for process in range(4)]
+        assert starts[0] == starts[2] != starts[1] == starts[3]
+    assert drawn == [candidate_first(0, f"experiment {i}", 1, 0) for i in range(200)]
+
+
+def test_measure_repeats_a_disturbed_pair_in_the_same_order() -> None:
+    world = World(on_s=1.2, off_s=0.4)
+    result = run(
+        world, MeasureProtocol(max_seconds=12, max_disturbed=50, min_pairs=8, quiet_wait_s=0)
+    )
+    quiet = [t for t in result.turns if not t.disturbed]
+    assert any(t.disturbed for t in result.turns)
+    by_pair: dict[int, list[str]] = {}
+    for turn in quiet:
+        by_pair.setdefault(turn.pair, []).append(turn.side)
+    begins = [sides[0] for sides in by_pair.values() if len(sides) == 2]
+    counts = [begins.count(side) for side in ("candidate", "baseline")]
+    assert abs(counts[0] - counts[1]) <= 1
+
+
+def test_calls_of_a_block_are_three_unless_they_take_too_long() -> None:
+    assert calls_of_a_block(0.001, 0.1) == 3
+    assert calls_of_a_block(0.12, 0.1) == 3
+    assert calls_of_a_block(0.19, 0.1) == 2
+    assert calls_of_a_block(5.0, 0.1) == 1
+
+
+class Spinner(FakeSide):
+    """A side whose threads spin for a while after its last call."""
+
+    spin_s = 0.012
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self.last = -1.0
+
+    def block(self, *arguments: object, **options: object) -> Block:
+        made = super().block(*arguments, **options)  # type: ignore[arg-type]
+        self.last = self.world.now
+        return made
+
+    def cpu_s(self) -> float:
+        return self.last + min(max(self.world.now - self.last, 0.0), self.spin_s)
+
+
+def test_measure_waits_only_while_the_other_side_spins() -> None:
+    waits = {}
+    for spin_s in (0.0, 0.012):
+        world, slept = World(), []
+
+        def sleep(seconds: float, world: World = world, slept: list[float] = slept) -> None:
+            slept.append(seconds)
+            world.pass_time(seconds)
+
+        sides = [Spinner(world, name, 0.01, i) for i, name in enumerate(("candidate", "baseline"))]
+        for side in sides:
+            side.spin_s = spin_s
+        measure(
+            sides[0],
+            sides[1],
+            MeasureProtocol(batch_sizes=[1], min_pairs=6, max_pairs=6, settle_s=0.05),
+            FakeLoad(world),
+            sleep=sleep,
+        )
+        waits[spin_s] = sum(slept) / 12
+    assert waits[0.0] <= 0.0021
+    assert 0.01 <= waits[0.012] <= 0.02  # as long as it spins, not the whole of settle_s
 
 
 def test_measure_sets_disturbed_blocks_aside_and_counts_them() -> None:
@@ -131,7 +207,9 @@ def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not
     assert ratio is not None
     assert ratio.disturbed or abs(ratio.ratio / 2 - 1) < 0.1
     world = World(on_s=8, off_s=4)
-    protocol = MeasureProtocol(max_seconds=3, min_pairs=10, target_half_width=1e-9, batch_sizes=[1])
+    protocol = MeasureProtocol(
+        max_seconds=3.6, min_pairs=10, target_half_width=1e-9, batch_sizes=[1]
+    )
     base, cand = (
         measure(
             FakeSide(world, name, call_s, 3),

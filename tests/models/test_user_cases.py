@@ -193,3 +193,41 @@ def test_output_can_be_named_and_must_fit_the_classes(  # type: ignore[no-untype
         made({**model, "output": "scores"}, digits, tmp_path / "b")
     outcome = made({**model, "output": "logits"}, digits, tmp_path / "c")
     assert "'logits' is scored" in outcome["notes"][0]
+
+
+def test_computed_weights_are_folded_and_compute_the_same(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from user_networks import Normalised
+
+    torch.manual_seed(0)
+    network = Normalised().eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    node: dict[str, Any] = {"name": "n", "head": "fc", "weights": "file"}
+    node |= {"network": {"_target_": "user_networks.Normalised"}}
+    node |= {"weights_file": str(tmp_path / "w.pth")}
+    outcome = made(node, digits, tmp_path / "model")
+    assert "normalisation folded into 3 weights" in outcome["notes"][0]
+    loaded_again = load_network(Artifact.load(tmp_path / "model"))
+    names = dict(loaded_again.named_parameters())
+    assert len(names) == 8
+    assert all(name.endswith(("weight", "bias")) for name in names)
+    x = torch.from_numpy(digits.feed(slice(0, 4))["input"])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded_again(x), network(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("features-and-logits", "featlog"), ("one-logit-head", "bce")]
+)
+def test_adapted_networks_can_be_exported(  # type: ignore[no-untyped-def]
+    case: str, name: str, torch_cases: Path, case_images: Path, digits, tmp_path: Path
+) -> None:
+    from pqbench.export.convert import convert
+
+    model = case_model(torch_cases / case, name)
+    split = digits
+    if case == "one-logit-head":
+        split = prepared(case_images / "binary", tmp_path / "val", model)
+    made(model, split, tmp_path / "model")
+    source = Artifact.load(tmp_path / "model")
+    onnx = convert(source, "onnx", split.feed(split.spread(8)), tmp_path / "onnx")
+    assert onnx.lineage[-1].details["parity"]["sqnr_db"] > 60

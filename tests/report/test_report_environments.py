@@ -3,7 +3,7 @@ from record_factory import make_failed, make_record
 
 from pqbench.core.errors import ConfigError
 from pqbench.report.environments import environment_labels
-from pqbench.report.filters import matching
+from pqbench.report.filters import matching, without
 from pqbench.report.load import newest
 from pqbench.report.table import make_batch_table, make_table
 
@@ -71,3 +71,18 @@ def test_where_chooses_by_choice_configuration_and_pattern():
 def test_where_refuses_what_cannot_be_meant(condition):
     with pytest.raises(ConfigError, match="--where"):
         matching([make_record()], [condition])
+
+
+def test_where_that_fits_nothing_names_the_condition_and_what_there_is():
+    records = [make_record(), make_record("resnet18")]
+    with pytest.raises(ConfigError, match=r"model=alexnet fits none of 2 records.*resnet18"):
+        matching(records, ["backend=openvino", "model=alexnet"])
+
+
+def test_hide_leaves_out_statuses_but_no_results():
+    records = [make_record(), make_failed(status="unsupported"), make_failed(status="oom")]
+    assert [r.status for r in without(records, ["unsupported"])] == ["ok", "oom"]
+    assert len(without(records, ["unsupported,oom"])) == 1
+    for wrong in ("ok", "slow"):
+        with pytest.raises(ConfigError, match=wrong):
+            without(records, [wrong])

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from pqbench.report.summary import Pointers, print_summary
 FIGURES = {"accuracy_latency", "accuracy_size", "speedup", "latency_batch"}
 TEXTS = {
     "report.html", "table.md", "table.csv", "table.tex", "batches.md", "batches.csv",
-    "batches.tex", "significance.csv", "methods.md", "methods.tex", "report.tex",
+    "batches.tex", "settings.md", "settings.csv", "settings.tex", "references.bib",
+    "significance.csv", "methods.md", "methods.tex", "report.tex",
 }  # fmt: skip
 
 
@@ -88,3 +91,13 @@ def test_summary_without_records(tmp_path):
     console = Console(width=60, file=io.StringIO())
     print_summary([], console, Pointers(folder=tmp_path))
     assert "no experiments" in console.file.getvalue()
+
+
+def test_report_piped_into_a_reader_that_stops_ends_well(tmp_path):
+    save_all(make_sweep(), tmp_path / "sweep")
+    command = f"{sys.executable} -m pqbench.report sweep --no-plots --hide unavailable | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""

@@ -122,6 +122,13 @@ def test_methods_name_every_commit_that_measured():
 
 def test_methods_name_what_was_measured():
     text = "\n".join(methods_paragraphs(make_sweep()))
-    for part in ("mobilenetv3", "elpv (val)", "nncf_int8", "openvino", "256 images", "525 samples"):
+    for part in (
+        "MobileNetV3-Large",
+        "ELPV (val)",
+        "nncf_int8",
+        "openvino",
+        "256 images",
+        "525 samples",
+    ):
         assert part in text
     assert "no method" in methods_paragraphs([make_failed()])[0]

@@ -47,7 +47,7 @@ def test_table_groups_and_puts_the_baseline_first():
     first = {}
     for row in rows:
         first.setdefault((row.model, row.backend), row.recipe)
-    del first[("mobilenetv3", "tensorrt")]  # its baseline is not among the records
+    del first[("MobileNetV3-Large", "tensorrt")]  # its baseline is not among the records
     assert set(first.values()) == {"baseline"}
 
 
@@ -418,3 +418,78 @@ def test_at_most_one_best_per_column_and_model(values):
     table = make_table(records)
     for i in range(len(table.columns)):
         assert sum(line[i].best for line in table.cells) <= 1
+
+
+def test_names_in_print_are_those_of_the_papers_and_csv_has_the_configurations():
+    record = make_record("efficientnet_lite0", dataset="cifar10")
+    other = make_record("my_net")
+    table = make_table([record, other])
+    for text in (rendered(table), to_markdown(table), to_latex(table)):
+        assert "EfficientNet-Lite0" in text
+        assert "CIFAR-10" in text
+        assert "efficientnet" not in text
+    assert [row["model"] for row in csv.DictReader(io.StringIO(to_csv(table)))] == [
+        "efficientnet_lite0",
+        "my_net",
+    ]
+
+
+EVIL = "\x1b]0;gone\x07=cmd|' /C calc'!A0 *b* _i_ [x](http://y) `c` <b> & \u202e | $x$ 50 %"
+
+
+@pytest.mark.parametrize("place", ["model", "message", "note", "reason"])
+def test_text_of_a_record_does_nothing_where_it_is_printed(place):
+    record = make_failed(message=EVIL) if place == "message" else make_record()
+    if place == "model":
+        record.experiment.model = EVIL
+    record.notes = [EVIL] if place == "note" else []
+    if place == "reason":
+        record.accuracy, record.reasons["accuracy"] = None, EVIL
+    table = make_table([record])
+    for text in (rendered(table, 400), to_markdown(table), to_latex(table)):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "\u202e" not in text
+    assert "\\x1b]0;gone" in rendered(table, 400)
+    markdown = to_markdown(table)
+    assert "<b>" not in markdown
+    assert "[x](http" not in markdown
+    assert "\\*b\\*" in markdown
+    assert r"\$x\$ 50 \%" in to_latex(table)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_csv_cell_that_a_spreadsheet_would_run_is_text(start):
+    record = make_record()
+    record.experiment.model = f"{start}cmd"
+    record.accuracy.against_baseline = None
+    record.notes = [f"{start}1+1"]
+    (row,) = csv.DictReader(io.StringIO(to_csv(make_table([record]))))
+    assert row["model"] == f"'{start}cmd"
+    assert row["notes"].startswith("'")
+    drop = make_record(recipe=("a",), drop_pt=-1.5)
+    (row,) = csv.DictReader(io.StringIO(to_csv(make_table([drop]))))
+    assert float(row["drop_pt"]) == -1.5  # a number stays one
+
+
+def test_latex_caption_names_models_data_batch_sizes_and_machine():
+    text = to_latex(make_table([make_record(), make_record(recipe=("nncf_int8",), speedup=2.0)]))
+    (caption,) = re.findall(r"\\caption\{(.*)\}", text)
+    assert caption == (
+        "Accuracy, latency, speedup and size after compression of MobileNetV3-Large on ELPV val "
+        "(n = 525); batch sizes 1 and 64; Example CPU @ 2.10GHz, 2 threads."
+    )
+
+
+def test_a_host_of_the_same_processor_with_other_memory_or_limits_is_another():
+    records = [make_record(), make_record(backend="ort"), make_record(backend="torch")]
+    for record, total, quota in zip(records, (16, 16, 32), (None, 1.5, None), strict=True):
+        record.environment = {
+            **record.environment,
+            "memory": {"total_bytes": total * 2**30},
+            "container": {"cpu_quota": quota},
+        }
+    machines = {row.machine for row in make_table(records).rows}
+    assert len(machines) == 3
+    assert any("32 GiB" in name for name in machines)
+    assert any("CPU quota 1.5" in name for name in machines)

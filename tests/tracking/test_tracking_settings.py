@@ -46,7 +46,7 @@ def test_settings_refuse_what_cannot_be_meant(bad):
 def test_settings_hide_a_password():
     settings = TrackingSettings(uri="https://me:secret@example.org:5000/x")
     assert "secret" not in settings.shown_uri
-    assert settings.shown_uri.startswith("https://me:***@example.org:5000")
+    assert settings.shown_uri.startswith("https://***@example.org:5000")
     assert "secret" in settings.tracking_uri
 
 

@@ -266,7 +266,7 @@ def test_server_down_costs_a_warning_and_sync_pushes_once(
 def test_database_that_is_down_costs_a_warning_and_not_minutes(tmp_path, free_port, caplog):
     uri = f"postgresql://user:secret@127.0.0.1:{free_port}/mlflow"
     assert store.ensure_store(TrackingSettings(uri=uri, outputs=str(tmp_path))) is None
-    assert f"no database at postgresql://user:***@127.0.0.1:{free_port}" in caplog.text
+    assert f"no database at postgresql://***@127.0.0.1:{free_port}" in caplog.text
     assert "results stay on disk" in caplog.text
 
 
@@ -422,5 +422,4 @@ def test_journal_keeps_one_entry_per_place(tmp_path):
     assert [e.run_id for e in journal.pushed(tmp_path)] == ["1"]
     assert len(journal.read(tmp_path)) == 2
     (tmp_path / journal.JOURNAL).write_text("{")
-    with pytest.raises(DataError, match="delete it"):
-        journal.read(tmp_path)
+    assert journal.read(tmp_path) == []  # set aside: the store itself is asked

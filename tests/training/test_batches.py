@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pqbench.core.errors import ConfigError
 from pqbench.core.split import PreparedSplit
-from pqbench.training.batches import Batches, augmented, changes_size, split_off
+from pqbench.training.batches import Batches, augmented, changes_size, check_size, split_off
 
 
 def _batches(split: PreparedSplit, **changes: object) -> Batches:
@@ -60,6 +61,21 @@ def test_batches_resize_for_training(split: PreparedSplit) -> None:
     assert changes_size(32, split)
     assert not changes_size(48, split)
     assert not changes_size(None, split)
+
+
+def test_batches_end_at_the_models_own_size(split: PreparedSplit) -> None:
+    batches = _batches(split, train_size=32, small_passes=2)
+    sides = [{x.shape[-1] for (x,), _ in batches} for _ in range(3)]
+    assert sides == [{32}, {32}, {48}]
+
+
+def test_training_larger_than_the_model_is_fed_is_refused(split: PreparedSplit) -> None:
+    check_size(48, split)
+    check_size(None, split)
+    with pytest.raises(
+        ConfigError, match=r"train_size=64 is larger than the 48 px.*train_size=null"
+    ):
+        check_size(64, split)
 
 
 @pytest.mark.parametrize(("augment", "expected"), [("none", 1), ("flip", 2), ("dihedral", 8)])

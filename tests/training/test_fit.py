@@ -253,3 +253,17 @@ def test_distill_without_teacher_is_refused(
 ) -> None:
     with pytest.raises(UnsupportedError, match="distill needs the torch model"):
         Finetune(teacher_weight=0.5).apply(resnet, Data(split), tmp_path)
+
+
+def test_steps_train_at_the_models_own_size_and_refuse_a_larger_one(
+    tiny: Tiny, split: PreparedSplit
+) -> None:
+    seen: list[int] = []
+    tiny.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[-1]))
+    fit(tiny, split, Finetune(epochs=2, batch_size=60).settings(0, 1))
+    assert set(seen) == {48}
+    seen.clear()
+    fit(tiny, split, Finetune(epochs=2, batch_size=60, train_size=24).settings(0, 1))
+    assert seen[1:] == [24, 24, 48, 48]  # the first is the check of the classes
+    with pytest.raises(ConfigError, match="larger than the 48 px"):
+        fit(tiny, split, Finetune(train_size=128).settings(0, 1))

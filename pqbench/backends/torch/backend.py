@@ -85,6 +85,12 @@ class TorchBackend(Backend):
         integer = self.mode == "compile" and self.freezing and self.device == "cpu"
         return ("torch", "torch_int8") if integer and self.precision == "fp32" else ("torch",)
 
+    def imports(self, artifact: Artifact) -> list[str]:
+        """Modules that define the network: they count neither as load time nor as the model."""
+        from pqbench.nets.checkpoint import modules_of
+
+        return ["safetensors.torch", "hydra.utils", *modules_of(artifact)]
+
     def availability(self) -> Availability:
         """Whether PyTorch is installed, sees the device, and can compile if it has to."""
         found = versions("torch", *(("triton",) if self.mode == "compile" else ()))

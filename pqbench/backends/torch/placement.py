@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pqbench.core.errors import PlacementError
 from pqbench.nets.layers import flatten_outputs
 
 PRODUCTS = frozenset(
@@ -25,6 +27,20 @@ INTEGER = frozenset(
     }
 )  # fmt: skip
 """Operators that multiply in 8-bit integers, though what they are given and give is float."""
+NEIGHBOURS = frozenset(
+    {
+        "relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh", "elu",
+        "leaky_relu", "prelu", "_prelu_kernel", "mish", "softmax", "_softmax", "log_softmax",
+        "_log_softmax", "clamp", "clamp_min", "batch_norm", "native_batch_norm",
+        "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+        "layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "max_pool2d",
+        "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
+        "mean", "sum", "cat", "add", "sub", "mul", "div", "embedding", "lstm", "gru", "_cudnn_rnn",
+        "_thnn_fused_lstm_cell", "upsample_bilinear2d", "upsample_nearest2d",
+    }
+)  # fmt: skip
+"""Operators that compute beside the products. What makes, moves or views a tensor is not among
+them: ``lift_fresh`` wraps an example input on the CPU whatever the network's device."""
 TYPES = {
     "float32": "f32", "bfloat16": "bf16", "float16": "f16",
     "float": "f32", "BFloat16": "bf16", "Half": "f16",
@@ -45,6 +61,36 @@ class SeenOperator:
     name: str
     dtype: str
     device: str
+
+
+def computes(name: str) -> bool:
+    """Whether an operator computes what a network is for; in place (``relu_``) or not."""
+    return any(n in PRODUCTS or n in INTEGER or n in NEIGHBOURS for n in (name, name.rstrip("_")))
+
+
+def check_devices(seen: Sequence[SeenOperator], kind: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Prove that what computes does so on the device that was asked for.
+
+    Args:
+        seen: The operators of one inference.
+        kind: Device type that was asked for.
+
+    Returns:
+        Operators on the device, by its type; and those elsewhere, which only make or move tensors,
+        by name and device.
+
+    Raises:
+        PlacementError: A convolution, a product or a neighbour of theirs runs elsewhere, or nothing
+            that computes was seen at all.
+    """
+    elsewhere = [op for op in seen if op.device != kind]
+    odd = Counter(f"{op.name} on {op.device}" for op in elsewhere if computes(op.name))
+    if odd:
+        raise PlacementError(f"asked PyTorch for {kind}, but it runs {dict(odd)}")
+    if not any(computes(op.name) for op in seen):
+        raise PlacementError(f"asked PyTorch for {kind}, but no operator was seen that computes")
+    named = Counter(f"{op.name} on {op.device}" for op in elsewhere)
+    return {kind: len(seen) - len(elsewhere)}, dict(named)
 
 
 def watch_operators(call: Callable[[], object]) -> list[SeenOperator]:

@@ -17,7 +17,7 @@ from pqbench.backends.torch.compiled import compile_network, script
 from pqbench.backends.torch.placement import (
     INTEGER,
     PRODUCTS,
-    SeenOperator,
+    check_devices,
     watch_compiled,
     watch_operators,
 )
@@ -242,7 +242,7 @@ class TorchSession(Session):
         odd = Counter(f"{op.name} in {op.dtype}" for op in products if op.dtype != asked)
         if odd:
             raise PlacementError(f"asked PyTorch for {asked}, but it runs {dict(odd)}")
-        devices = self._check_devices(seen, kind)
+        devices, elsewhere = check_devices(seen, kind)
         tf32 = backend.tf32 and backend.precision == "fp32" and kind == "cuda"
         return Placement(
             nodes=devices,
@@ -252,14 +252,8 @@ class TorchSession(Session):
             float_reasons=dict(Counter(f"{o.name} in {o.dtype}" for o in products).most_common()),
             kernels=dict(Counter(op.name for op in seen).most_common()),
             threads=torch.get_num_threads(),
-            details=self._details,
+            details={**self._details, **({"elsewhere": elsewhere} if elsewhere else {})},
         )
-
-    def _check_devices(self, seen: Sequence[SeenOperator], kind: str) -> dict[str, int]:
-        devices = Counter(op.device for op in seen)
-        if set(devices) != {kind}:
-            raise PlacementError(f"asked PyTorch for {kind}, but it runs {dict(devices)}")
-        return dict(devices)
 
     def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> dict[str, float]:
         """Milliseconds per inference by operator, from ``torch.profiler``.

@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pqbench.core.errors import DataError, Status
-from pqbench.core.files import file_sha256, write_json
+from pqbench.core.files import file_sha256, read_limited, write_json
 from pqbench.core.paths import check_relative, files_inside, inside
 from pqbench.core.record import reading
 from pqbench.core.record.accuracy import Accuracy
 from pqbench.core.record.fields import Part, doc
 from pqbench.core.record.history import RESEAL, SCHEMA_VERSION, migrate
+from pqbench.core.record.meaning import check
 from pqbench.core.record.placement import PlacementInfo, Profile
 from pqbench.core.record.resources import Energy, Memory, Size
 from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
@@ -232,8 +233,10 @@ class Record(Part):
         """
         value = reading.values_of(text)
         if value.get("schema_version") == SCHEMA_VERSION:
-            return reading.build(cls, text)._checked()
-        record = reading.build(cls, json.dumps(migrate(value)))._checked()
+            record = reading.build(cls, text)._checked()
+        else:
+            record = reading.build(cls, json.dumps(migrate(value)))._checked()
+        check(record)
         if record.digest == RESEAL:
             record.digest = record.seal()
         return record
@@ -258,8 +261,8 @@ class Record(Part):
         """
         path = path / FILE if path.is_dir() else path
         try:
-            return cls.from_json(path.read_bytes())
-        except (OSError, DataError) as error:
+            return cls.from_json(read_limited(path))
+        except DataError as error:
             raise DataError(f"cannot read {path}: {error}") from error
 
 

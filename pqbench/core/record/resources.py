@@ -13,21 +13,43 @@ class Memory(Part):
 
     rss_peak_mb: float | None = doc("High-water mark since before the load", default=None)
     rss_runtime_mb: float | None = doc(
-        "Resident before the load: interpreter, runtime, inputs", default=None
+        "Resident before the load: interpreter, runtime, one input", default=None
     )
     rss_model_mb: float | None = doc("Growth by loading the model", default=None)
     rss_working_mb: float | None = doc("Growth of the peak while running", default=None)
     vram_driver_mb: float | None = doc("GPU memory of the process by the driver", default=None)
     vram_allocator_mb: float | None = doc("GPU memory by the framework's allocator", default=None)
     method: str = doc("How it was read", default="")
+    batch_size: int | None = doc(
+        "Samples per call of the one batch size that the session was made for; null in records "
+        "from before it was one",
+        default=None,
+    )
+    harness_mb: float | None = doc(
+        "pqbench's own part of the process, which the figures above leave out; null: it is in them",
+        default=None,
+    )
 
 
 @dataclass
 class Energy(Part):
-    """Energy over the timed window at the largest batch size."""
+    """Energy at the largest batch size, both sides in turns, idle taken off."""
 
-    joules_per_sample: float | None = doc("Energy per sample in J", default=None)
+    joules_per_sample: float | None = doc(
+        "Energy per sample in J, above idle; records without rounds have idle in it", default=None
+    )
     source: str | None = doc("Counter that was read: nvml or rapl", default=None)
+    low: float | None = doc("Lower end of the 95 % interval in J", default=None)
+    high: float | None = doc("Upper end of the 95 % interval in J", default=None)
+    baseline_joules_per_sample: float | None = doc(
+        "The same of the baseline, in the same rounds", default=None
+    )
+    ratio: float | None = doc("Baseline's over this one's, paired by round", default=None)
+    ratio_low: float | None = doc("Lower end of its 95 % interval", default=None)
+    ratio_high: float | None = doc("Upper end of its 95 % interval", default=None)
+    idle_watts: float | None = doc("Power when idle, which was taken off, in W", default=None)
+    rounds: int = doc("Rounds of idle, candidate and baseline", default=0)
+    batch_size: int | None = doc("Samples per call", default=None)
 
 
 @dataclass

@@ -1,0 +1,66 @@
+"""Settings of steps in sweeps over recipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pqbench.app.recipe_settings import each_by_job, fit_to_recipes
+from pqbench.core.errors import ConfigError
+
+RECIPES = {"compress=none": set(), "compress=[prune,finetune]": {"prune", "finetune"}}
+
+
+def steps_of(overrides: list[str]) -> set[str]:
+    return next(steps for name, steps in RECIPES.items() if name in overrides)
+
+
+def test_settings_apply_where_their_step_is_and_equal_jobs_are_one() -> None:
+    jobs = [
+        [recipe, f"compress.finetune.epochs={epochs}", "seed=0"]
+        for recipe in RECIPES
+        for epochs in (5, 7)
+    ]
+    assert fit_to_recipes(jobs, steps_of) == [
+        ["compress=none", "seed=0"],
+        ["compress=[prune,finetune]", "compress.finetune.epochs=5", "seed=0"],
+        ["compress=[prune,finetune]", "compress.finetune.epochs=7", "seed=0"],
+    ]
+
+
+def test_setting_of_a_step_that_no_recipe_has_is_refused() -> None:
+    jobs = [["compress=none", "compress.distil.epochs=5"]]
+    with pytest.raises(ConfigError, match=r"epochs=5: no recipe of the sweep has a step 'distil'"):
+        fit_to_recipes(jobs, steps_of)
+
+
+def test_jobs_without_settings_of_steps_are_left_alone() -> None:
+    jobs = [["compress=none", "seed=1"], ["compress=none", "seed=1"]]
+    assert fit_to_recipes(jobs, lambda _: pytest.fail("nothing need be composed")) == jobs
+
+
+def test_each_by_job_makes_settings_of_steps_choices() -> None:
+    given = ["compress=none,prune", "compress.prune.ignored_layers=[a,b]", "seed=1"]
+    assert each_by_job(given)[1] == "compress.prune.ignored_layers=choice([a,b])"
+    swept = ["compress.prune.pruning_ratio=0.2,0.4"]
+    assert each_by_job(swept) == swept
+    assert each_by_job([*given, "search=random"]) == [*given, "search=random"]
+
+
+def test_sweep_over_recipes_takes_settings_of_some(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pqbench", "-m", "model=cnn", "backend=ort", "tracking=none"]
+    command += ["dataset=imagefolder", "dataset.root=nowhere", "compress=none,[prune,finetune]"]
+    command += ["compress.finetune.epochs=5", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr  # there is no such folder: every cell is a row
+    jobs = {
+        file.parent.parent.name: yaml.safe_load(file.read_text())
+        for file in (tmp_path / "sweep").glob("*/.hydra/overrides.yaml")
+    }
+    assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
+    for name, overrides in jobs.items():
+        assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)
