@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 from PIL import Image
+from record_factory import make_record
 
+from pqbench.app.words import quoted
 from pqbench.core.record import Record, json_schema
 from pqbench.report.load import load_records
 
@@ -28,12 +32,14 @@ SMALL = [
 ]
 
 
-def pqbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pqbench(
+    folder: Path, *arguments: str, columns: str = "160"
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HERE.parent), str(HERE / "helpers")])
     return subprocess.run(
         [sys.executable, "-m", "pqbench", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "160"},
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": columns},
         capture_output=True,
         text=True,
         timeout=900,
@@ -42,22 +48,25 @@ def pqbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_teaches_groups_options_and_examples(tmp_path: Path) -> None:
-    done = pqbench(tmp_path, "--help")
+    done = pqbench(tmp_path, "--help", columns="80")
     assert done.returncode == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
     for word in ("compress: ", "nncf_int8", "--config-dir", "Examples", "Exit codes", "-m"):
         assert word in done.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_backends_lists_each_with_its_version(tmp_path: Path) -> None:
-    done = pqbench(tmp_path, "--backends")
+    done = pqbench(tmp_path, "--backends", columns="80")
     assert done.returncode == 0
     rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
     for name in ("torch", "torchscript", "ort", "openvino"):
         assert rows[name].split("│")[2].strip() == "yes"
+    below = done.stdout.rpartition("└")[2]
     for name in ("torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt"):
-        where = rows[name].split("│")
-        assert where[2].strip() == "yes" or (where[5].strip() and where[6].strip())
+        if rows[name].split("│")[2].strip() == "no":
+            assert re.search(rf"\b{name}\b[^:]*\n  why not: .", below), name
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "Failed to load" not in done.stdout + done.stderr  # ONNX Runtime's own chatter
 
 
@@ -122,6 +131,56 @@ def test_bad_input_is_refused_before_any_work(
         assert word in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "words"),
+    [
+        ("--version", 0, "pqbench 0."),
+        ("--info=defaults", 0, "protocol/default"),
+        ("--shell-completion install=bash", 0, "complete"),
+        ("modle=resnet18", 1, "modle is no key. Did you mean model?"),
+        ("+protcol=quick", 1, "protcol is no key. Did you mean protocol?"),
+        ("+model.nam=x", 1, "model.nam is no key. Did you mean model.name"),
+        ("protocol.batch_size=[1]", 1, "Did you mean protocol.batch_sizes"),
+        ("model=resnet81", 1, "Did you mean model=resnet18"),
+        ("threads=many", 1, "threads=many: Value 'many'"),
+        ("--confg-dir=x", 1, "Did you mean --config-dir"),
+        ("reprot outputs", 1, "Did you mean pqbench report"),
+        ("compress=prune,none", 1, "Add -m to sweep over them"),
+        ("compress=[prune", 1, "a bracket is not closed"),
+        (
+            "model.weights_file=runs/epoch=9-step=990.ckpt",
+            1,
+            """'model.weights_file="runs/epoch=9-step=990.ckpt"'""",
+        ),
+    ],
+)
+def test_words_at_the_door(tmp_path: Path, argument: str, code: int, words: str) -> None:
+    done = pqbench(tmp_path, *argument.split(" "))
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert code == 0 or len(done.stderr.splitlines()) == 1
+    assert "+modle" not in done.stderr and "HYDRA_FULL_ERROR" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["a=b.ckpt", "my model.onnx", "a,b", "[x", "it's", 'a"b', "a\\b"])
+def test_the_quoted_form_that_is_shown_is_taken(value: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    [typed] = shlex.split(quoted("model.file", value))
+    [parsed] = OverridesParser.create().parse_overrides([typed])
+    if parsed.value() != value:
+        assert value == "a\\b" and parsed.value() == "a\\\\b"  # Hydra keeps both
+
+
+def test_command_runs_the_others_and_says_what_it_lacks(tmp_path: Path) -> None:
+    make_record("m", "ort").save(tmp_path)
+    done = pqbench(tmp_path, "report", ".", "--no-plots")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert pqbench(tmp_path, "compare", "--help").returncode == 0
 
 
 def test_missing_data_without_network_says_what_where_and_what_works(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def prepare(arguments: list[str]) -> list[str]:
     to sweep over sweeps over the backends that can run here; settings of steps go to the recipes
     that have the step. ``--backends`` prints and exits.
     """
+    if not arguments:
+        arguments = ["--help"]
+    if "--version" in arguments:
+        from pqbench import __version__
+
+        print(f"pqbench {__version__}")
+        sys.exit(0)
+    _check_options(arguments)
     register_repeats(arguments)
     if "--backends" in arguments:
         from pqbench.app.backends_here import print_backends
@@ -52,6 +60,23 @@ def prepare(arguments: list[str]) -> list[str]:
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
     return ["-m", *each_by_job(rest)]
+
+
+def _check_options(arguments: list[str]) -> None:
+    """Refuse an option that nobody knows.
+
+    Raises:
+        UnknownKeyError: The message names the one that is meant.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from pqbench.app.words import UnknownKeyError, unknown_option
+
+    known = [*get_args_parser()._option_string_actions, "--backends"]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and name not in known:
+            raise UnknownKeyError(unknown_option(argument, known))
 
 
 def _options_first(arguments: list[str]) -> list[str]:

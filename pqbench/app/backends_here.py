@@ -58,17 +58,25 @@ def available_backends(conf: Path) -> list[str]:
 def print_backends(conf: Path) -> None:
     """Print the table of ``python -m pqbench --backends``."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("Backend", "Here", "Device", "Versions", "Why not", "What to do")
-    for name, found in backends(conf).items():
-        table.add_row(
-            name,
-            "yes" if found.available else "no",
-            found.device,
-            ", ".join(f"{k} {v}" for k, v in found.versions.items()),
-            escape(found.reason),
-            escape(found.hint),
-        )
-    Console().print(table)
+    found = backends(conf)
+    console = Console()
+    table = Table("Backend", "Here", "Device", "Versions")
+    for name, here in found.items():
+        versions = ", ".join(f"{k} {v}" for k, v in here.versions.items())
+        # what is in brackets is a name, no markup; a name is never cut
+        cells = (name, "yes" if here.available else "no", here.device, versions)
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    console.print(table)
+    causes: dict[tuple[str, str], list[str]] = {}
+    for name, here in found.items():
+        if not here.available:
+            causes.setdefault((here.reason, here.hint), []).append(name)
+    for (reason, hint), names in causes.items():
+        console.print(Text(", ".join(names), style="bold"))
+        console.print(Padding(Text(f"why not: {reason}"), (0, 0, 0, 2)))
+        if hint:
+            console.print(Padding(Text(f"to do: {hint}"), (0, 0, 0, 2)))

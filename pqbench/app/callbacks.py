@@ -183,11 +183,12 @@ class Results(Callback):
     def _finish(self, config: DictConfig, folder: Path, sweep: bool) -> None:
         from rich.console import Console
 
+        from pqbench.app.answering import answer
         from pqbench.core.record import FILE
         from pqbench.report.environments import record_key
         from pqbench.report.load import find_records, load_records
         from pqbench.report.summary import Pointers, print_summary
-        from pqbench.report.write import write_report
+        from pqbench.report.write import answer_markdown, write_report
 
         records = load_records(folder)
         accepted = NOT_FAILURES_IN_A_SWEEP if sweep else (Status.OK,)
@@ -198,12 +199,16 @@ class Results(Callback):
             return
         settings = _tracking(config)
         places = {record_key(record): where for record, where in find_records(folder)}
+        answered = answer(config, records, folder, sweep)
         files = (
-            write_report(records, folder / "report", plots=sweep, folders=places) if records else []
+            write_report(records, folder / "report", plots=sweep, folders=places, answered=answered)
+            if records
+            else []
         )
-        pages = _mlflow_pages(settings, folder, records, sweep, files)
+        note = answer_markdown(answered)
+        pages = _mlflow_pages(settings, folder, records, sweep, files, note)
         found = Pointers(folder=folder, files=files, **pages)
-        print_summary(records, Console(), found)
+        print_summary(records, Console(), found, answered)
 
 
 def _mlflow_pages(
@@ -212,6 +217,7 @@ def _mlflow_pages(
     records: list[Record],
     sweep: bool,
     files: Sequence[Path] = (),
+    note: str = "",
 ) -> dict[str, Any]:
     """How to open MLflow on the runs below a folder, and what it lacks."""
     from pqbench.report.load import find_records
@@ -239,7 +245,7 @@ def _mlflow_pages(
     good = [pushed[-1] for ok, pushed in found if ok and pushed]
     runs = {e.record_sha256: e.run_id for e in good or last if e.run_id}
     view = save_view(settings, experiment, records, name)
-    report = push_report(settings, experiment, name, files) if name else None
+    report = push_report(settings, experiment, name, files, note) if name else None
     return {
         **pages,
         "report_url": run_url(base, experiment, report) if report else None,

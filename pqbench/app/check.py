@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from pqbench.app.words import check_keys
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.experiment import config as schema
 
@@ -17,8 +18,10 @@ def check(config: DictConfig, alone: bool = False) -> None:
             is a row.
 
     Raises:
+        UnknownKeyError: A key that does not exist.
         ConfigError: A value, an address of the store, or the recipe is invalid.
     """
+    check_keys(config)
     read = schema.read(config)
     schema.validate(read)
     if alone:

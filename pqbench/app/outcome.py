@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, ParamSpec, TypeVar
 
+from pqbench.app.words import UnknownKeyError
 from pqbench.core.errors import ConfigError, PqbenchError
 from pqbench.core.secrets import mask_text
 from pqbench.core.terminal import printable
@@ -53,6 +54,8 @@ def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:
 
 def code_of(error: Exception) -> int:
     """The documented exit code for an error that ends the program."""
+    if isinstance(error, UnknownKeyError):
+        return MISTYPED
     if isinstance(error, ConfigError):
         return REFUSED
     return UNWRITABLE

@@ -50,20 +50,27 @@ def samples_for_drop(
 def samples_for_half_width(lost: int, gained: int, count: int, half_width: float) -> int:
     """Samples in all with which the drop's 95 % interval has this half-width, in shares.
 
-    The pilot's share of differing samples is taken at the upper end of its 90 % interval, so that
-    the promise is kept in at least 90 % of re-runs.
+    The pilot's share of differing samples is taken at the upper end of its 90 % interval, and that
+    many of the re-run's differ as seldom happens, so that the promise is kept in at least 90 % of
+    re-runs. The width is that of Tango's interval, which is wider than a normal one where few
+    samples differ.
     """
-    from pqbench.core.proportions import wilson
+    from pqbench.core.proportions import paired_difference, wilson
 
     differ = wilson(lost + gained, count, z=1.644854)[1]
-    wanted = (Z95 / half_width) ** 2 * differ
-    return max(math.ceil(wanted + Z95**2), math.ceil(Z95**2 / half_width / 2))
+    wanted = max(math.ceil((Z95 / half_width) ** 2 * differ), 10)
+    while True:
+        each = math.ceil((wanted * differ + 1.28 * math.sqrt(wanted * differ)) / 2)
+        low, high = paired_difference(each, each, wanted)
+        if (high - low) / 2 <= half_width:
+            return wanted
+        wanted = math.ceil(wanted * 1.03)
 
 
-def error_for_half_width(
+def units_for_half_width(
     error: float, dof: float, count: int, half_width: float, confidence: float = 0.9
 ) -> int | None:
-    """Independent units (starts, images) in all for an interval of this half-width.
+    """Independent units (starts, images) in all for a 95 % interval of this half-width.
 
     The pilot's standard deviation is taken at the upper end that it stays below with the stated
     confidence (chi-squared), and so is that of the re-run.

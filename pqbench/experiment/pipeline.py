@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pqbench.compress.recipe import Action
@@ -149,6 +150,10 @@ class Pipeline:
             notes.append("weights=none: random weights, so accuracy means nothing")
         card = model.value["card"]
         return Built(current, network, scored, splits.clean, weights, self.done, notes, dict(card))
+
+    def scored_split(self, index: DataIndex, listing: str) -> Path:
+        """Folder of the split that is scored, found or prepared."""
+        return self._split(index, listing, self.config.dataset.split).folder
 
     def count_work(self, built: Built) -> dict[str, Any]:
         """Parameters and MACs of what was built."""

@@ -13,14 +13,18 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from pqbench.core.errors import PqbenchError
-from pqbench.core.record import Record
+from pqbench.core.margins import Margins
+from pqbench.core.record import Pairing, Record
 from pqbench.core.terminal import open_streams
+from pqbench.report.answer import answers
 from pqbench.report.environments import record_keys
 from pqbench.report.filters import matching, without
 from pqbench.report.load import find_records, newest_found
+from pqbench.report.pairings import load_pairings
 from pqbench.report.summary import Pointers, print_summary
 from pqbench.report.write import write_report
 
@@ -56,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="choose records"
     )
+    parser.add_argument("--drop", type=float, metavar="POINTS", help="most that may be lost")
+    parser.add_argument("--speedup", type=float, metavar="TIMES", help="least that must be gained")
+    parser.add_argument("--confidence", type=float, metavar="SHARE", help="of all claims together")
     parser.add_argument(
         "--hide", action="append", default=[], metavar="STATUS",
         help="leave out experiments without a result, e.g. --hide unsupported,unavailable",
@@ -82,9 +89,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys = record_keys([record for record, _ in found])
     folders = {key: folder for key, (_, folder) in zip(keys, found, strict=True)}
     with _no_collection():
-        files = write_report(records, out, not args.no_plots, folders, args.font)
-    print_summary(records, Console(), Pointers(folder=args.folder or out, files=files))
+        answered = answers(records, _pairings(args.folder, records), _margins(records, args))
+        files = write_report(records, out, not args.no_plots, folders, args.font, answered)
+    pointers = Pointers(folder=args.folder or out, files=files)
+    print_summary(records, Console(), pointers, answered)
     return 0
+
+
+def _pairings(folder: Path | None, records: Sequence[Record]) -> list[Pairing]:
+    return [] if folder is None else load_pairings(folder, records)
+
+
+def _margins(records: Sequence[Record], args: argparse.Namespace) -> Margins:
+    """The question: as given, else the one of the newest record."""
+    last = max(records, key=lambda r: r.created).config.get("claim") or {}
+    known = {f.name for f in fields(Margins)}
+    given = {
+        "max_drop_pt": args.drop,
+        "min_speedup": args.speedup,
+        "confidence": args.confidence,
+    }
+    asked = {k: v for k, v in last.items() if k in known}
+    asked |= {k: v for k, v in given.items() if v is not None}
+    return Margins(**asked)
 
 
 @contextlib.contextmanager

@@ -26,15 +26,22 @@ _ENVIRONMENT = ("cpu", "gpus", "memory", "container", "os", "python", "libraries
 _LOG_LINES = 4000  # characters of a failure's log
 
 
-def to_html(records: Sequence[Record], rows: Sequence[Row], table: Table) -> str:
+def to_html(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    table: Table,
+    answered: Sequence[Sequence[str]] = (),
+) -> str:
     """The page.
 
     Args:
         records: What is reported, in reading order.
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
         table: Their summary.
+        answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
     """
     data = page_data(records, rows, table)
+    data["answers"] = [list(told) for told in answered]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):

@@ -49,3 +49,25 @@ def model_name(name: str) -> str:
 def dataset_name(name: str) -> str:
     """A data set's name in print."""
     return DATASETS.get(name, name)
+
+
+BACKENDS = {
+    "openvino": "OpenVINO",
+    "ort": "ONNX Runtime",
+    "ort_cuda": "ONNX Runtime (CUDA)",
+    "ort_tensorrt": "ONNX Runtime (TensorRT)",
+    "ort_tensorrt_rtx": "ONNX Runtime (TensorRT for RTX)",
+    "tensorrt": "TensorRT",
+    "tensorrt_fp16": "TensorRT (FP16)",
+    "tensorrt_rtx": "TensorRT for RTX",
+    "torch": "PyTorch",
+    "torch_compile": "torch.compile",
+    "torch_cuda": "PyTorch (CUDA)",
+    "torch_cuda_fp16": "PyTorch (CUDA, FP16)",
+    "torchscript": "TorchScript",
+}
+
+
+def backend_name(name: str) -> str:
+    """A runtime's name in print."""
+    return BACKENDS.get(name, name)

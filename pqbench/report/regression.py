@@ -110,7 +110,9 @@ def figures(
         new = after.latency_at(old.batch_size)
         if new is None:
             continue
-        pair = [Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms) for x in (old, new)]
+        pair = [
+            Estimate(x.p50_ms, x.p50_low_ms, x.p50_high_ms, x.processes - 1) for x in (old, new)
+        ]
         why = "; ".join(x.unstable_reason for x in (old, new) if not x.stable)
         name = f"median latency at batch {old.batch_size} [ms]"
         yield _median(name, pair[0], pair[1], allowances.latency, spread, why)
@@ -157,6 +159,8 @@ def _ratio(
         return Figure(name, old, new, None, UNTRUSTED, why)
     if min(old.value, new.value) <= 0:
         return Figure(name, old, new, None, UNTRUSTED, "not positive")
+    if 0 in (old.dof, new.dof):
+        return Figure(name, old, new, None, UNTRUSTED, "one start: another may differ")
     change = math.log(new.value / old.value)
     beyond = max(0.0, abs(change) - math.log1p(allowance))
     shift = math.exp(math.copysign(abs(change) - beyond, change))

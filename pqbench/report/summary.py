@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
+from pqbench.report.answer import Answer, lines
+from pqbench.report.escape import terminal
 from pqbench.report.load import newest
 from pqbench.report.table import make_table
 from pqbench.report.terminal import to_rich
@@ -44,14 +46,25 @@ class Pointers:
     problem: str = ""
 
 
-def print_summary(records: Sequence[Record], console: Console, pointers: Pointers) -> None:
-    """Print the table with its footnotes, the counts, and where everything is."""
+def print_summary(
+    records: Sequence[Record],
+    console: Console,
+    pointers: Pointers,
+    answered: Sequence[Answer] = (),
+) -> None:
+    """Print the answer, the table with its notes, the counts, and where everything is."""
     from rich.text import Text
 
     def line(name: str, value: str) -> None:
         # addresses and commands are copied: never wrapped, cut or styled
         console.print(Text(f"{name:<10}{value}"), soft_wrap=True, highlight=False)
 
+    for answer in answered:
+        first, *others = lines(answer)
+        console.print(Text(terminal(first), style="bold"))
+        for more in others:
+            console.print(Text(terminal(more)))
+        console.print()
     records = newest(list(records))
     if len(records) > ROWS_SHOWN:
         console.print(f"{len(records)} experiments are too many lines for a terminal:")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from pqbench.core.files import write_text
 from pqbench.core.record import Record
-from pqbench.report import latex, references
+from pqbench.report import escape, latex, references
+from pqbench.report.answer import Answer, lines, to_plain
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
@@ -32,6 +34,7 @@ def write_report(
     plots: bool = True,
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     font: str = "serif",
+    answered: Sequence[Answer] = (),
 ) -> list[Path]:
     """Write the tables (Markdown, CSV, LaTeX), figures, methods, settings, and ``report.html``.
 
@@ -41,6 +44,7 @@ def write_report(
         plots: Also draw the figures.
         folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
         font: ``serif`` or ``sans``, in the figures.
+        answered: The answers, with which everything begins; see :mod:`pqbench.report.answer`.
 
     Returns:
         The files written, the page first.
@@ -55,10 +59,17 @@ def write_report(
     figures = [path.stem for path in drawn if path.suffix == ".pdf"]
     cited = references.keys_in(methods)
     table = [(x.step, x.name, x.value) for x in settings(records)]
-    parts = ["methods", "table", "batches", *(["settings"] if table else [])]
+    parts = [
+        *(["answer"] if answered else []),
+        "methods",
+        "table",
+        "batches",
+        *(["settings"] if table else []),
+    ]
+    told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary),
-        "table.md": to_markdown(summary),
+        "report.html": to_html(records, rows, summary, told),
+        "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
         "batches.md": to_markdown(batches),
@@ -73,6 +84,9 @@ def write_report(
             HEADER, table, "Settings of the experiments", "tab:pqbench-settings"
         ),
         "references.bib": references.bibtex(cited),
+        "answer.json": json.dumps(to_plain(answered), indent=2, allow_nan=False) + "\n",
+        "answer.md": answer_markdown(answered),
+        "answer.tex": "\n\n".join(escape.latex(line) for part in told for line in part) + "\n",
         "report.tex": latex.document(parts, figures, bool(cited)),
     }
     written = []
@@ -81,3 +95,12 @@ def write_report(
         write_text(path, text)
         written.append(path)
     return written + drawn
+
+
+def answer_markdown(answered: Sequence[Answer]) -> str:
+    """The answers in Markdown, the sentence in bold; empty without one."""
+    parts = []
+    for answer in answered:
+        first, *rest = (escape.markdown(line) for line in lines(answer))
+        parts += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
+    return "\n".join(parts) + ("\n" if parts else "")

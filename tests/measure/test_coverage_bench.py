@@ -18,6 +18,7 @@ def test_every_interval_covers_in_the_small_form() -> None:
         "balanced accuracy",
         "macro f1",
         "calibration error",
+        "energy",
         "mIoU",
         "mIoU drop",
         "family-wise error",

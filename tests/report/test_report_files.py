@@ -14,7 +14,8 @@ from pqbench.report.summary import Pointers, print_summary
 
 FIGURES = {"accuracy_latency", "accuracy_size", "speedup", "latency_batch"}
 TEXTS = {
-    "report.html", "table.md", "table.csv", "table.tex", "batches.md", "batches.csv",
+    "report.html", "answer.json", "answer.md", "answer.tex",
+    "table.md", "table.csv", "table.tex", "batches.md", "batches.csv",
     "batches.tex", "settings.md", "settings.csv", "settings.tex", "references.bib",
     "significance.csv", "methods.md", "methods.tex", "report.tex",
 }  # fmt: skip

@@ -19,6 +19,7 @@ from pqbench.core.record.accuracy import (
     Faithfulness,
 )
 from pqbench.core.record.history import SCHEMA_VERSION
+from pqbench.core.record.pairing import Pairing
 from pqbench.core.record.placement import PlacementInfo, Profile
 from pqbench.core.record.record import (
     FILE,
@@ -45,6 +46,7 @@ __all__ = [
     "Faithfulness",
     "Latency",
     "Memory",
+    "Pairing",
     "PlacementInfo",
     "Profile",
     "Record",

@@ -1,0 +1,1 @@
+"""What a bundle holds beside the model: its card, and the script that checks and times it."""

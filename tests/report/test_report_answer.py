@@ -1,0 +1,158 @@
+"""The answer: one sentence that the records support, or why there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from record_factory import make_failed, make_record
+
+from pqbench.core.margins import Margins
+from pqbench.core.record import AgainstBaseline, Faithfulness, Pairing, Record, Speedup
+from pqbench.report.answer import Answer, answers, finalists, lines, to_plain
+from pqbench.report.pairings import FILE, FOLDER, load_pairings
+from pqbench.report.write import write_report
+
+FAST = (1.99, 2.0, 2.01, 2.0, 2.0)
+
+
+def against(lost: int, gained: int, count: int) -> AgainstBaseline:
+    drop = 100 * (lost - gained) / count
+    return AgainstBaseline(drop, drop - 1, drop + 1, None, 0.9, lost=lost, gained=gained)
+
+
+def ratio(starts: Sequence[float]) -> Speedup:
+    mean = math.exp(float(np.mean(np.log(starts))))
+    return Speedup(1, mean, mean, mean, 12, 0, False, 5.0, list(starts))
+
+
+def cell(
+    recipe: str = "",
+    backend: str = "ort",
+    starts: Sequence[float] = FAST,
+    lost: int = 3,
+    gained: int = 3,
+    count: int = 2000,
+) -> Record:
+    made = make_record(backend=backend, recipe=(recipe,) if recipe else (), batches=(1,))
+    made.identity = f"{backend}-{recipe}"
+    if recipe:
+        assert made.accuracy is not None
+        made.accuracy.count = count
+        made.accuracy.against_baseline = against(lost, gained, count)
+        made.speedup = [ratio(starts)]
+    return made
+
+
+def paired(candidate: Record, reference: Record, starts: Sequence[float]) -> Pairing:
+    return Pairing(
+        candidate.fingerprint,
+        reference.fingerprint,
+        [candidate.identity, reference.identity],
+        [ratio(starts)],
+        against(3, 3, 2000),
+    )
+
+
+def only(records: Sequence[Record], pairings: Sequence[Pairing] = ()) -> Answer:
+    (found,) = answers(records, pairings)
+    return found
+
+
+def test_answer_names_the_cell_whose_claims_hold_with_its_bounds() -> None:
+    found = only([cell(), cell("nncf_int8"), cell("ort_int8", starts=(1.2, 1.21, 1.19, 1.2, 1.2))])
+    assert found.best is not None
+    assert found.best.record.experiment.recipe == ["nncf_int8"]
+    assert "nncf_int8 on ONNX Runtime" in found.sentence
+    assert "1.9" in found.sentence  # a lower bound, below the estimate of 2
+    assert "points lost (95%, all claims together)" in found.sentence
+    assert any("ort_int8" in other and "slower" in other for other in found.others)
+
+
+def test_answer_never_names_a_model_that_lost_a_class() -> None:
+    broken = cell("nncf_int8")
+    assert broken.accuracy is not None
+    broken.accuracy.faithfulness = Faithfulness(
+        "functional", 0.99, "functional", 0.69, 0.5, faults=["answers one class"]
+    )
+    found = only([cell(), broken])
+    assert found.best is None
+    assert found.sentence.startswith("Stay with FP32 on ONNX Runtime")
+    assert "stopped working" in found.sentence
+    assert any("answers one class" in other for other in found.others)
+
+
+def test_answer_is_to_stay_where_nothing_holds_and_says_what_would_decide() -> None:
+    slow = cell("prune", starts=(0.8, 0.81, 0.79, 0.8, 0.8))
+    unsure = cell("ort_int8", lost=12, gained=5, count=400)
+    found = only([cell(), slow, unsure])
+    assert found.best is None
+    assert "1 of 2 too slow" in found.sentence
+    assert "1 of 2 undecided" in found.sentence
+    assert "dataset.limit=" in found.surer
+    assert "min" in found.surer
+
+
+def test_equal_cells_are_named_and_not_ranked() -> None:
+    twin = cell("ort_int8", starts=(1.98, 2.02, 2.0, 1.99, 2.01))
+    found = only([cell(), cell("nncf_int8"), twin])
+    assert len(found.equals) == 1
+    assert "Not to be told from it" in "\n".join(lines(found))
+
+
+def test_reference_decides_across_runtimes_and_fp32_on_another_may_be_the_answer() -> None:
+    torch, ort = cell(backend="torch"), cell(backend="ort")
+    slow = cell("ort_int8", starts=(0.9, 0.91, 0.9, 0.89, 0.9))
+    found = only([torch, ort, slow], [paired(ort, torch, (3.0, 3.01, 2.99, 3.0, 3.0))])
+    assert found.best is not None
+    assert found.best.name == "FP32 on ONNX Runtime"
+    assert "as fast as PyTorch in FP32" in found.sentence
+    quick = cell("ort_int8")
+    pairings = [
+        paired(ort, torch, (3.0, 3.01, 2.99, 3.0, 3.0)),
+        paired(quick, torch, (6.0, 6.01, 5.99, 6.0, 6.0)),
+    ]
+    found = only([torch, ort, quick], pairings)
+    assert found.best is not None
+    assert found.best.name == "ort_int8 on ONNX Runtime"
+    assert "same runtime and 5.9" in found.sentence
+
+
+def test_finalists_are_the_plain_model_and_the_best_of_each_other_runtime() -> None:
+    torch, ort = cell(backend="torch"), cell(backend="ort")
+    quick, slow = cell("nncf_int8"), cell("ort_int8", starts=(1.1, 1.11, 1.1, 1.09, 1.1))
+    pairs = finalists([torch, ort, quick, slow], Margins())
+    assert [(a.fingerprint, b.fingerprint) for a, b in pairs] == [
+        (ort.fingerprint, torch.fingerprint),
+        (quick.fingerprint, torch.fingerprint),
+    ]
+
+
+def test_answer_is_in_every_format_and_first(tmp_path: Path) -> None:
+    records = [cell(), cell("nncf_int8"), make_failed()]
+    found = answers(records)
+    write_report(records, tmp_path, plots=False, answered=found)
+    sentence = found[0].sentence
+    value = json.loads((tmp_path / "answer.json").read_text())
+    assert value["answer"]["recipe"] == ["nncf_int8"]
+    assert value == to_plain(found)
+    assert (tmp_path / "table.md").read_text().startswith("**")
+    assert "nncf" in (tmp_path / "answer.tex").read_text()
+    assert sentence.split(";")[0] in (tmp_path / "report.html").read_text()
+    assert r"\input{answer}" in (tmp_path / "report.tex").read_text()
+
+
+def test_pairing_of_another_time_is_not_used(tmp_path: Path) -> None:
+    import dataclasses
+
+    torch, ort = cell(backend="torch"), cell(backend="ort")
+    made = paired(ort, torch, FAST)
+    folder = tmp_path / FOLDER / ort.fingerprint
+    folder.mkdir(parents=True)
+    (folder / FILE).write_text(json.dumps(dataclasses.asdict(made)))
+    assert load_pairings(tmp_path, [torch, ort]) == [made]
+    ort.identity = "measured again"
+    assert load_pairings(tmp_path, [torch, ort]) == []
