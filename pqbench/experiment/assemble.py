@@ -92,7 +92,7 @@ class Recorder:
         built: Built,
         cell: CellResult,
         baseline: Baseline | None,
-        work: Mapping[str, Any],
+        size: Mapping[str, Any],
         identity: str,
         stages: list[rec.Stage],
     ) -> rec.Record:
@@ -102,7 +102,7 @@ class Recorder:
             built: What was measured.
             cell: What came out; its files are in the folder already.
             baseline: What it is compared with; None for a baseline itself.
-            work: Parameters and MACs, from the stage that counts them.
+            size: Bytes, parameters and MACs, from the stages that count them.
             identity: Hash of what it depends on beside the configuration.
             stages: Stages that were done.
         """
@@ -120,7 +120,7 @@ class Recorder:
         record.latency, record.speedup = cell.latency, cell.speedup
         record.cold, record.memory, record.energy = cell.cold, cell.memory, cell.energy
         record.placement, record.profile = cell.placement, cell.profile
-        record.size = _size(artifact, work, cell.placement.details, baseline)
+        record.size = _size(size, cell.placement.details, baseline)
         record.parity = [d["parity"] for d in (*details, cell.placement.details) if d.get("parity")]
         record.reasons = dict(cell.reasons)
         record.notes = [*built.notes, *cell.notes]
@@ -258,14 +258,11 @@ def _score(
 
 
 def _size(
-    artifact: Artifact,
-    work: Mapping[str, Any],
+    counted: Mapping[str, Any],
     details: Mapping[str, Any],
     baseline: Baseline | None,
 ) -> rec.Size:
-    from pqbench.measure.size import measure_files
-
-    size = rec.Size(**measure_files(artifact), **work)
+    size = rec.Size(**counted)
     size.engine_bytes = details.get("engine_bytes")
     if baseline is not None:
         for name, ratio in _RATIOS.items():

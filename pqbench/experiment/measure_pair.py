@@ -26,6 +26,7 @@ from pqbench.measure import energy, paired
 from pqbench.measure.blocks import save_turns
 from pqbench.measure.profile import disagreement, explain, mean_profile
 from pqbench.measure.protocol import MeasureProtocol
+from pqbench.workers.forkserver import wait_until_idle
 from pqbench.workers.session import SessionWorker
 
 LATENCY_FILE = "latency.parquet"
@@ -132,6 +133,7 @@ def run_cell(
     cores = threads or usable_cores()
     cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline, key)
     locked = device or make(candidate.backend, "backend", Backend).device
+    wait_until_idle()
     with lock.timing(locked):
         weighed = cell.weigh()
     starts: list[_Start] = []

@@ -155,9 +155,16 @@ class Pipeline:
         """Folder of the split that is scored, found or prepared."""
         return self._split(index, listing, self.config.dataset.split).folder
 
-    def count_work(self, built: Built) -> dict[str, Any]:
-        """Parameters and MACs of what was built."""
-        return self._run(StageCall("count_work", {}, {"network": built.network})).value
+    def measure_size(self, built: Built) -> dict[str, Any]:
+        """Bytes, zipped bytes, parameters and MACs of what was built.
+
+        Zipping takes seconds, so both are stages: done once for a model, in whatever cell it is.
+        """
+        files = self._run(StageCall("measure_files", {}, {"artifact": built.artifact})).value
+        return {
+            **files,
+            **self._run(StageCall("count_work", {}, {"network": built.network})).value,
+        }
 
     # -- data ----------------------------------------------------------------------------------
 

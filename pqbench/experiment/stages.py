@@ -149,6 +149,14 @@ def convert(
     return dict(result.lineage[-1].details)
 
 
+def measure_files(workdir: Path, artifact: str) -> dict[str, Any]:
+    """Bytes of what is deployed, plain and zipped."""
+    from pqbench.measure.size import measure_files as measure
+
+    del workdir
+    return dict(measure(Artifact.load(artifact)))
+
+
 def count_work(workdir: Path, network: str) -> dict[str, Any]:
     """Parameters and MACs."""
     from pqbench.measure.size import count_work as count

@@ -7,6 +7,9 @@ nothing runs beside the session to take samples. Writing 5 to ``/proc/self/clear
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +86,13 @@ def _compiles(pid: int) -> bool:
     except OSError:
         return False
     return b"torch/_inductor/compile_worker" in command
+
+
+def trim_heap() -> None:
+    """Collect garbage and give free heap back to the system, where the C library can (glibc)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def lifetime_peak() -> int:

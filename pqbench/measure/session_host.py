@@ -8,6 +8,7 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pqbench.machine.cpu import usable_cores
 from pqbench.machine.foreign_load import waited_s
 from pqbench.measure import recompile
 from pqbench.measure.latency import time_calls
-from pqbench.measure.memory import MemoryWatch, resident
+from pqbench.measure.memory import MemoryWatch, resident, trim_heap
 from pqbench.measure.pool import Batch, make_pool, views
 
 
@@ -162,6 +163,7 @@ def open_host(
     seed: int,
     flushed: bool,
     bare_mb: float | None = None,
+    import_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Host:
     """Load the inputs, the runtime and the model, in this order, timing and weighing each.
@@ -174,8 +176,9 @@ def open_host(
         pool_mb: Memory for the pool of inputs, in MiB.
         seed: Seeds the choice of inputs.
         flushed: Whether subnormal floats are flushed to zero.
-        bare_mb: Resident memory in MiB of a bare interpreter with numpy, where the process is
-            weighed: what it holds beyond that before the runtime is imported is pqbench's own.
+        bare_mb: Resident memory in MiB of an interpreter with numpy and the runtime alone, where
+            the process is weighed: what it holds beyond that and its inputs is pqbench's own.
+        import_s: Seconds that importing the runtime took, where that is done already.
         clock: Seconds.
 
     Raises:
@@ -193,9 +196,16 @@ def open_host(
             f"'{model.representation}' ({model.folder})",
             hint="export the model to that representation first",
         )
-    import psutil  # noqa: F401  # the watch needs it: it belongs to what is taken off
+    pool = make_pool(data, max(batch_sizes), pool_mb, seed)
+    # What availability() and the watch will import is not the runtime's either.
+    import psutil  # noqa: F401
 
-    harness = None if bare_mb is None else resident().now / 2**20 - bare_mb
+    metadata.version("numpy")
+    harness = None
+    if bare_mb is not None:
+        inputs = sum(array.nbytes for array in pool.values())  # a deployment has them, too
+        trim_heap()  # what is free will be the runtime's: it is not pqbench's
+        harness = (resident().now - inputs) / 2**20 - bare_mb
     start = clock()
     available = runtime.availability()
     if not available.available:
@@ -204,10 +214,10 @@ def open_host(
     # time nor as memory of the model; nor do the modules that define a network.
     for module in runtime.modules:
         importlib.import_module(module)
-    import_s = clock() - start
+    if import_s is None:
+        import_s = clock() - start
     for module in runtime.imports(model):
         importlib.import_module(module)
-    pool = make_pool(data, max(batch_sizes), pool_mb, seed)
     watch = MemoryWatch(available.device, harness_mb=harness, batch_size=batch_sizes[0])
     gc.collect()
     watch.before_load()

@@ -31,7 +31,15 @@ from pqbench.workers.guard import watch
 if TYPE_CHECKING:  # there is none on Windows
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-PRELOAD = ("torch", "torchvision")
+# None of these starts a thread: a fork would have the locks that threads hold, not the threads.
+PRELOAD = (
+    "torch",
+    "torchvision",
+    "safetensors.torch",
+    "hydra.utils",
+    "pqbench.workers.session",
+    "pqbench.measure.session_host",
+)
 _LONGEST = 108 - len("/listener-12345678") - 1
 _SHORT = ("/tmp", "/var/tmp")
 
@@ -72,6 +80,18 @@ def server(threads: int) -> ForkServerContext | None:
     with _environment(child_environment(threads)), _deaf_to_interrupts():
         forkserver.ensure_running()  # also anew, should it have been killed
     return _SERVER.context
+
+
+def wait_until_idle() -> None:
+    """Sleep until the server, if there is one, has imported all: nothing may run beside timing."""
+    if _SERVER.context is not None:
+        process = _SERVER.context.Process(target=_nothing)
+        process.start()
+        process.join()
+
+
+def _nothing() -> None:
+    """What a fork does that only proves that the server answers."""
 
 
 def _short_address() -> bool:

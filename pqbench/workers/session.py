@@ -140,9 +140,10 @@ class SessionWorker:
                 what in it is pqbench's own.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        modules, device = runtime_of(backend)
         WORKERS.prepare()
         # What a forked child holds of its server is not told apart from its own.
-        fork = not weighed and memory_mb is None and forkable(backend)
+        fork = not weighed and memory_mb is None and forkable(modules, device)
         context = server(threads) if fork else None
         child_in, to = os.pipe()
         of, child_out = os.pipe()
@@ -151,7 +152,7 @@ class SessionWorker:
             if context is not None:
                 process = _forked(context, child_in, child_out, log, threads)
             else:
-                process = _fresh(child_in, child_out, log, threads, weighed)
+                process = _fresh(child_in, child_out, log, threads, modules if weighed else None)
         except BaseException:
             os.close(to)
             os.close(of)
@@ -388,30 +389,40 @@ class SessionWorker:
             self.kill()
 
 
-def forkable(backend: Mapping[str, Any]) -> bool:
-    """Whether a session of this backend may be a fork of the server that has imported torch.
+def runtime_of(backend: Mapping[str, Any]) -> tuple[Sequence[str], str]:
+    """Modules and device of a backend; none where it cannot be made: the child says why."""
+    try:
+        runtime = make(backend, "backend", Backend)
+    except ConfigError:
+        return (), ""
+    return tuple(runtime.modules), runtime.device
+
+
+def forkable(modules: Sequence[str], device: str) -> bool:
+    """Whether a session may be a fork of the server that has imported torch.
 
     Only where torch itself runs, on the CPU: then the import is what a start would cost, and the
     server has started no thread of torch's. A CUDA context does not survive a fork, and the other
     runtimes are imported in a quarter of a second.
+
+    Args:
+        modules: What the backend imports.
+        device: What it runs on.
     """
-    try:
-        runtime = make(backend, "backend", Backend)
-    except ConfigError:
-        return False  # the child says what is wrong with it
-    return "torch" in runtime.modules and runtime.device == "cpu"
+    return "torch" in modules and device == "cpu"
 
 
 def _fresh(
-    requests: int, answers: int, log: Path, threads: int, weighed: bool
+    requests: int, answers: int, log: Path, threads: int, modules: Sequence[str] | None
 ) -> subprocess.Popen[bytes]:
-    """A child in a fresh interpreter."""
-    module = "pqbench.workers.weigh" if weighed else "pqbench.workers.session"
+    """A child in a fresh interpreter; given the runtime's ``modules``, one that is weighed."""
+    module = "pqbench.workers.session" if modules is None else "pqbench.workers.weigh"
     with log.open("ab") as output:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", module),
                 *(str(requests), str(answers), str(os.getpid())),
+                *(modules or ()),
             ],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -458,14 +469,17 @@ def _another_layout() -> tuple[mmap.mmap, bytearray]:
     return mmap.mmap(-1, pages * mmap.PAGESIZE), bytearray(heap)
 
 
-def serve(requests: int, answers: int, bare_mb: float | None = None) -> None:
+def serve(
+    requests: int, answers: int, bare_mb: float | None = None, import_s: float | None = None
+) -> None:
     """Answer requests until the pipe closes.
 
     Args:
         requests: Descriptor to read from.
         answers: Descriptor to write to.
-        bare_mb: Resident memory in MiB that a bare interpreter with numpy has, where this process
-            is weighed.
+        bare_mb: Resident memory in MiB of an interpreter with numpy and the runtime alone, where
+            this process is weighed.
+        import_s: Seconds that importing the runtime took, where that is done already.
     """
     from pqbench.measure.denormals import flush_denormals
 
@@ -479,7 +493,9 @@ def serve(requests: int, answers: int, bare_mb: float | None = None) -> None:
             answer: dict[str, Any]
             try:
                 if request["call"] == "open":
-                    host = open_host(**request["arguments"], flushed=flushed, bare_mb=bare_mb)
+                    host = open_host(
+                        **request["arguments"], flushed=flushed, bare_mb=bare_mb, import_s=import_s
+                    )
                     value = host.cold()
                 else:
                     value = getattr(host, request["call"])(**request["arguments"])
@@ -493,12 +509,18 @@ def serve(requests: int, answers: int, bare_mb: float | None = None) -> None:
             host.close()
 
 
-def main(requests: int, answers: int, parent: int, bare_mb: float | None = None) -> None:
+def main(
+    requests: int,
+    answers: int,
+    parent: int,
+    bare_mb: float | None = None,
+    import_s: float | None = None,
+) -> None:
     """Run the child; see :func:`serve`."""
     die_with_parent(parent)
     for descriptor in (requests, answers):
         os.set_inheritable(descriptor, False)
-    serve(requests, answers, bare_mb)
+    serve(requests, answers, bare_mb, import_s)
 
 
 if __name__ == "__main__":
