@@ -96,20 +96,32 @@ def test_records_count_but_are_never_evicted(cache: Cache) -> None:
 
 
 def test_clean_removes_what_the_dead_left_and_nothing_that_is_being_made(cache: Cache) -> None:
-    for name in ("dead", "alive"):
+    dead, alive = "0" * 32, "a" * 32
+    for name in (dead, alive):
         (cache.stages / f"{name}.1.tmp").mkdir(parents=True)
-    with cache.lock("alive"):
-        assert cache.clean() == [cache.stages / "dead.1.tmp"]
-        assert [p.name for p in cache.locks.iterdir()] == ["alive.lock"]
-    assert cache.clean() == [cache.stages / "alive.1.tmp"]
+    with cache.lock(alive):
+        assert cache.clean() == [cache.stages / f"{dead}.1.tmp"]
+        assert [p.name for p in cache.locks.iterdir()] == [f"{alive}.lock"]
+    assert cache.clean() == [cache.stages / f"{alive}.1.tmp"]
     assert not list(cache.locks.iterdir())
 
 
+def test_clean_leaves_alone_what_does_not_bear_the_name_of_an_entry(cache: Cache) -> None:
+    """``outputs=.`` beside a user's own ``cache`` folder."""
+    mine = [cache.stages / "draft.tmp", cache.unfinished / "novel", cache.locks / "poetry.lock"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+    assert cache.clean() == []
+    assert all(path.read_text() == "mine" for path in mine)
+
+
 def test_lock_still_excludes_after_its_file_was_removed(cache: Cache) -> None:
-    with cache.lock("one"):
+    with cache.lock("1" * 32):
         cache.clean()
         with pytest.raises(TimeoutError):
-            FileLock(cache.locks / "one.lock", timeout=0).acquire()
+            FileLock(cache.locks / f"{'1' * 32}.lock", timeout=0).acquire()
 
 
 def test_command_lists_verifies_and_prunes(
@@ -136,9 +148,10 @@ def test_command_lists_verifies_and_prunes(
 
 def test_clean_removes_half_done_work_that_nobody_goes_on_with(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    for name, days in (("old", 8), ("new", 6)):
+    old, new = "0" * 32, "1" * 32
+    for name, days in ((old, 8), (new, 6)):
         (cache.unfinished / name).mkdir(parents=True)
         when = time.time() - days * 24 * 3600
         os.utime(cache.unfinished / name, (when, when))
-    assert cache.clean() == [cache.unfinished / "old"]
-    assert [path.name for path in cache.unfinished.iterdir()] == ["new"]
+    assert cache.clean() == [cache.unfinished / old]
+    assert [path.name for path in cache.unfinished.iterdir()] == [new]

@@ -95,7 +95,7 @@ def test_full_disk_leaves_no_empty_table(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "write_text", full)
     assert finish(tmp_path) == 4
     assert table.read_text() == before
-    assert not list(table.parent.glob(".*"))
+    assert not list(table.parent.glob(".table*"))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

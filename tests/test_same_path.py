@@ -10,6 +10,7 @@ import tiny_sweep as tiny
 
 from pqbench.core.files import file_sha256
 from pqbench.core.record import Record
+from pqbench.experiment.reuse import shown_sources
 
 
 def save_weights(path: Path, seed: int) -> None:
@@ -41,3 +42,9 @@ def test_checkpoint_that_was_trained_again_into_the_same_path_is_measured(tmp_pa
     assert other.fingerprint == first.fingerprint
     assert other.identity != first.identity
     assert not np.allclose(before, after)
+
+
+def test_record_names_sources_without_what_the_environment_holds() -> None:
+    found = {"/secret/home/w.pth": "1", "m.onnx": "2", "code:mine/nets.py": "3"}
+    shown = {"model": {"weights_file": "${oc.env:HOME}/w.pth", "file": "m.onnx"}}
+    assert shown_sources(found, shown) == {"w.pth": "1", "m.onnx": "2", "code:mine/nets.py": "3"}

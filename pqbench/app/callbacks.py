@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
+from pqbench.app.run_folder import RunFolder, is_given, new_folder
 from pqbench.app.shown import as_given, scrub_folder
 from pqbench.app.sweep_state import (
+    BusyError,
     Sweep,
     command_of,
     find_earlier,
@@ -85,32 +88,36 @@ def enter_sweep(config: DictConfig, total: int | None) -> Sweep:
     overrides = [*as_given(given.task), *as_given(given.hydra)]
     command = command_of(overrides)
     folder = Path(config.hydra.sweep.dir)
-    if any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra):
+    if is_given(config, "hydra.sweep.dir"):
         return Sweep(folder, command, total)
     again = str(config.get("retry", "none")).endswith("failed")
-    earlier = find_earlier(folder.parent, command, finished_too=again)
-    if earlier is not None and not config.force:
-        print(f"going on with {earlier}")
-        folder = earlier
-    number = 1
-    free = folder
-    while free != earlier and free.exists():  # another sweep of the same second
-        number += 1
-        free = Path(f"{folder}_{number}")
+    earlier = None if config.force else find_earlier(folder.parent, command, finished_too=again)
+    sweep = None
+    if earlier is not None:
+        with contextlib.suppress(BusyError):  # another process took it meanwhile
+            sweep = Sweep(earlier, command, total)
+            print(f"going on with {earlier}")
+    if sweep is None:
+        try:
+            free = new_folder(folder)
+        except OSError as error:
+            raise unwritable_folder(folder, error) from error
+        sweep = Sweep(free, command, total)
     with read_write(config), open_dict(config):
-        config.hydra.sweep.dir = str(free)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{free}'")
-    return Sweep(free, command, total)
+        config.hydra.sweep.dir = str(sweep.folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{sweep.folder}'")
+    return sweep
 
 
 class Results(Callback):
     """Prepares the tracking store before a run or sweep and prints the summary after it."""
 
     _sweep: Sweep | None = None
+    _run: RunFolder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Launchers send callbacks to their workers; the sweep, its lock too, stays here."""
-        return {k: v for k, v in self.__dict__.items() if k != "_sweep"}
+        """Launchers send callbacks to their workers; folders and their locks stay here."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_sweep", "_run")}
 
     @ends_clearly("the run cannot start")
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -119,9 +126,11 @@ class Results(Callback):
         check(_task(config), alone=True)
         folder = Path(config.hydra.run.dir)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._run = RunFolder(folder, is_given(config, "hydra.run.dir"))
         except OSError as error:
             refuse(unwritable_folder(folder, error), UNWRITABLE)
+        with read_write(config), open_dict(config):
+            config.hydra.run.dir = str(self._run.folder)
         self._prepare(config)
 
     @ends_clearly("the sweep cannot start")
@@ -163,6 +172,8 @@ class Results(Callback):
         """Print the table of one experiment and its baseline."""
         del kwargs
         self._finish(config, Path(config.hydra.runtime.output_dir), sweep=False)
+        if self._run is not None:
+            self._run.let_go()
 
     @ends_clearly("the summary cannot be made")
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import ConfigError, DataError, OutputError
 from pqbench.core.files import read_limited, write_json
+from pqbench.core.ownership import claim, is_ours, note
 from pqbench.core.record.reading import build
 from pqbench.core.secrets import mask_text
 
@@ -28,7 +29,13 @@ STATE = "sweep.json"
 PROGRESS = "progress.jsonl"
 LOCK = ".sweep.lock"
 _NOT_THE_COMMAND = ("force", "retry", "hydra.sweep.dir")
+_NAMES = (STATE, PROGRESS, "multirun.yaml", "report", "search.json")
+_PROBED_S = 1.0  # another process holds the lock for a moment to see whether somebody does
 _MINUTE = 60
+
+
+class BusyError(ConfigError):
+    """Another process runs a sweep in this folder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def find_earlier(parent: Path, command: Sequence[str], finished_too: bool) -> Pa
     found: list[tuple[float, Path]] = []
     for path in parent.glob(f"*/{STATE}"):
         state = read_state(path.parent)
-        if state is None or state.command != list(command):
+        if state is None or not is_ours(path.parent) or state.command != list(command):
             continue
         if (finished_too or not state.finished) and not _is_running(path.parent):
             found.append((state.started, path.parent))
@@ -99,7 +106,8 @@ class Sweep:
         total: How many experiments it is to have.
 
     Raises:
-        ConfigError: Another process runs a sweep in this folder.
+        BusyError: Another process runs a sweep in this folder.
+        ConfigError: A file of the user's is in the way.
         OutputError: The folder cannot be written.
     """
 
@@ -107,24 +115,45 @@ class Sweep:
         from filelock import FileLock, Timeout  # --help needs neither
 
         self.folder = folder
-        self._lock = FileLock(folder / LOCK, timeout=0)
+        self._lock = FileLock(folder / LOCK, timeout=_PROBED_S)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self._claim()
             self.state = State(list(command), total, time.time())
             (folder / PROGRESS).unlink(missing_ok=True)
             write_json(folder / STATE, asdict(self.state))
         except Timeout:
-            raise ConfigError(
+            raise BusyError(
                 f"another process runs a sweep in {folder}",
                 hint="wait for it, or set another hydra.sweep.dir",
             ) from None
         except OSError as error:
             raise unwritable_folder(folder, error) from error
 
+    def _claim(self) -> None:
+        """Prove that what the sweep will write is free or pqbench's own.
+
+        Raises:
+            ConfigError: It is not; nothing of this sweep is left in the folder.
+        """
+        hint = "set another hydra.sweep.dir, or move it away"
+        try:
+            if not is_ours(self.folder):
+                jobs = [p for p in self.folder.glob("[0-9]*_*") if p.is_dir() and any(p.iterdir())]
+                for path in jobs:
+                    if not is_ours(path):
+                        raise ConfigError(f"{path} was not made by pqbench", hint=hint)
+            claim(self.folder, _NAMES, hint)
+        except ConfigError:
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.release()
+            raise
+
     def finish(self) -> None:
         """Mark the sweep as come to its end and let go of it."""
         write_json(self.folder / STATE, asdict(replace(self.state, finished=True)))
+        note(self.folder)
         (self.folder / LOCK).unlink(missing_ok=True)  # filelock sees an unlinked file
         self._lock.release()
 

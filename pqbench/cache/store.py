@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 KINDS = ("stages", "records")
 _LOCK_WAIT_S = 0.0
+_ENTRY = r"[0-9a-f]{16}(-?[0-9a-f]{16})?"  # a stage's key, or a record's fingerprint and identity
+_KEY = re.compile(_ENTRY)
+_HALF_MADE = re.compile(rf"{_ENTRY}\.\d+(-\d+)?\.tmp")
+_LOCK = re.compile(rf"(evict|{_ENTRY}(\.(making|push))?)\.lock")
 UNFINISHED_S = 7 * 24 * 3600.0  # half-done work that nobody went on with for so long is removed
 
 
@@ -177,7 +182,7 @@ class Cache:
             The half-made entries that were removed.
         """
         removed = []
-        for left in self.unfinished.glob("*"):
+        for left in _named(self.unfinished, _KEY):
             try:
                 with FileLock(self._made(self.locks) / f"{left.name}.lock", timeout=_LOCK_WAIT_S):
                     if time.time() - left.stat().st_mtime > UNFINISHED_S:
@@ -186,7 +191,7 @@ class Cache:
             except (Timeout, OSError):
                 continue  # in use, or not ours to remove
         for kind in KINDS:
-            for left in (self.root / kind).glob("*.tmp"):
+            for left in _named(self.root / kind, _HALF_MADE):
                 name = left.name.split(".")[0]
                 try:
                     with FileLock(self._made(self.locks) / f"{name}.lock", timeout=_LOCK_WAIT_S):
@@ -194,7 +199,7 @@ class Cache:
                         removed.append(left)
                 except (Timeout, OSError):
                     continue  # being made right now, or not ours to remove
-        for path in self.locks.glob("*.lock"):
+        for path in _named(self.locks, _LOCK):
             with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=_LOCK_WAIT_S):
                 path.unlink(missing_ok=True)  # filelock sees an unlinked file and takes a new one
         return removed
@@ -246,6 +251,11 @@ class Cache:
     def _made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """What in a folder bears a name that only this cache gives: never a user's file."""
+    return sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
 
 
 def _name(path: Path) -> str:

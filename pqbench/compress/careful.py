@@ -76,7 +76,7 @@ def prune_carefully(pruner: Any, network: nn.Module, check: Callable[[], None]) 
     pruner.estimate_importance = guarded
     for group in pruner.step(interactive=True):
         name = _root(pruner, group)
-        with _undoing(pruner, network) as undo:
+        with undoing(pruner, network) as undo:
             try:
                 group.prune()
                 check()
@@ -102,8 +102,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _undoing(pruner: Any, network: nn.Module) -> Iterator[Callable[[], None]]:
-    """Gives a function that puts modules and the pruner's graph back as they were.
+def undoing(pruner: Any, network: nn.Module) -> Iterator[Callable[[], None]]:
+    """Give a function that puts modules and the pruner's graph back as they were.
 
     Cutting replaces tensors and numbers and changes none in place, so their holders are copied and
     not the tensors.

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pqbench.compress.attention_heads import find_attention, prune_heads
 from pqbench.compress.careful import FAILURES, BrokenError, checker, prune_carefully
 from pqbench.compress.criteria import check_criterion, gather_gradients, importance
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
@@ -35,6 +36,23 @@ RECURRENT_HINT = (
     "prune the other layers with compress.prune.ignored_layers=[{names}], "
     "or use compress=prune_unstructured"
 )
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """A pruned network.
+
+    Attributes:
+        network: The network.
+        ratio: The channel ratio that made it.
+        left_alone: By layer: why its channels stay.
+        heads: By attention module: heads before and after.
+    """
+
+    network: nn.Module
+    ratio: float
+    left_alone: Mapping[str, str]
+    heads: Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,8 @@ class Prune(Step):
             images = data.train.spread(self.gradient_images, data.seed)
             graded = gather_gradients(network, data.train, names, images, self.criterion)
             macs = measures(example)["macs"](network)
-            ratio, network, left_alone = self._shrink(network, example, kept, data.seed)
+            done = self._shrink(network, example, kept, data.seed)
+            network = done.network
             used = 0
             if self.recalibrate_bn:
                 images = data.train.spread(self.recalibrate_bn, data.seed)
@@ -137,7 +156,7 @@ class Prune(Step):
             macs_left = measures(example)["macs"](network)
         after = parameter_count(network)
         if after >= before:
-            broken = ", ".join(f"{name} ({why})" for name, why in list(left_alone.items())[:3])
+            broken = ", ".join(f"{name} ({why})" for name, why in list(done.left_alone.items())[:3])
             raise UnsupportedError(
                 f"pruning by '{self.criterion}' at ratio {self.pruning_ratio} removed nothing from "
                 f"this network ({before} parameters)"
@@ -154,7 +173,7 @@ class Prune(Step):
                 "layer_ratios": dict(self.layer_ratios),
             },
             details={
-                "channel_ratio": ratio,
+                "channel_ratio": done.ratio,
                 "macs_reduction": 1 - macs_left / macs if macs else None,
                 "gradient_images": graded,
                 "parameters_before": before,
@@ -165,7 +184,8 @@ class Prune(Step):
                 "channel_reduction": 1 - sum(left.values()) / sum(channels.values()),
                 "layers": {name: [channels[name], left[name]] for name in channels},
                 "never_pruned": kept,
-                "left_alone": left_alone,
+                "left_alone": done.left_alone,
+                "attention_heads": done.heads,
                 "batch_norm_images": used,
             },
         )
@@ -204,11 +224,12 @@ class Prune(Step):
 
     def _shrink(
         self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], seed: int
-    ) -> tuple[float, nn.Module, dict[str, str]]:
-        """The channel ratio, the network that it made, and what was left alone, with the reason."""
+    ) -> _Pruned:
+        """The pruned network, and how it came to be."""
         import torch
 
         left: dict[str, str] = {}
+        heads: dict[str, list[int]] = {}
 
         def fresh() -> nn.Module:
             torch.manual_seed(seed)
@@ -220,18 +241,25 @@ class Prune(Step):
         def attempt(ratio: float) -> nn.Module:
             copy = fresh()
             left.clear()
+            heads.clear()
+            attention = [a.name for a in find_attention(copy, example)]
             try:
+                if attention:
+                    raise BrokenError("fused attention is cut by heads")
                 check = checker(copy, example)
                 self._pruner(copy, example, kept, ratio).step()
                 check()
             except (*FAILURES, BrokenError):  # one group or more breaks it: find which
                 copy = fresh()
-                left.update(self._carefully(copy, example, kept, ratio))
+                if attention:
+                    pruner = self._pruner(copy, example, kept, ratio)
+                    heads.update(prune_heads(copy, example, ratio, pruner, self.ignored_layers))
+                left.update(self._carefully(copy, example, [*kept, *attention], ratio))
             copy.zero_grad(set_to_none=True)
             return copy
 
         if self.target == "channels":
-            return self.pruning_ratio, attempt(self.pruning_ratio), left
+            return _Pruned(attempt(self.pruning_ratio), self.pruning_ratio, left, heads)
         measure = measures(example)[self.target]
 
         def measured(ratio: float) -> tuple[nn.Module, float]:
@@ -239,7 +267,7 @@ class Prune(Step):
             return copy, measure(copy)
 
         ratio, pruned = find_ratio(measure(network), self.pruning_ratio, self.target, measured)
-        return ratio, pruned, left
+        return _Pruned(pruned, ratio, left, heads)
 
     def _carefully(
         self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float

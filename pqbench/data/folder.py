@@ -213,7 +213,10 @@ class ImageFolder(Dataset):
                         hint="add images, set dataset.source.held_out=0.5, or make the two splits "
                         "yourself",
                     )
-        note = f"{self.held_out:.0%} of each class held out by a hash of the path"
+        note = (
+            f"{self.held_out:.0%} of each class held out by a hash of the path: a checkpoint "
+            "trained elsewhere may have seen these images"
+        )
         return {
             name: everything.take(part, (*everything.notes, f"{note} (seed {self.seed})"))
             for name, part in zip(("train", "val"), parts, strict=True)

@@ -43,6 +43,19 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     return {**named_files(inputs), **code}
 
 
+def shown_sources(found: Mapping[str, str], shown: Mapping[str, Any]) -> dict[str, str]:
+    """:func:`sources` as a record holds them.
+
+    A path is written as the record's configuration writes it; one that is not in there (it comes
+    from the environment, say, or another file refers to it) by the file's own name.
+    """
+    written = json.dumps(shown)
+    return {
+        name if name.startswith("code:") or json.dumps(name) in written else Path(name).name: value
+        for name, value in found.items()
+    }
+
+
 def identity(sources: Mapping[str, str], threads: int, listing: str | None) -> str:
     """What a result depends on beside its configuration: files, data, code, libraries, processor.
 

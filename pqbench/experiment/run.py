@@ -32,16 +32,37 @@ from pqbench.core.errors import (
     UnsupportedError,
 )
 from pqbench.core.instantiate import make
+from pqbench.core.ownership import claim, note
 from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
-from pqbench.experiment.assemble import Baseline, Recorder
+from pqbench.experiment.assemble import (
+    CLEAN_PREDICTIONS,
+    LOCK,
+    PREDICTIONS,
+    SENSITIVITY,
+    Baseline,
+    Recorder,
+)
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
-from pqbench.experiment.measure_pair import CellResult, SideSpec, run_cell
+from pqbench.experiment.measure_pair import (
+    CLEAN_LOGITS_FILE,
+    LATENCY_FILE,
+    LOGITS_FILE,
+    CellResult,
+    SideSpec,
+    run_cell,
+)
 from pqbench.experiment.pipeline import Built, Pipeline
-from pqbench.experiment.reuse import FinishedRecords, identity, sources
+from pqbench.experiment.reuse import FinishedRecords, identity, shown_sources, sources
 from pqbench.tracking.fetch import fetch
 from pqbench.workers.stage import StageRunner
 
+# What an experiment writes into its folder, and replaces when it is run there again.
+RESULTS = (
+    *(rec.FILE, "tracking.json", ".tracking.lock", "logs", "work", "baseline", "model", LOCK),
+    *(LATENCY_FILE, LOGITS_FILE, CLEAN_LOGITS_FILE, PREDICTIONS, CLEAN_PREDICTIONS, SENSITIVITY),
+    ".fetched",
+)
 log = logging.getLogger("pqbench")
 
 
@@ -102,22 +123,21 @@ class ExperimentRun:
             The record, saved in ``folder``; its status says how it ended.
 
         Raises:
+            ConfigError: A file of the user's is in the way.
             OutputError: The record cannot be written.
             Stopped: The user has asked to stop.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            claim(self.folder, RESULTS, "set another hydra.run.dir, or move it away")
             try:
                 self.sources = sources(self.plain)
-                record = self._failed_before()
-                if record is not None:
-                    return record
-                record = self._find_or_make()
+                record = self._failed_before() or self._find_or_make()
             except PqbenchError as error:
                 record = self._failed(error)
             except Exception as error:  # the boundary of the experiment: reported, never hidden
                 record = self._failed(self.recorder.unexpected(error))
             record.save(self.folder)
+            note(self.folder)
         except OSError as error:
             raise OutputError(
                 f"cannot write to {self.folder}: {error.strerror or error}",
@@ -166,7 +186,7 @@ class ExperimentRun:
             {"data set": planned.index.listing_hash()},
             "the experiment",
         )
-        record.sources = self.sources
+        record.sources = shown_sources(self.sources, self.shown)
         record.hash_files(self.folder)
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record

@@ -88,9 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     keys = record_keys([record for record, _ in found])
     folders = {key: folder for key, (_, folder) in zip(keys, found, strict=True)}
-    with _no_collection():
-        answered = answers(records, _pairings(args.folder, records), _margins(records, args))
-        files = write_report(records, out, not args.no_plots, folders, args.font, answered)
+    try:
+        with _no_collection():
+            answered = answers(records, _pairings(args.folder, records), _margins(records, args))
+            files = write_report(records, out, not args.no_plots, folders, args.font, answered)
+    except PqbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     pointers = Pointers(folder=args.folder or out, files=files)
     print_summary(records, Console(), pointers, answered)
     return 0

@@ -11,12 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.predictions import predicted
 from pqbench.report.rows import Estimate, Row
 from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
 from pqbench.report.table import FLAGS, Table, batch_table
@@ -31,6 +33,7 @@ def to_html(
     rows: Sequence[Row],
     table: Table,
     answered: Sequence[Sequence[str]] = (),
+    folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
 ) -> str:
     """The page.
 
@@ -39,9 +42,12 @@ def to_html(
         rows: The same as :func:`pqbench.report.rows.make_rows` gives them.
         table: Their summary.
         answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
+        folders: Where each record lies, for its predictions; see
+            :func:`pqbench.report.predictions.predicted`.
     """
     data = page_data(records, rows, table)
     data["answers"] = [list(told) for told in answered]
+    data["predicted"] = predicted(records, folders)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or start a comment
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
@@ -67,6 +73,7 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
                 "i": index,
                 **{k: getattr(row, k) for k in ("model", "dataset", "backend", "recipe", "status")},
                 "env": places[row.machine],
+                "front": not row.faults,
                 "score": _ends(row.score_pct),
                 "metric": METRIC_NAMES.get(row.metric, row.metric),
                 "drop": _ends(row.drop_pt),

@@ -72,7 +72,8 @@ def caption_of(table: Table, lines: Sequence[int]) -> str:
         text += f"; batch size{'s' if len(sizes) > 1 else ''} {_few(list(sizes), 12)}"
     threads = dict.fromkeys(str(t) for r in good if (t := r.record.config.get("threads")))
     text += f"; {_few([r.machine for r in good])}"
-    return text + (f", {_few(list(threads))} threads" if threads else "") + "."
+    noun = "thread" if list(threads) == ["1"] else "threads"
+    return text + (f", {_few(list(threads))} {noun}" if threads else "") + "."
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -126,7 +126,8 @@ def _machine(label: str, records: Sequence[Record]) -> str:
     shown = [f"{name} {libraries[name]}" for name in _SHOWN if name in libraries]
     threads = sorted({str(record.config.get("threads"))})
     flags = [f for f in cpu.get("flags", []) if f.startswith(("avx512_vnni", "avx_vnni", "amx"))]
-    parts = [f"Machine: {label}, {', '.join(threads)} threads for every runtime"]
+    noun = "thread" if threads == ["1"] else "threads"
+    parts = [f"Machine: {label}, {', '.join(threads)} {noun} for every runtime"]
     if flags:
         parts.append(f"integer instructions {_list(flags)}")
     if environment.get("os"):

@@ -104,7 +104,13 @@ def _figures(rows: Sequence[Row], look: Look) -> Iterator[tuple[str, Figure]]:
         yield (
             "accuracy_latency",
             accuracy_against(
-                timed, look, lambda r: r.latency_ms.get(batches[0]), label, note, MAX_PANELS
+                timed,
+                look,
+                lambda r: r.latency_ms.get(batches[0]),
+                label,
+                note,
+                MAX_PANELS,
+                lambda r: r.backend,
             ),
         )
     sized = [row for row in scored if row.size_mb]

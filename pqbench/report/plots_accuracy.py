@@ -66,6 +66,7 @@ def accuracy_against(
     label: str,
     note: str,
     max_panels: int,
+    compete: Callable[[Row], str] = lambda _: "",
 ) -> Figure:
     """Accuracy over a cost, a panel per model; other models' baselines in grey as reference.
 
@@ -76,6 +77,7 @@ def accuracy_against(
         label: What it is, with its unit.
         note: What the figure says below itself; more is added.
         max_panels: Models beyond so many are counted in the note.
+        compete: Rows of which this is equal share a Pareto front.
     """
     places, note = enough(_places(rows), max_panels, "panels", note)
     figure, axes = panels(len(places), 3.6, 3.2)
@@ -85,23 +87,26 @@ def accuracy_against(
     log = any(map(crowded, values.values()))  # all panels alike
     for ax, place in zip(axes, places, strict=True):
         points: list[_Point] = []
+        fronts: dict[str, list[_Point]] = {}
         for row in _chosen([r for r in rows if place_of(r) == place], x_of):
             x, y = x_of(row), row.score_pct
             if x is None or y is None:
                 continue
             if not row.faults:  # what lost a class is on no front
                 points.append((x.value, y.value))
+            if not row.faults:  # a model that lost a class is on no front
+                fronts.setdefault(compete(row), []).append((x.value, y.value))
             colour = look.colour(row.recipe)
             ax.errorbar(x.value, y.value, xerr=reach(x),
                         yerr=reach(y), color=colour,
                         elinewidth=0.8, capsize=2, linestyle="none", zorder=2)  # fmt: skip
             ax.plot(x.value, y.value, marker=look.marker(row.recipe), color=colour, markersize=7,
                     zorder=3, **look.fill(row.backend))  # fmt: skip
-        front = pareto_front(points)
-        if len(front) > 1:
-            stepped = True
-            xs, ys = zip(*front, strict=True)
-            ax.step(xs, ys, where="post", color="#999999", linestyle="--", linewidth=1, zorder=1)
+        for front in map(pareto_front, fronts.values()):
+            if len(front) > 1:
+                stepped = True
+                xs, ys = zip(*front, strict=True)
+                ax.step(xs, ys, where="post", color="#999999", linestyle="--", lw=1, zorder=1)
         others = _references(rows, place, x_of)
         for _, (x_value, y_value) in others:
             ax.plot(x_value, y_value, marker="+", color="#777777", markersize=7, zorder=1)

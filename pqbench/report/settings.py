@@ -45,7 +45,16 @@ def settings(records: Sequence[Record]) -> list[Setting]:
     for record in good:
         for step, name, value in _of(record):
             found[step, name][value].append(record)
-    return [Setting(step, name, _told(values)) for (step, name), values in found.items()]
+    return sorted(
+        (Setting(step, name, _told(values)) for (step, name), values in found.items()),
+        key=lambda item: _place(item.step),
+    )
+
+
+def _place(step: str) -> int:
+    """Steps first, then how the model learned its classes, and how it was measured."""
+    last = ("fit", "data set", "measurement", "backend")
+    return next((i for i, name in enumerate(last, start=1) if step.startswith(name)), 0)
 
 
 def _of(record: Record) -> Iterable[tuple[str, str, str]]:

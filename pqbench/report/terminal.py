@@ -123,10 +123,11 @@ def to_rich(table: Table, width: int = 120) -> Group:
     hidden = set(unsupported(table))
     rows = [i for i in range(len(table.rows)) if i not in hidden]
     fixed = [*grouping(table), recipe, status]
-    shown, padding = _fitting(table, rows, width)
+    least = _recipe_width(table, rows, width)
+    shown, padding = _fitting(table, rows, width - least)
     notes = one_line_each(table, rows, [*fixed, *shown])
     view = RichTable(box=SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False)
-    view.add_column("recipe", min_width=_RECIPE)
+    view.add_column("recipe", min_width=least, overflow="fold")
     for index in shown:
         header = Text("\n".join(_header(table.columns[index])))
         view.add_column(header, justify="right", min_width=_width(table, rows, index))
@@ -182,13 +183,21 @@ def _width(table: Table, rows: Sequence[int], column: int) -> int:
     return max([*texts, *details, *map(len, _header(table.columns[column]))], default=1)
 
 
+def _recipe_width(table: Table, rows: Sequence[int], width: int) -> int:
+    """Characters of the first column: its longest word, if that leaves room for the figures."""
+    places = [*grouping(table), place_of(table, Kind.RECIPE)]
+    texts = [terminal(table.cells[i][j].text) for i in rows for j in places]
+    words = [len(word) for text in texts for word in text.replace("+", " ").split()]
+    return max(_RECIPE, min(max(words, default=0) + 1, width // 3))
+
+
 def _fitting(table: Table, rows: Sequence[int], width: int) -> tuple[list[int], int]:
-    """The columns that fit, in their order, and the space between them."""
+    """The columns that fit into ``width``, in their order, and the space between them."""
     numeric = [i for i, c in enumerate(table.columns) if c.numeric]
     widths = {i: _width(table, rows, i) for i in numeric}
-    if _RECIPE + sum(widths.values()) + 2 * len(numeric) <= width:
+    if sum(widths.values()) + 2 * len(numeric) <= width:
         return numeric, 1
-    room, chosen = width - _RECIPE - 1, set[int]()
+    room, chosen = width - 1, set[int]()
     for index in sorted(numeric, key=lambda i: table.columns[i].rank):
         if widths[index] + 1 <= room:
             chosen.add(index)

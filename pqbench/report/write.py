@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from pqbench.core.files import write_text
+from pqbench.core.ownership import claim, note
 from pqbench.core.record import Record
 from pqbench.report import escape, latex, references
 from pqbench.report.answer import Answer, lines, to_plain
@@ -27,6 +30,8 @@ from pqbench.report.rows import make_rows, ordered
 from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
 
+_HINT = "move it away, or give another folder (--out)"
+
 
 def write_report(
     records: Sequence[Record],
@@ -40,7 +45,8 @@ def write_report(
 
     Args:
         records: Any records; of one experiment in one environment the newest counts.
-        folder: Made if missing; files of the same names are replaced.
+        folder: Made if missing; files that pqbench made there are replaced. One that was edited
+            since is kept under another name.
         plots: Also draw the figures.
         folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
         font: ``serif`` or ``sans``, in the figures.
@@ -48,15 +54,15 @@ def write_report(
 
     Returns:
         The files written, the page first.
+
+    Raises:
+        ConfigError: A file of that name is there which pqbench did not make.
     """
     records = newest(list(records))
-    folder.mkdir(parents=True, exist_ok=True)
     records = ordered(records)
     rows = make_rows(records)
     summary, batches = summary_table(rows), batch_table(rows)
     methods = methods_paragraphs(records)
-    drawn = save_plots(records, folder, folders, font, rows) if plots else []
-    figures = [path.stem for path in drawn if path.suffix == ".pdf"]
     cited = references.keys_in(methods)
     table = [(x.step, x.name, x.value) for x in settings(records)]
     parts = [
@@ -68,7 +74,7 @@ def write_report(
     ]
     told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary, told),
+        "report.html": to_html(records, rows, summary, told, folders),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
@@ -87,13 +93,23 @@ def write_report(
         "answer.json": json.dumps(to_plain(answered), indent=2, allow_nan=False) + "\n",
         "answer.md": answer_markdown(answered),
         "answer.tex": "\n\n".join(escape.latex(line) for part in told for line in part) + "\n",
-        "report.tex": latex.document(parts, figures, bool(cited)),
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
+    try:
+        drawn = save_plots(records, aside, folders, font, rows) if plots else []
+        figures = [path.stem for path in drawn if path.suffix == ".pdf"]
+        texts["report.tex"] = latex.document(parts, figures, bool(cited))
+        claim(folder, [*texts, *(path.name for path in drawn)], _HINT)
+        drawn = [path.replace(folder / path.name) for path in drawn]
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     written = []
     for name, text in texts.items():
         path = folder / name
         write_text(path, text)
         written.append(path)
+    note(folder)
     return written + drawn
 
 

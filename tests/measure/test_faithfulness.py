@@ -68,6 +68,16 @@ def test_lost_one_of_ten_is_named_and_an_equal_model_is_not_accused() -> None:
     assert accused <= 5
 
 
+def test_a_lost_class_of_few_samples_is_not_claimed() -> None:
+    labels = np.repeat(np.arange(10), [6, *[50] * 9])
+    lost = np.where(labels == 0, 1, labels)
+    found = look(lost, labels, labels)
+    assert (found.classes[0].score, found.classes[0].p) == (0.0, pytest.approx(2 * 0.5**6))
+    assert found.faults == []  # p is 0.03, and ten classes were looked at
+    (fault,) = look(np.where(labels == 1, 0, labels), labels, labels).faults
+    assert fault == "lost class 'class1' (recall 100% to 0%)"
+
+
 @given(st.integers(0, 1000), st.integers(2, 6), st.integers(5, 60))
 @settings(deadline=None, max_examples=40)
 def test_class_means_agree_with_scikit_learn(seed: int, classes: int, each: int) -> None:

@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from record_factory import make_failed, make_record, make_sweep
 from rich.console import Console
 
+from pqbench.core.ownership import MARKER
 from pqbench.report import __main__ as report
 from pqbench.report.plots import save_plots
 from pqbench.report.summary import Pointers, print_summary
@@ -32,7 +34,7 @@ def test_report_command_writes_every_file(tmp_path, capsys):
     assert report.main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    assert names == figures | TEXTS
+    assert names == figures | TEXTS | {MARKER}
     for name in FIGURES:
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5  # something is drawn
@@ -102,3 +104,25 @@ def test_report_piped_into_a_reader_that_stops_ends_well(tmp_path):
     )
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_latency_front_is_of_one_backend_and_without_a_model_that_lost_a_class(monkeypatch):
+    from pqbench.core.record import Faithfulness
+    from pqbench.report import plots_accuracy
+
+    fronts = []
+    real = plots_accuracy.pareto_front
+    monkeypatch.setattr(
+        plots_accuracy, "pareto_front", lambda points: fronts.append(list(points)) or real(points)
+    )
+    records = [
+        make_record(backend=backend, recipe=recipe, ms=6.0, speedup=2.0)
+        for backend in ("openvino", "onnxruntime")
+        for recipe in ((), ("a",))
+    ]
+    records[1].accuracy.faithfulness = Faithfulness(
+        "cat", 1.0, "cat", 0.9, 0.5, faults=["answers one class"]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_plots(records, Path(folder))
+    assert sorted(map(len, fronts)) == [1, 2, 3]  # latency: one and two; size: all that may

@@ -493,3 +493,10 @@ def test_a_host_of_the_same_processor_with_other_memory_or_limits_is_another():
     assert len(machines) == 3
     assert any("32 GiB" in name for name in machines)
     assert any("CPU quota 1.5" in name for name in machines)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_terminal_does_not_cut_a_long_name(width):
+    text = rendered(make_table([make_record("efficientnet_lite0"), make_record("my_net")]), width)
+    assert "EfficientNet-Lite0" in text
+    assert max(map(len, text.splitlines())) <= width

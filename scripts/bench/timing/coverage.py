@@ -103,7 +103,7 @@ def _truths(plan: Plan, noise: str, rng: np.random.Generator) -> dict[float, flo
     logs = []
     for _ in range(300):
         shared = simulate.shared_levels(noise, 2 * plan.pairs, rng)
-        turns = np.arange(blocks)
+        turns = np.arange(blocks) + rng.integers(plan.pairs - blocks + 1)
         shared = shared[2 * turns + (turns + rng.integers(2)) % 2]  # first or second of its pair
         levels = shared + simulate.own_levels(noise, blocks, rng)
         calls = [simulate.calls(level, 400, rng, noise) for level in levels]
