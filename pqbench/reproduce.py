@@ -173,7 +173,7 @@ def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
 
     Raises:
         DataError: The configuration does not fit this version of pqbench.
-        ConfigError: A value of it cannot be meant here.
+        ConfigError: A value of it is invalid here.
     """
     from pqbench.experiment.run import ExperimentRun
 

@@ -28,6 +28,16 @@ def test_docs_build_without_warnings_and_without_foreign_addresses(site):
     assert "fonts.googleapis" not in text
 
 
+def test_concepts_page_names_the_representations_that_there_are():
+    from typing import get_args
+
+    from pqbench.core.artifact import Representation
+
+    text = (ROOT / "docs" / "concepts.md").read_text()
+    named = ", ".join(f"`{name}`" for name in get_args(Representation))
+    assert f"in one representation ({named})" in text
+
+
 def test_options_page_shows_every_option(site):
     text = (site / "options.html").read_text()
     for path in (ROOT / "conf").glob("*/*.yaml"):

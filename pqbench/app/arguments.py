@@ -91,9 +91,10 @@ def _options_first(arguments: list[str]) -> list[str]:
 def register_repeats(arguments: list[str]) -> list[str]:
     """Make ``finetune_2`` a choice of ``compress`` wherever it is named: ``finetune`` once more.
 
-    Hydra takes each file once. A number after a step's name therefore stands for a copy of its
-    YAML under that name, whose settings can differ: ``compress='[finetune,prune,finetune_2]'
-    compress.finetune_2.epochs=5``. Named in an argument or in an experiment's file.
+    Hydra takes each file once. A number after a step's name therefore stands for a file that is
+    composed from the step's under that name, whose settings can differ:
+    ``compress='[finetune,prune,finetune_2]' compress.finetune_2.epochs=5``. Named in an argument
+    or in an experiment's file.
 
     Returns:
         The names that were registered.
@@ -116,9 +117,11 @@ def register_repeats(arguments: list[str]) -> list[str]:
             continue
         loaded = OmegaConf.load(found[-1])
         assert isinstance(loaded, DictConfig)
-        node = {f"{key}_{number}": loaded[key] for key in map(str, loaded)}
+        package, node = f"compress.{name}", {"defaults": [f"{step}@_here_"]}
+        if list(loaded) == [step]:  # a file of the package compress, with the step's name as a key
+            package, node = "compress", {name: loaded[step]}
         ConfigStore.instance().store(
-            name=name, node=node, group="compress", package="compress", provider="pqbench"
+            name=name, node=node, group="compress", package=package, provider="pqbench"
         )
         made.append(name)
     return made

@@ -39,7 +39,7 @@ NOT_FAILURES_IN_A_SWEEP = (Status.OK, Status.UNSUPPORTED, Status.UNAVAILABLE, St
 
 
 def check_combinations(config: DictConfig) -> int | None:
-    """Refuse a sweep of Hydra's basic sweeper if one of its combinations cannot be meant.
+    """Refuse a sweep of Hydra's basic sweeper if one of its combinations is invalid.
 
     Other sweepers choose combinations as they go; theirs are checked when they start.
 
@@ -47,7 +47,7 @@ def check_combinations(config: DictConfig) -> int | None:
         How many there are; None if that is not known beforehand.
 
     Raises:
-        ConfigError: One of them cannot be meant.
+        ConfigError: One of them is invalid.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra

@@ -23,7 +23,7 @@ def run(config: DictConfig) -> str:
         The record's status.
 
     Raises:
-        SystemExit: 2 if the configuration cannot be meant; 4 if results cannot be written.
+        SystemExit: 2 if the configuration is invalid; 4 if results cannot be written.
         Stopped: The user has asked to stop.
     """
     from pqbench.experiment.run import ExperimentRun

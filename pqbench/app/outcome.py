@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 
 def refuse(error: PqbenchError, code: int = REFUSED) -> NoReturn:
-    """Print what cannot be meant and end the program.
+    """Print what is invalid and end the program.
 
     ``SystemExit`` and not the error itself: Hydra would wrap the latter into a traceback.
     """

@@ -81,7 +81,7 @@ class Search:
         params: Search space, key to Hydra's sweep syntax.
 
     Raises:
-        ConfigError: The search cannot be meant.
+        ConfigError: The search is invalid.
     """
 
     def __init__(

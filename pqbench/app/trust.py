@@ -132,7 +132,7 @@ def _targets(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a target is a class of one of pqbench's rooms: a function could do anything.
+    """Whether a target is a class of one of pqbench's packages: a function could do anything.
 
     One that is of pqbench by its name and cannot be found has moved, which is not a stranger's.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pqbench.compress.recipe import ILLEGAL, plan
 from pqbench.core.artifact import Representation
@@ -33,14 +34,20 @@ The same step twice takes a number from the second time on, and each has setting
 
 def shipped(conf: Path) -> dict[str, type[Step]]:
     """The classes of the steps in ``conf/compress``, by name."""
-    from omegaconf import DictConfig, OmegaConf
+    names = sorted(file.stem for file in (conf / "compress").glob("*.yaml"))
+    nodes = {name: settings(conf, name) for name in names}
+    return {name: find_class(node, name, Step) for name, node in nodes.items() if node}
 
-    found: dict[str, type[Step]] = {}
-    for file in sorted((conf / "compress").glob("*.yaml")):
-        steps = OmegaConf.load(file)
-        assert isinstance(steps, DictConfig)
-        for name in map(str, steps):
-            found.setdefault(name, find_class(steps[name], name, Step))
+
+def settings(conf: Path, name: str) -> dict[str, Any]:
+    """A step's file in ``conf/compress``, over those that its ``defaults`` name."""
+    from omegaconf import OmegaConf
+
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(conf / "compress" / f"{name}.yaml"))
+    bases = [entry.partition("@")[0] for entry in loaded.pop("defaults", []) if entry != "_self_"]
+    found: dict[str, Any] = {}
+    for node in [*(settings(conf, base) for base in bases), loaded]:
+        found.update(node)
     return found
 
 

@@ -48,7 +48,7 @@ class PqbenchError(Exception):
 
 
 class ConfigError(PqbenchError):
-    """The configuration asks for something that cannot be meant; found before any work."""
+    """The configuration is invalid; found before any work."""
 
 
 class DataError(PqbenchError):

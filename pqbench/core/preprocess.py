@@ -1,4 +1,4 @@
-"""How an image becomes a model's input: said by models and data sets, done by the data room."""
+"""How an image becomes a model's input: said by models and data sets, done by the package data."""
 
 from __future__ import annotations
 

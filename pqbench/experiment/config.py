@@ -1,7 +1,7 @@
 """The typed configuration of one experiment: every key with its unit and default.
 
 Hydra merges the YAML files of ``conf/`` into these classes, so an unknown key or a wrong type fails
-before any work; :func:`read` makes the objects, whose own checks run then. The rooms own their
+before any work; :func:`read` makes the objects, whose own checks run then. The packages own their
 settings; what concerns the whole experiment is here. Nodes of type ``dict[str, Any]`` carry a
 ``_target_``: the class it names checks the other keys.
 """

@@ -1,4 +1,4 @@
-"""The stages of an experiment, as they run in their own process: each wires one room to files.
+"""The stages of an experiment, as they run in their own process: each wires one package to files.
 
 Every function takes its work folder and JSON-ready arguments and returns a JSON-ready dict; paths
 among the arguments are folders that earlier stages made.

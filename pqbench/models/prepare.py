@@ -328,7 +328,7 @@ def prepare_model(
         train_head: True if a fit was asked for: a file's head may then be replaced.
 
     Raises:
-        ConfigError: A setting cannot be meant: an unknown target, head, source or output.
+        ConfigError: A setting is invalid: an unknown target, head, source or output.
         WeightsError: Weights are missing, damaged, refused, or do not fit the network or the data.
         UnsupportedError: The outputs are not one score per class, or no function of the input.
         UnavailableError: The network's package is not installed.

@@ -1,1 +1,1 @@
-"""What several rooms do to torch networks: checkpoints and small repairs of layers."""
+"""What several packages do to torch networks: checkpoints and small repairs of layers."""

@@ -97,7 +97,7 @@ class TrackingSettings:
         """Read the keys ``tracking`` and ``outputs`` of a resolved configuration.
 
         Raises:
-            ConfigError: An unknown key, or a value that cannot be meant.
+            ConfigError: An unknown key, or an invalid value.
         """
         given = dict(config.get("tracking", {}))
         unknown = set(given) - {f.name for f in fields(cls)}

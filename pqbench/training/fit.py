@@ -17,9 +17,9 @@ from pqbench.core.split import PreparedSplit
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import flush_subnormals, recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size, check_classes, check_size, split_off
-from pqbench.training.ranks import find_seat, others
+from pqbench.training.ranks import find_rank, spawn_ranks
 from pqbench.training.settings import FitReport, TrainingSettings
-from pqbench.training.trainer import Job
+from pqbench.training.trainer import TrainingJob
 from pqbench.training.trainer import train as run_trainer
 
 if TYPE_CHECKING:
@@ -71,31 +71,31 @@ def fit(
             hint="add images to the train split, or raise dataset.train_limit",
         )
     start = time.perf_counter()
-    job = Job(network, teacher, train, trained, watched, settings, resume)
-    with others(find_seat(settings), run_trainer, (job,)) as seat:
-        done = run_trainer(seat, job, progress)
-    diary = done.diary
+    job = TrainingJob(network, teacher, train, trained, watched, settings, resume)
+    with spawn_ranks(find_rank(settings), run_trainer, (job,)) as rank:
+        done = run_trainer(rank, job, progress)
+    history = done.history
     network.eval()
-    if not all(np.isfinite(diary.loss)) or not _is_finite(network):
+    if not all(np.isfinite(history.loss)) or not _is_finite(network):
         raise PqbenchError(
-            f"training diverged: losses {[round(v, 3) for v in diary.loss]}",
+            f"training diverged: losses {[round(v, 3) for v in history.loss]}",
             hint="lower learning_rate",
         )
     return FitReport(
-        epochs=len(diary.loss),
+        epochs=len(history.loss),
         steps=done.steps,
         images=done.images,
-        seconds=sum(diary.seconds[: diary.resumed_epochs]) + time.perf_counter() - start,
-        device="cuda" if seat.accelerator == "gpu" else "cpu",
+        seconds=sum(history.seconds[: history.resumed_epochs]) + time.perf_counter() - start,
+        device="cuda" if rank.accelerator == "gpu" else "cpu",
         train_images=len(trained),
-        loss=tuple(diary.loss),
-        epoch_seconds=tuple(diary.seconds),
-        validation_loss=tuple(diary.validation_loss),
-        kept_epoch=diary.kept_epoch,
+        loss=tuple(history.loss),
+        epoch_seconds=tuple(history.seconds),
+        validation_loss=tuple(history.validation_loss),
+        kept_epoch=history.kept_epoch,
         parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         subnormals_flushed=flush_subnormals(network),
-        devices=seat.count,
-        resumed_epochs=diary.resumed_epochs,
+        devices=rank.count,
+        resumed_epochs=history.resumed_epochs,
     )
 
 

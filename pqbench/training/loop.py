@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pqbench.nets.layers import first_output
 from pqbench.training.batches import Batch, Batches
-from pqbench.training.ranks import Seat
+from pqbench.training.ranks import Rank
 from pqbench.training.settings import TrainingSettings
 
 WARM_UP_SHARE = 0.1
@@ -169,7 +169,7 @@ def zero_masks(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-class Diary(pl.Callback):
+class History(pl.Callback):
     """Notes loss and time of each epoch, and keeps the best weights where they are watched.
 
     Its state goes into checkpoints, with that of the random numbers and of the batches' order, so
@@ -246,11 +246,11 @@ class Diary(pl.Callback):
             self.best = deepcopy(self.network.state_dict())
 
 
-class SeatEnvironment(ClusterEnvironment):
+class RankEnvironment(ClusterEnvironment):
     """Tells Lightning who takes part: the processes of ``pqbench.training.ranks``."""
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -265,7 +265,7 @@ class SeatEnvironment(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         """Where rank 0 listens."""
-        return self.seat.port
+        return self.rank.port
 
     @staticmethod
     def detect() -> bool:
@@ -274,21 +274,21 @@ class SeatEnvironment(ClusterEnvironment):
 
     def world_size(self) -> int:
         """Number of processes."""
-        return self.seat.count
+        return self.rank.count
 
     def set_world_size(self, size: int) -> None:
         """Lightning's hook: the number is fixed."""
 
     def global_rank(self) -> int:
         """This process's number."""
-        return self.seat.rank
+        return self.rank.number
 
     def set_global_rank(self, rank: int) -> None:
         """Lightning's hook: the number is fixed."""
 
     def local_rank(self) -> int:
         """This process's number on this machine, which is the only one."""
-        return self.seat.rank
+        return self.rank.number
 
     def node_rank(self) -> int:
         """There is one machine."""

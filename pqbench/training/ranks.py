@@ -22,28 +22,28 @@ JOIN_S = 60.0
 
 
 @dataclass(frozen=True)
-class Seat:
+class Rank:
     """One process's place in a training.
 
     Attributes:
         accelerator: ``cpu`` or ``gpu``.
         count: Devices, and so processes.
-        rank: This process's number; 0 is the caller.
+        number: This process's number; 0 is the caller.
         port: Where rank 0 listens, if ``count`` is above 1.
     """
 
     accelerator: Literal["cpu", "gpu"]
     count: int = 1
-    rank: int = 0
+    number: int = 0
     port: int = 0
 
     @property
     def device(self) -> str:
         """The device's name in torch."""
-        return "cpu" if self.accelerator == "cpu" else f"cuda:{self.rank}"
+        return "cpu" if self.accelerator == "cpu" else f"cuda:{self.number}"
 
 
-def find_seat(settings: TrainingSettings) -> Seat:
+def find_rank(settings: TrainingSettings) -> Rank:
     """Where the settings ask to train.
 
     Raises:
@@ -68,21 +68,21 @@ def find_seat(settings: TrainingSettings) -> Seat:
             f"training: batch_size={settings.batch_size} cannot be shared by {count} devices",
             hint="take a multiple of the number of devices",
         )
-    return Seat("gpu" if gpus else "cpu", count)
+    return Rank("gpu" if gpus else "cpu", count)
 
 
 @contextmanager
-def others(seat: Seat, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[Seat]:
-    """Run ``call(seat, *arguments)`` in a process for each rank but 0; ended with the block.
+def spawn_ranks(rank: Rank, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[Rank]:
+    """Run ``call(rank, *arguments)`` in a process for each rank but 0; ended with the block.
 
     Yields:
-        Rank 0's seat.
+        Rank 0.
 
     Raises:
         UnsupportedError: The network cannot be handed to another process.
     """
-    if seat.count == 1:
-        yield seat
+    if rank.count == 1:
+        yield rank
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -98,12 +98,12 @@ def others(seat: Seat, call: Callable[..., Any], arguments: tuple[Any, ...]) -> 
     context = multiprocessing.get_context("spawn")
     started = []
     try:
-        for rank in range(1, seat.count):
-            other = Seat(seat.accelerator, seat.count, rank, port)
+        for number in range(1, rank.count):
+            other = Rank(rank.accelerator, rank.count, number, port)
             process = context.Process(target=_enter, args=(call, other, content), daemon=True)
             process.start()
             started.append(process)
-        yield Seat(seat.accelerator, seat.count, 0, port)
+        yield Rank(rank.accelerator, rank.count, 0, port)
         for process in started:
             process.join(JOIN_S)
     finally:
@@ -113,6 +113,6 @@ def others(seat: Seat, call: Callable[..., Any], arguments: tuple[Any, ...]) -> 
             process.join()
 
 
-def _enter(call: Callable[..., Any], seat: Seat, content: bytes) -> None:
+def _enter(call: Callable[..., Any], rank: Rank, content: bytes) -> None:
     """In another rank's process."""
-    call(seat, *pickle.loads(content))
+    call(rank, *pickle.loads(content))

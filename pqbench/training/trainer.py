@@ -17,13 +17,13 @@ import numpy.typing as npt
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import torch_threads
 from pqbench.training.batches import Batches
-from pqbench.training.ranks import Seat
+from pqbench.training.ranks import Rank
 from pqbench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pqbench.training.loop import Diary
+    from pqbench.training.loop import History
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained, on what, and how; the same in every process.
 
     Attributes:
@@ -52,8 +52,8 @@ class Job:
     settings: TrainingSettings
     resume: Path | None = None
 
-    def batches(self, shuffle: bool, seat: Seat) -> Batches:
-        """The training batches (this seat's share), or the whole of those that are watched."""
+    def batches(self, shuffle: bool, rank: Rank) -> Batches:
+        """The training batches (this rank's share), or the whole of those that are watched."""
         settings = self.settings
         small = settings.epochs - settings.full_size_epochs
         return Batches(
@@ -65,8 +65,8 @@ class Job:
             seed=settings.seed,
             shuffle=shuffle,
             small_passes=small if shuffle and settings.full_size_epochs and small > 0 else None,
-            rank=seat.rank if shuffle else 0,
-            world=seat.count if shuffle else 1,
+            rank=rank.number if shuffle else 0,
+            world=rank.count if shuffle else 1,
         )
 
 
@@ -75,32 +75,32 @@ class Trained:
     """What a training leaves beside the network.
 
     Attributes:
-        diary: Losses and times.
+        history: Losses and times.
         steps: Optimizer steps.
         images: Images seen by all processes.
     """
 
-    diary: Diary
+    history: History
     steps: int
     images: int
 
 
-def train(seat: Seat, job: Job, progress: bool = False) -> Trained:
+def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     """Take part in a training; the network is left on the CPU with the weights to keep."""
     import torch
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-    from pqbench.training.loop import Diary, Learner, ProgressBar
+    from pqbench.training.loop import History, Learner, ProgressBar
 
     settings, network, teacher = job.settings, job.network, job.teacher
-    feed = job.batches(True, seat)
+    feed = job.batches(True, rank)
     total = len(feed) * settings.epochs
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
     learner = Learner(network, teacher, settings, total)
-    diary = Diary(network, feed)
-    callbacks: list[Callback] = [diary]
+    history = History(network, feed)
+    callbacks: list[Callback] = [history]
     if settings.patience:
         callbacks.insert(0, EarlyStopping("validation_loss", patience=settings.patience))
     if progress:
@@ -115,15 +115,15 @@ def train(seat: Seat, job: Job, progress: bool = False) -> Trained:
             )
         )
     last = find_checkpoint(job.resume)
-    with _quiet(), _reproducible(settings, seat), _group(seat) as strategy:
+    with _quiet(), _reproducible(settings, rank), _group(rank) as strategy:
         network.to(memory_format=torch.channels_last)
         network.train()
         if teacher is not None:
             teacher.eval()
-            teacher.to(seat.device)
+            teacher.to(rank.device)
         trainer = Trainer(
-            accelerator=seat.accelerator,
-            devices=seat.count,
+            accelerator=rank.accelerator,
+            devices=rank.count,
             precision=cast('Literal["32-true"]', settings.precision or "32-true"),
             max_epochs=settings.epochs,
             gradient_clip_val=CLIP_NORM,
@@ -138,16 +138,16 @@ def train(seat: Seat, job: Job, progress: bool = False) -> Trained:
         trainer.fit(
             learner,
             feed,
-            job.batches(False, seat) if len(job.watched) else None,
+            job.batches(False, rank) if len(job.watched) else None,
             ckpt_path=last,
             weights_only=True,
         )
-        if diary.best is not None:
-            network.load_state_dict(diary.best)
+        if history.best is not None:
+            network.load_state_dict(history.best)
         network.to("cpu").to(memory_format=torch.contiguous_format)
         if teacher is not None:
             teacher.to("cpu")
-    return Trained(diary, trainer.global_step, learner.images)
+    return Trained(history, trainer.global_step, learner.images)
 
 
 def find_checkpoint(folder: Path | None) -> Path | None:
@@ -166,24 +166,24 @@ def find_checkpoint(folder: Path | None) -> Path | None:
 
 
 @contextmanager
-def _group(seat: Seat) -> Iterator[dict[str, Any]]:
+def _group(rank: Rank) -> Iterator[dict[str, Any]]:
     """Trainer arguments that say with whom it trains; the processes' group ends with the block."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-    if seat.count == 1:
+    if rank.count == 1:
         # One process, also inside a Slurm job, which Lightning would otherwise join.
         yield {"plugins": [LightningEnvironment()]}
         return
     import torch
     from lightning.pytorch.strategies import DDPStrategy
 
-    from pqbench.training.loop import SeatEnvironment
+    from pqbench.training.loop import RankEnvironment
 
     try:
         # Layers that the first output does not need (auxiliary heads) get no gradient.
         yield {
             "strategy": DDPStrategy(find_unused_parameters=True),
-            "plugins": [SeatEnvironment(seat)],
+            "plugins": [RankEnvironment(rank)],
         }
     finally:
         if torch.distributed.is_initialized():
@@ -207,16 +207,16 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _reproducible(settings: TrainingSettings, seat: Seat) -> Iterator[None]:
+def _reproducible(settings: TrainingSettings, rank: Rank) -> Iterator[None]:
     """Seeded random numbers, a fixed number of threads, subnormals flushed; restored afterwards."""
     import torch
 
-    devices = [seat.rank] if seat.accelerator == "gpu" else []
+    devices = [rank.number] if rank.accelerator == "gpu" else []
     threads = settings.threads
-    if seat.accelerator == "cpu":
-        threads = max(1, threads // seat.count)
+    if rank.accelerator == "cpu":
+        threads = max(1, threads // rank.count)
     with torch_threads(threads), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(settings.seed + seat.rank)
+        torch.manual_seed(settings.seed + rank.number)
         torch.set_flush_denormal(True)
         try:
             yield

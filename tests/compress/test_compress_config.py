@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from pqbench.compress import table
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.core.step import Step
@@ -80,11 +81,12 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
     from hydra.utils import get_class
 
     text = (CONF / "compress" / f"{choice}.yaml").read_text()
-    settings = OmegaConf.create(text)[choice]
+    settings = table.settings(CONF, choice)
     known = {field.name for field in fields(get_class(settings["_target_"]))}
     assert set(settings) - {"_target_"} == known
     for line in text.splitlines()[1:]:
-        assert line.endswith(":") or "_target_" in line or "#" in line, line
+        bare = line in ("", "  - _self_") or line.endswith(":") or "_target_" in line
+        assert bare or "#" in line, line
 
 
 @pytest.mark.parametrize(
@@ -175,3 +177,41 @@ def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> Non
         "round_3"
     ]
     assert register_repeats(["compress=round_2", "model=mobilenet_3", "compress=prune_1"]) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "base", "changed"),
+    [
+        ("prune_half", "prune", {"pruning_ratio": 0.5}),
+        ("prune_2_4", "prune_unstructured", {"pattern": "2:4"}),
+        ("nncf_int8_full", "nncf_int8", {"fast_bias_correction": False}),
+        ("distill", "finetune", {"teacher_weight": 0.7}),
+        (
+            "ort_int8_trt",
+            "ort_int8",
+            {
+                "activation": "int8",
+                "symmetric": True,
+                "quantize_bias": False,
+                "reduce_range": False,
+            },
+        ),
+    ],
+)
+def test_a_variant_is_its_base_but_for_what_it_says(
+    conf: Path, variant: str, base: str, changed: dict[str, object]
+) -> None:
+    recipe = _compose(conf, f"compress=[{base},{variant}]")
+    assert list(recipe) == [base, variant]
+    assert recipe[variant] == {**recipe[base], **changed}
+    assert recipe[variant] != recipe[base]
+
+
+def test_a_variant_and_a_step_of_the_old_form_can_be_repeated(tmp_path: Path, conf: Path) -> None:
+    from pqbench.app.arguments import register_repeats
+
+    arguments = ["compress=[prune_half,prune_half_2]", "compress.prune_half_2.round_to=4"]
+    assert register_repeats(arguments) == ["prune_half_2"]
+    recipe = _compose(conf, *arguments)
+    assert list(recipe) == ["prune_half", "prune_half_2"]
+    assert recipe["prune_half_2"] == {**recipe["prune_half"], "round_to": 4}

@@ -1,8 +1,9 @@
-"""True networks as artifacts, made without the export room, and runs of them."""
+"""True networks as artifacts, made without the package export, and runs of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from pqbench.nets.checkpoint import build_network, load_network, save_network
 from pqbench.nets.layers import recalibrate_batch_norm
 
 RESNET18 = {"_target_": "torchvision.models.resnet18", "num_classes": 10}
-BUILDERS = {
+BUILDERS: dict[str, dict[str, Any]] = {
     "resnet18": RESNET18,
     "mobilenet_v3_large": {"_target_": "torchvision.models.mobilenet_v3_large", "num_classes": 2},
     "mobilenet_v3_small": {"_target_": "torchvision.models.mobilenet_v3_small", "num_classes": 2},
@@ -61,7 +62,8 @@ class Tiny(torch.nn.Module):
             x = x.flatten(1)
         else:
             x = self.lstm(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1]
-        return self.head(self.hidden(x).relu())
+        scores: torch.Tensor = self.head(self.hidden(x).relu())
+        return scores
 
 
 def make_tiny(folder: Path, split: PreparedSplit, recurrent: bool = False) -> Artifact:
@@ -74,7 +76,7 @@ def make_tiny(folder: Path, split: PreparedSplit, recurrent: bool = False) -> Ar
 
 
 def make_onnx(source: Artifact, folder: Path) -> Artifact:
-    """Export with a free batch, without pqbench's own export room."""
+    """Export with a free batch, without pqbench's own export."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = [2, *(size for size in source.inputs[0].shape[1:] if size)]
     torch.onnx.export(
@@ -94,7 +96,7 @@ def make_onnx(source: Artifact, folder: Path) -> Artifact:
 
 
 def make_openvino(source: Artifact, folder: Path) -> Artifact:
-    """Convert an ONNX artifact, without pqbench's own export room."""
+    """Convert an ONNX artifact, without pqbench's own export."""
     import openvino
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +115,8 @@ def run_ort(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     session = onnxruntime.InferenceSession(
         artifact.path, options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, {"input": x})[0]
+    logits: npt.NDArray[np.float32] = session.run(None, {"input": x})[0]
+    return logits
 
 
 def run_openvino(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -124,7 +127,8 @@ def run_openvino(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[
         "CPU",
         {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1},
     )
-    return model(x)[0]
+    logits: npt.NDArray[np.float32] = model(x)[0]
+    return logits
 
 
 def sqnr(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:

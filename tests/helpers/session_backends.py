@@ -31,6 +31,8 @@ class NumpySession(Session):
         self.options = options
         self.calls = 0
         self.closed = False
+        self.held: np.ndarray | None = None
+        self.child: subprocess.Popen[bytes] | None = None
         self.profile_factor = options.get("profile_factor", 1.0)
 
     def run(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -109,6 +111,7 @@ class NumpyBackend(Backend):
             session.child = subprocess.Popen(
                 [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
+            assert session.child.stdout is not None
             session.child.stdout.readline()
         return session
 
@@ -145,7 +148,7 @@ class BareBackend(Backend):
 
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> Session:
         session = BareSession(self, np.load(artifact.path))
-        return session if self.loaded == "session" else object()
+        return session if self.loaded == "session" else object()  # type: ignore[return-value]
 
 
 class OnnxBackend(Backend):
@@ -175,7 +178,8 @@ class OnnxSession(Session):
         )
 
     def run(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return self.session.run(None, dict(batch))
+        outputs: list[np.ndarray] = self.session.run(None, dict(batch))
+        return outputs
 
     def placement(self) -> Placement:
         return Placement({"CPUExecutionProvider": 1}, "f32", 1, 0)

@@ -16,7 +16,7 @@ from pqbench.training import fit as module
 from pqbench.training.batches import Batches
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
-from pqbench.training.ranks import Seat, find_seat
+from pqbench.training.ranks import Rank, find_rank
 from pqbench.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=40, train_size=24, learning_rate=0.02)
@@ -50,17 +50,17 @@ def test_fit_refuses_what_the_machine_lacks(split: PreparedSplit) -> None:
     assert "bf16-mixed" in caught.value.hint
     with pytest.raises(UnsupportedError, match="needs 2 CUDA GPUs, PyTorch finds 0"):
         fit(network(), split, replace(SETTINGS, devices=2))
-    assert find_seat(replace(SETTINGS, devices="auto")) == Seat("cpu", 1)
+    assert find_rank(replace(SETTINGS, devices="auto")) == Rank("cpu", 1)
 
 
-def test_seat_takes_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_takes_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert find_seat(SETTINGS) == Seat("gpu", 1)
-    assert find_seat(replace(SETTINGS, devices="auto")) == Seat("gpu", 4)
-    assert find_seat(replace(SETTINGS, devices=2, precision="16-mixed")) == Seat("gpu", 2)
+    assert find_rank(SETTINGS) == Rank("gpu", 1)
+    assert find_rank(replace(SETTINGS, devices="auto")) == Rank("gpu", 4)
+    assert find_rank(replace(SETTINGS, devices=2, precision="16-mixed")) == Rank("gpu", 2)
     with pytest.raises(UnsupportedError, match="batch_size=40 cannot be shared by 3"):
-        find_seat(replace(SETTINGS, devices=3))
+        find_rank(replace(SETTINGS, devices=3))
 
 
 def test_fit_in_bfloat16_computes_otherwise_and_keeps_float32(split: PreparedSplit) -> None:
@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Learner, "training_step", killed_in(1, stop))
             fit(network(), split, settings, resume=tmp_path)
-    monkeypatch.setattr(module, "find_seat", lambda settings: Seat("cpu", 2))
+    monkeypatch.setattr(module, "find_rank", lambda settings: Rank("cpu", 2))
     report = fit(together, split, settings, resume=tmp_path)
     assert (report.devices, report.resumed_epochs) == (2, int(resumed))
     assert report.steps == expected.steps == 6
@@ -125,7 +125,7 @@ def test_network_that_cannot_be_sent_is_refused(
 ) -> None:
     made = network()
     made.register_forward_hook(lambda *args: None)
-    monkeypatch.setattr(module, "find_seat", lambda settings: Seat("cpu", 2))
+    monkeypatch.setattr(module, "find_rank", lambda settings: Rank("cpu", 2))
     with pytest.raises(UnsupportedError, match="cannot be handed to a second process") as caught:
         fit(made, split, SETTINGS)
     assert caught.value.hint == "use devices=1"
