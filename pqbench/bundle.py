@@ -263,7 +263,7 @@ def _about(
     """Write bundle.json, requirements.txt, the card and run.py."""
     runtime, packages = RUNTIMES[artifact.representation]
     libraries: Mapping[str, str] = record.environment.get("libraries") or {}
-    versions = {name: libraries[name] for name in packages if name in libraries}
+    version = next((libraries[p].partition("+")[0] for p in packages if p in libraries), "")
     placement, latency = record.placement, record.latency_at(1)
     integer = bool(placement and placement.integer)
     write_json(
@@ -272,7 +272,7 @@ def _about(
             "record": record.fingerprint,
             "experiment": asdict(record.experiment),
             "runtime": runtime,
-            "versions": versions,
+            "version": version,
             "file": file,
             "sha256": {
                 path.relative_to(out / "model").as_posix(): file_sha256(path)
@@ -289,9 +289,9 @@ def _about(
             "p50_ms": f"{latency.p50_ms:.2f} ms" if latency else "not timed at batch 1",
         },
     )
-    wanted = [*(f"{name}=={version}" for name, version in versions.items()), "numpy", "pillow"]
+    wanted = [f"{runtime}=={version}" if version else runtime, "numpy", "pillow"]
     (out / "requirements.txt").write_text("\n".join(wanted) + "\n", encoding="utf-8")
-    text = card.model_card(record, runtime, versions)
+    text = card.model_card(record, f"{runtime} {version}".strip())
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     shutil.copyfile(Path(card.__file__).with_name("run.py"), out / "run.py")
 

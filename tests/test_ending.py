@@ -88,7 +88,7 @@ def test_full_disk_leaves_no_empty_table(tmp_path: Path, monkeypatch: pytest.Mon
 
     def full(path: Path, *arguments: Any, **options: Any) -> int:
         if "table.csv" in path.name:
-            path.touch()
+            path.write_bytes(b"")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return real(path, *arguments, **options)
 

@@ -154,7 +154,7 @@ def tail(
     Args:
         values: Every call, in any unit.
         share: Such as 0.99.
-        groups: What each call belongs to: its start; where there is one, a stretch of blocks.
+        groups: The start that each call belongs to; with one there is no interval.
 
     Returns:
         None where there are fewer than :func:`tail_calls`.

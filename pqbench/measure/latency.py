@@ -20,7 +20,6 @@ from pqbench.measure.intervals import (
     p50_interval,
     relative_half_width,
     start_p50_ms,
-    stretches,
 )
 
 _TAILS = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
@@ -173,7 +172,7 @@ def summary(
     if change is not None and abs(change) > _DRIFT:
         reasons.append(f"it drifts: the last third is {change:+.1%} against the first")
 
-    groups = processes if starts > 1 else stretches(len(blocks))
+    groups = processes if starts > 1 else [0] * len(blocks)
     tails: dict[str, float | None] = {}
     for name, share in _TAILS:
         found = tail(samples / 1e6, share, np.repeat(groups, [len(block) for block in blocks]))

@@ -322,7 +322,8 @@ def _why_not(found: Found) -> tuple[str, str]:
     if cell is None:
         return "has no baseline", "not compared with anything"
     if cell.faults:
-        return "stopped working", cell.faults[0]
+        unsure = cell.faults[0].startswith("not shown")
+        return ("not shown to work" if unsure else "stopped working"), cell.faults[0]
     for other in (found.own, found.against):
         for judged in other.claims if other else ():
             if judged.verdict is Verdict.FAILS:

@@ -70,7 +70,7 @@ def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments),
         cwd=folder,
-        env=environment(XDG_RUNTIME_DIR=str(folder), **extra),  # its own device lock
+        env=environment(**{"XDG_RUNTIME_DIR": str(folder), **extra}),  # its own device lock
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

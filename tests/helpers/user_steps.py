@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import strays
+
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
@@ -27,9 +29,23 @@ class Round(Step):
         held: list[bytearray] = []
         while os.environ.get("FAULT") == "memory":  # scripts/bench/faults/faults.py
             held.append(bytearray(2**26))
+        _misbehave(os.environ.get("FAULT", ""))
         for parameter in network.parameters():
             parameter.data = parameter.data.round(decimals=self.digits)
         return save_like(network, artifact, workdir, LineageEntry("round", 0.0))
+
+
+def _misbehave(fault: str) -> None:
+    """Faults of a step that scripts/bench/faults/faults.py asks for."""
+    if fault == "chatter":
+        for number in range(60):
+            print(("x" * 1023 + "\n") * 1024, end="", flush=True)
+            time.sleep(0.6 if number % 10 == 9 else 0)
+    if fault == "strays":
+        for kind in strays.KINDS:
+            strays.start(kind)
+        (Path("outputs") / "strays").touch()
+        time.sleep(3)
 
 
 class Crash(Step):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pqbench.core.record import Record
 
 
-def model_card(record: Record, runtime: str, versions: dict[str, str]) -> str:
+def model_card(record: Record, runtime: str) -> str:
     """The card in Markdown: what it is, on what it was measured, what is claimed, class by class.
 
     Args:
         record: What was measured.
-        runtime: Import name of the runtime that the bundle needs.
-        versions: Of the runtime's packages, as measured.
+        runtime: Name and version of the runtime that the bundle needs.
     """
     experiment = record.experiment
     cpu = (record.environment.get("cpu") or {}).get("model", "an unknown processor")
@@ -27,9 +26,7 @@ def model_card(record: Record, runtime: str, versions: dict[str, str]) -> str:
         f"- Task: {experiment.task.replace('_', ' ')}; data set: {experiment.dataset}, split "
         f"`{experiment.split}`; weights: {experiment.weights or 'unknown'}.",
         f"- Compression: {' then '.join(experiment.recipe) or 'none (FP32)'}.",
-        f"- Runtime: {runtime} "
-        + ", ".join(f"({name} {version})" for name, version in versions.items())
-        + ".",
+        f"- Runtime: {runtime}.",
         f"- Measured on: {cpu}, {record.config.get('threads')} threads. On another machine the "
         "times are others; accuracy is not.",
         *_size(record),

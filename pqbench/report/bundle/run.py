@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import statistics
 import sys
@@ -102,19 +102,22 @@ def load(about: dict[str, Any], threads: int, batch: int) -> Run:
     return run
 
 
+def version_of(runtime: str) -> str:
+    """Version of the runtime that is imported, without the name of its build."""
+    module = importlib.import_module(runtime)
+    return str(module.__version__).partition("+")[0].partition("-")[0]
+
+
 def problems(about: dict[str, Any], examples: Any, run: Run, any_version: bool) -> list[str]:
     """What is not as it was measured."""
     found = []
-    for package, wanted in about["versions"].items():
-        try:
-            here = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the runtime has other package names; it was imported, so it is here
-        if here != wanted and not any_version:
-            found.append(
-                f"{package} is {here} here, the model was measured with {wanted}; "
-                "install that one (requirements.txt), or say --any-version"
-            )
+    wanted = about["version"]
+    here = version_of(about["runtime"])
+    if wanted and here != wanted and not any_version:
+        found.append(
+            f"{about['runtime']} is {here} here, the model was measured with {wanted}; "
+            "pip install -r requirements.txt, or say --any-version"
+        )
     for name, wanted in about["sha256"].items():
         if hashlib.sha256((HERE / "model" / name).read_bytes()).hexdigest() != wanted:
             found.append(f"model/{name} is not the file that was measured: its SHA-256 differs")

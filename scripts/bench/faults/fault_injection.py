@@ -26,6 +26,11 @@ import tiny_sweep as tiny  # noqa: E402
 
 SWEEP = ["compress=none,round", "backend=ort", "-m"]
 LIMIT_S = 600
+PATIENCE_S = 3.0
+OWN_FOLDERS = ("tmp", "home", "locks")
+# What libraries keep for the next time, and say so.
+_CACHES = {"matplotlib", "torchinductor_root", "__pycache__", ".cache", ".config", "fontlist"}
+SECRET = "s3cr3t-of-the-bench"
 FORK_SERVER = "multiprocessing.forkserver"
 NO_RIGHT = 996
 # What a child's interpreter does first, for faults that need its help.
@@ -37,6 +42,14 @@ if os.environ.get("FAULT") == "worker" and "pqbench.workers.session" in args:
 if os.environ.get("FAULT") == "clock":
     real, began = time.time, time.time()
     time.time = lambda: real() - (86400 if real() - began > 1 else 0)
+if os.environ.get("FAULT") == "report":
+    import errno, pathlib
+    written = pathlib.Path.write_text
+    def full(path, *arguments, **options):
+        if "table.csv" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return written(path, *arguments, **options)
+    pathlib.Path.write_text = full
 """
 
 
@@ -47,9 +60,25 @@ class Bench:
     folder: Path
     outputs: Path
     template: Path
+    there: frozenset[str] = frozenset()
+
+    def files(self) -> frozenset[str]:
+        """Every path that lies beside the results: in the work, home, temporary, lock folders."""
+        roots = [p for p in self.folder.iterdir() if p not in (self.outputs, self.template)]
+        inner = [p for root in roots if root.is_dir() for p in root.rglob("*")]
+        kept = {p for p in (*roots, *inner) if not _CACHES & set(p.relative_to(self.folder).parts)}
+        return frozenset(os.fsencode(p).hex() for p in kept)
+
+    def restore_folders(self) -> None:
+        """Empty folders of its own for home, locks and temporary files."""
+        for name in OWN_FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / name).mkdir(mode=0o700)
 
     def restore(self, without: tuple[str, ...] = ()) -> None:
         """Stages of a finished sweep, but those named; no records, an empty MLflow store."""
+        self.restore_folders()
+        self.there = self.files()
         shutil.rmtree(self.outputs, ignore_errors=True)
         shutil.copytree(self.template, self.outputs)
         for path in (self.outputs / "cache" / "stages").glob("*/result.json"):
@@ -95,7 +124,8 @@ def prepare(folder: Path) -> Bench:
     """A folder with the stages of an undisturbed sweep and an empty MLflow store."""
     tiny.prepare(folder)
     bench = Bench(folder, folder / "outputs", folder / "template")
-    code, output = ended(tiny.start(folder, *SWEEP))
+    bench.restore_folders()
+    code, output = ended(start(bench))
     if code:
         raise SystemExit(f"the undisturbed sweep failed:\n{output}")
     forget(bench, mlflow=True)
@@ -103,17 +133,34 @@ def prepare(folder: Path) -> Bench:
     return bench
 
 
+def processes(bench: Bench) -> list[int]:
+    """Every process that a command of this bench has started, whatever its name.
+
+    They bear the bench in their environment. One that ends by itself is waited for a little.
+    """
+    end = time.monotonic() + PATIENCE_S
+    mark = f"FAULTS_MARK={bench.folder}".encode()
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
+
+
 def left_behind(bench: Bench) -> int:
-    me = psutil.Process().pid
-    alive = 0
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        words = " ".join(process.info["cmdline"] or ())
-        ours = str(bench.folder) in words or process.info["cwd"] == str(bench.folder)
-        named = "pqbench" in words or FORK_SERVER in words
-        alive += ours and named and process.info["pid"] != me and "faults" not in words
+    """Processes, half-made entries, locks, and files beside the results that are new."""
     halves = list(bench.outputs.glob("cache/*/*.tmp"))
     locks = list(bench.outputs.glob("sweeps/*/.sweep.lock"))
-    return alive + len(halves) + len(locks)
+    # the lock files of the device are there to stay, for the next command
+    new = [os.fsdecode(bytes.fromhex(name)) for name in bench.files() - bench.there]
+    mine = [name for name in new if "/locks/pqbench-" not in name or "/fork-" in name]
+    if mine:
+        print("left:", *mine[:5], file=sys.stderr)
+    return len(processes(bench)) + len(halves) + len(locks) + len(mine)
 
 
 def children(pid: int, module: str) -> list[psutil.Process]:
@@ -128,6 +175,13 @@ def children(pid: int, module: str) -> list[psutil.Process]:
                 elif module == "pqbench.workers.stage" and FORK_SERVER in line:
                     found += child.children()
     return found
+
+
+def _works(child: psutil.Process) -> bool:
+    """Whether a child has got past its start: it has opened its log and used the processor."""
+    with contextlib.suppress(psutil.Error):
+        return sum(child.cpu_times()[:2]) > 0
+    return True  # it has ended: there is nothing to wait for
 
 
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
@@ -148,8 +202,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
+def start(bench: Bench, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """The sweep, in folders of its own, marked."""
+    own = {
+        "FAULTS_MARK": str(bench.folder),
+        "HOME": str(bench.folder / "home"),
+        "TMPDIR": str(bench.folder / "tmp"),
+        "XDG_RUNTIME_DIR": str(bench.folder / "locks"),
+    }
+    return tiny.start(bench.folder, *SWEEP, *arguments, **{**own, **extra})
+
+
 def plain(*arguments: str, **extra: str) -> Callable[[Bench], tuple[int, str]]:
-    return lambda b: ended(tiny.start(b.folder, *SWEEP, *arguments, **extra))
+    return lambda b: ended(start(b, *arguments, **extra))
 
 
 def at_log(
@@ -158,14 +223,15 @@ def at_log(
     """Signal the child (or the parent) while the stage with this log runs."""
 
     def hurt(bench: Bench) -> tuple[int, str]:
-        process = tiny.start(bench.folder, *SWEEP, *arguments)
+        process = start(bench, *arguments)
 
         def there() -> bool:
             return bool(bench.logs(log)) and bool(children(process.pid, module))
 
         if not wait_for(process, there):
             return 998, f"never saw {log}: " + ended(process)[1]
-        time.sleep(0.3)
+        seen = children(process.pid, module)
+        wait_for(process, lambda: any(_works(child) for child in seen))
         if whom == "parent":
             process.send_signal(number)
         else:
@@ -176,11 +242,13 @@ def at_log(
     return hurt
 
 
-def at_file(pattern: str, number: int, times: int = 1) -> Callable[[Bench], tuple[int, str]]:
+def at_file(
+    pattern: str, number: int, times: int = 1, **extra: str
+) -> Callable[[Bench], tuple[int, str]]:
     """Signal the parent once a file is there."""
 
     def hurt(bench: Bench) -> tuple[int, str]:
-        process = tiny.start(bench.folder, *SWEEP)
+        process = start(bench, **extra)
         if not wait_for(process, lambda: any(bench.outputs.glob(pattern))):
             return 998, f"never saw {pattern}: " + ended(process)[1]
         for _ in range(times):
@@ -265,15 +333,15 @@ def lose_cache(bench: Bench) -> None:
 
 def two_in_one_folder(bench: Bench) -> tuple[int, str]:
     where = "hydra.sweep.dir=outputs/sweeps/one"
-    first = tiny.start(bench.folder, *SWEEP, where)
+    first = start(bench, where)
     wait_for(first, lambda: (bench.outputs / "sweeps" / "one" / "sweep.json").exists())
-    code, output = ended(tiny.start(bench.folder, *SWEEP, where))
+    code, output = ended(start(bench, where))
     first_code, first_output = ended(first)
     return (code if first_code == 0 else first_code), first_output + output
 
 
 def two_at_once(bench: Bench) -> tuple[int, str]:
-    both = [tiny.start(bench.folder, *SWEEP, f"hydra.sweep.dir=outputs/sweeps/{n}") for n in "ab"]
+    both = [start(bench, f"hydra.sweep.dir=outputs/sweeps/{n}") for n in "ab"]
     ends = [ended(p) for p in both]
     return max(code for code, _ in ends), "\n".join(output for _, output in ends)
 
@@ -365,3 +433,82 @@ def small_disk(spare_kib: int, readonly: bool) -> Callable[[Bench], tuple[int, s
         return result
 
     return hurt
+
+
+def one_bad_byte(name: str) -> Callable[[Bench], None]:
+    """A byte that is no UTF-8 in every file of this name of the sweep, which is not finished."""
+
+    def damage(bench: Bench) -> None:
+        for path in bench.outputs.glob(f"sweeps/*/*/{name}"):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] = 0xFF
+            path.write_bytes(data)
+        for state in bench.outputs.glob("sweeps/*/sweep.json"):
+            state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
+
+    return damage
+
+
+def secret(bench: Bench) -> tuple[int, str]:
+    """A password in the store's address, and a value from the environment, are written nowhere."""
+    code, output = plain(
+        "tracking=server",
+        f"tracking.uri='http://me:{SECRET}@127.0.0.1:9/?token={SECRET}'",
+        "protocol.name=${oc.env:NAME}",
+        NAME=SECRET,
+    )(bench)
+    for path in bench.folder.rglob("*"):
+        if path.is_file() and SECRET.encode() in path.read_bytes():
+            return 995, f"{path} holds the secret"
+    return (995, output) if SECRET in output else (code, output)
+
+
+def silent(bench: Bench) -> tuple[int, str]:
+    """No device id in the home folder, with none of the switches set from outside."""
+    code, output = plain(ORT_DISABLE_TELEMETRY="", CI="")(bench)
+    home = list((bench.folder / "home").rglob("*"))
+    found = [p for p in home if "device" in p.name or "_cid" in p.name]
+    return (995, f"left {found}") if found else (code, output)
+
+
+def long_temporary_folder(bench: Bench) -> tuple[int, str]:
+    """A path of more than 80 characters, and no other place given."""
+    long = bench.folder / "tmp" / ("t" * 90)
+    long.mkdir()
+    result = plain(TMPDIR=str(long), XDG_RUNTIME_DIR="")(bench)
+    shutil.rmtree(long)
+    return result
+
+
+def lock_folder_is_a_link(bench: Bench) -> tuple[int, str]:
+    """Somebody else has put a link where the locks go."""
+    link = bench.folder / "locks" / f"pqbench-{os.getuid()}"
+    target = bench.folder / "home"
+    link.symlink_to(target)
+    result = plain()(bench)
+    link.unlink()
+    return (995, "the link was followed") if list(target.glob("cpu.*")) else result
+
+
+def a_sweep_that_cannot_be_locked(bench: Bench) -> tuple[int, str]:
+    """An unfinished sweep of the same command that is another user's."""
+    code, output = at_file("sweeps/*/1_*", signal.SIGKILL)(bench)
+    if code != -signal.SIGKILL:
+        return 998, output
+    for path in bench.outputs.glob("sweeps/*/sweep.json"):
+        lock = path.parent / ".sweep.lock"
+        lock.unlink(missing_ok=True)
+        lock.mkdir()
+    result = plain()(bench)
+    for lock in bench.outputs.glob("sweeps/*/.sweep.lock"):
+        if lock.is_dir():
+            lock.rmdir()
+            shutil.rmtree(lock.parent)  # so that the bench counts the new sweep alone
+    return result
+
+
+def chatter(bench: Bench) -> tuple[int, str]:
+    """A step that prints 60 MB: its log is cut."""
+    code, output = plain(FAULT="chatter")(bench)
+    big = [p for p in bench.logs("round") if p.stat().st_size > 12 * 2**20]
+    return (995, f"{big} are not cut") if big else (code, output)

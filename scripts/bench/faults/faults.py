@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fault_injection as fi
-from fault_injection import FORK_SERVER, SWEEP, Bench, after, at_file, at_log, ended, plain, tiny
+from fault_injection import FORK_SERVER, Bench, after, at_file, at_log, ended, plain, start, tiny
 
 EXPECTED = 2
 STAGES = ("prepare_val", "prepare_model", "to_onnx", "prepare_train", "round", "count_work")
@@ -277,12 +277,76 @@ def _of_files() -> list[Fault]:
     ]
 
 
+def _of_strangers() -> list[Fault]:
+    """What a terminal, an environment, a signal or a neighbour does."""
+    goes_on = "the same command goes on"
+    return [
+        Fault("disk full in the report", plain(FAULT="report"), codes=(4,), says="No space left"),
+        Fault("an ASCII terminal", plain(PYTHONIOENCODING="ascii"), says="baseline"),
+        Fault(
+            "an address that is none",
+            plain("tracking.uri=mlruns"),
+            codes=(2,),
+            says="tracking.uri=mlruns is a folder",
+        ),
+        Fault(
+            "one bad byte in every record",
+            after(fi.one_bad_byte("record.json")),
+            says="an unusable record is made again .kept as",
+        ),
+        Fault(
+            "one bad byte in every journal",
+            after(fi.one_bad_byte("tracking.json")),
+            says="tracking.json is damaged; kept as",
+        ),
+        Fault("a password in the address", fi.secret, says="pqbench.sync", sync=True),
+        Fault("telemetry", fi.silent),
+        Fault("a temporary folder of 90 characters", fi.long_temporary_folder, ("round",)),
+        Fault(
+            "a link where the locks go",
+            fi.lock_folder_is_a_link,
+            (),
+            (3,),
+            "failed",
+            "measure",
+            "is a link or a file",
+            ("retry=failed",),
+        ),
+        Fault("a sweep that cannot be locked", fi.a_sweep_that_cannot_be_locked),
+        Fault("a step that prints 60 MB", fi.chatter, ("round",)),
+        Fault(
+            "SIGTERM",
+            at_file("sweeps/*/0_*/logs/candidate.log", signal.SIGTERM),
+            codes=(130,),
+            says=goes_on,
+        ),
+        Fault(
+            "SIGHUP",
+            at_file("sweeps/*/0_*/logs/candidate.log", signal.SIGHUP),
+            codes=(130,),
+            says=goes_on,
+        ),
+        Fault(
+            "SIGKILL of the parent while a step has children of its own",
+            at_file("strays", signal.SIGKILL, FAULT="strays"),
+            ("round",),
+            (-signal.SIGKILL,),
+        ),
+        Fault(
+            "a limited step that leaves children",
+            plain("limits.memory_mb=4000", FAULT="strays"),
+            ("round",),
+        ),
+    ]
+
+
 def faults() -> list[Fault]:
     """The whole matrix."""
     servers = ("down", "hangs", "500", "dies half way", "is well and then hangs")
     return [
         *_of_processes(),
         *_of_files(),
+        *_of_strangers(),
         *(
             Fault(
                 f"tracking server {m}",
@@ -321,6 +385,7 @@ def run_row(bench: Bench, fault: Fault) -> Row:
     began = time.monotonic()
     code, output = fault.hurt(bench)
     row = Row(fault.name, code, time.monotonic() - began)
+    row.left = len(fi.processes(bench))  # at once: the next command would end some of them
     if code == fi.NO_RIGHT:
         row.words = output
         return row
@@ -328,7 +393,7 @@ def run_row(bench: Bench, fault: Fault) -> Row:
     row.stage = fault.stage or next((s for s in STAGES if s in fault.name), "")
     before = bench.records()
     row.words = "; ".join(fault.wrong(code, output, bench))
-    code, output = ended(tiny.start(bench.folder, *SWEEP, *fault.again))
+    code, output = ended(start(bench, *fault.again))
     if code:
         row.words += f" again: {code}: {output[-1500:]}"
     if fault.sync:
@@ -353,7 +418,7 @@ def run_row(bench: Bench, fault: Fault) -> Row:
     row.twice += sum(n - 1 for n in Counter((f, s) for t, f, s in runs if t == "FINISHED").values())
     row.lost += EXPECTED - len({f for t, f, _ in runs if t == "FINISHED"})
     row.running = sum(t == "RUNNING" for t, _, _ in runs)
-    row.left = fi.left_behind(bench)
+    row.left += fi.left_behind(bench)
     return row
 
 

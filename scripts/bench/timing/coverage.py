@@ -99,13 +99,12 @@ def _truths(plan: Plan, noise: str, rng: np.random.Generator) -> dict[float, flo
     of a start, but in what differs between starts.
     """
     shares = (0.5, 0.9, 0.95, 0.99)
-    blocks = plan.pairs if plan.starts > 1 else -(-plan.pairs // 8)
     logs = []
     for _ in range(300):
         shared = simulate.shared_levels(noise, 2 * plan.pairs, rng)
-        turns = np.arange(blocks) + rng.integers(plan.pairs - blocks + 1)
+        turns = np.arange(plan.pairs)
         shared = shared[2 * turns + (turns + rng.integers(2)) % 2]  # first or second of its pair
-        levels = shared + simulate.own_levels(noise, blocks, rng)
+        levels = shared + simulate.own_levels(noise, plan.pairs, rng)
         calls = [simulate.calls(level, 400, rng, noise) for level in levels]
         logs.append(np.log(np.quantile(np.concatenate(calls) / 1e6, shares)))
     return dict(zip(shares, np.exp(np.mean(logs, axis=0)).tolist(), strict=True))

@@ -1,8 +1,11 @@
-"""What pqbench costs besides measuring: start-up, and one experiment that is all found.
+"""What pqbench costs besides measuring: start-up, one cell, and one experiment that is all found.
 
 Start-up is ``--help`` against that of a Hydra app that does nothing. The fixed cost of an
 experiment is the slope of the time of a sweep of finished experiments over their number. Times are
 wall time and, for a machine that has other work, the processor time of the command.
+
+The fixed cost of a cell is the wall time of a command that finds everything but the timing, less
+its timed calls; it is split by when the command's files were written.
 
     python scripts/bench/timing/fixed_costs.py [--only help] [--repeats 5] [--cells 8]
 """
@@ -86,6 +89,51 @@ def start_up(folder: Path, repeats: int) -> None:
         )
 
 
+def cell(folder: Path, backend: str) -> None:
+    """A recipe and its baseline, all stages found: where the time beside the timed calls goes."""
+    import pandas as pd
+
+    command = [sys.executable, "-m", "pqbench", "--config-dir", "conf", "model=tiny"]
+    command += [*tiny.FOLDER, "protocol=quick", f"backend={backend}"]
+    cost([*command, "compress=[round]", "protocol.max_seconds=0.1"], folder)  # fills the cache
+    run = folder / f"again-{backend}"
+    began = time.time()
+    whole = cost([*command, "compress=[round]", f"hydra.run.dir={run}"], folder)
+    ended = time.time()
+    timed = {}
+    for name, where in (("baseline", run / "baseline"), ("cell", run)):
+        calls = pd.read_parquet(where / "latency.parquet", columns=["ns"])
+        timed[name] = float(calls["ns"].sum()) / 1e9
+    moments = [
+        ("from the command to the baseline's weighing", run / "baseline/logs/weigh_candidate.log"),
+        ("baseline timed", run / "baseline" / "latency.parquet"),
+        ("baseline recorded", run / "baseline" / "record.json"),
+        ("weighing of the cell begins", run / "logs" / "weigh_candidate.log"),
+        ("cell timed", run / "latency.parquet"),
+        ("cell recorded", run / "record.json"),
+    ]
+    print(f"{backend}, a cell and its baseline, all found but the timing: {whole.wall:.1f} s")
+    last = began
+    for what, file in moments:
+        at = file.stat().st_mtime  # a session that prints nothing leaves its log as it was made
+        print(f"    {at - last:6.2f} s  {what}")
+        last = at
+    print(f"    {ended - last:6.2f} s  to the end of the command")
+    beside = whole.wall - sum(timed.values())
+    print(
+        f"    timed calls {sum(timed.values()):.1f} s; beside them {beside:.1f} s, of which the "
+        f"cell itself {moments_between(run) - timed['cell']:.1f} s",
+        flush=True,
+    )
+
+
+def moments_between(run: Path) -> float:
+    """From the record of the baseline to that of the cell, in s."""
+    return (run / "record.json").stat().st_mtime - (
+        run / "baseline" / "record.json"
+    ).stat().st_mtime
+
+
 def found_again(folder: Path, cells: int) -> None:
     """A sweep of finished experiments, by the number of them."""
     seeds = ",".join(str(n) for n in range(cells))
@@ -106,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("help", "stage", "found"))
+    parser.add_argument("--only", choices=("help", "stage", "cell", "found"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cells", type=int, default=8)
     args = parser.parse_args()
@@ -117,6 +165,9 @@ def main() -> None:
             start_up(folder, args.repeats)
         if args.only in (None, "stage"):
             print(f"first stage after {first_stage(folder):.2f} s", flush=True)
+        if args.only in (None, "cell"):
+            for backend in ("ort", "torch"):
+                cell(folder, backend)
         if args.only in (None, "found"):
             found_again(folder, args.cells)
 
