@@ -7,6 +7,7 @@ comma between them).
 """
 
 import sys
+from typing import Any
 
 CALLS = 4
 
@@ -22,7 +23,7 @@ def peak_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def onnxruntime(model: str, array, threads: int) -> None:
+def onnxruntime(model: str, array: Any, threads: int) -> None:
     import onnxruntime as ort
 
     reset_peak()
@@ -35,7 +36,7 @@ def onnxruntime(model: str, array, threads: int) -> None:
         session.run(None, {name: array})
 
 
-def openvino(model: str, array, threads: int) -> None:
+def openvino(model: str, array: Any, threads: int) -> None:
     import openvino as ov
 
     reset_peak()
@@ -52,7 +53,7 @@ def openvino(model: str, array, threads: int) -> None:
         request.infer([array])
 
 
-def torch(model: str, array, threads: int) -> None:
+def torch(model: str, array: Any, threads: int) -> None:
     import importlib
 
     import torch
