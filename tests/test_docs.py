@@ -72,6 +72,17 @@ def test_navigation_names_pages_that_exist_or_are_reserved():
     assert pages - there <= {"options.md", "record.md", "compress.md", "sweeps.md"}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/examples/custom_model/README.md"])
+def test_links_of_a_readme_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    named = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    named += re.findall(r"`((?:docs|scripts)/[\w/]+\.\w+)`", text)
+    local = [link for link in named if "://" not in link]
+    assert local
+    places = [(ROOT / page).parent, ROOT]
+    assert [x for x in local if not any((place / x).exists() for place in places)] == []
+
+
 def commands():
     """Every ``pqbench`` command in the code blocks of README and the pages, by page."""
     found = []
