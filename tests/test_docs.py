@@ -43,6 +43,14 @@ def test_concepts_page_names_the_representations_that_there_are():
     assert f"in one representation ({named})" in text
 
 
+@pytest.mark.parametrize("page", ["concepts.md", "sweeps.md"])
+def test_pages_name_every_status(page):
+    from pqbench.core.errors import Status
+
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    assert set(Status) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
+
+
 def test_options_page_shows_every_option(site):
     text = (site / "options.html").read_text()
     for path in (ROOT / "conf").glob("*/*.yaml"):

@@ -16,7 +16,7 @@ from tiny_sweep import ROOT, SHORT
 from pqbench.core.record import Record
 
 PAGE = extend_page.PAGE.read_text(encoding="utf-8")
-FILE = re.compile(r"```(?:python|yaml)\n(# ([\w./]+)\n.*?)```", re.DOTALL)
+FILE = re.compile(r"```(?:python|yaml)\n((?:# @package .*?\n)?# ([\w./]+)\n.*?)```", re.DOTALL)
 COMMAND = re.search(r"```bash\npython -m pqbench (.*?)\n```", PAGE)
 
 
