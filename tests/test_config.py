@@ -24,6 +24,7 @@ OPTIONS = sorted(
 )
 MUST_BE_GIVEN = {
     "dataset=imagefolder": ["dataset.root=somewhere"],
+    "dataset=npz": ["dataset.root=somewhere.npz"],
     "model=custom": ["model.network._target_=torchvision.models.resnet18", "model.head=fc"],
     "model=onnx": ["model.file=somewhere.onnx"],
     "experiment=predecessor_onnx_file": ["model.file=somewhere.onnx"],
@@ -36,6 +37,7 @@ OTHER_TASK = {
     "imdb": ["model=bert"],
     "textfile": ["model=bert"],
     "camvid": ["model=fcn_resnet50"],
+    "npz": ["model=onnx", "model.file=somewhere.onnx"],
 }
 SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -32,7 +32,7 @@ def by_recipe_and_backend(folder: Path) -> dict[tuple[str, str], Record]:
 
 
 def test_get_task_knows_its_names_and_refuses_others() -> None:
-    assert {get_task(name).metric for name in TASKS} == {"top1", "miou"}
+    assert {get_task(name).metric for name in TASKS} == {"top1", "miou", "none"}
     assert get_task("pqbench.experiment.tasks.Segmentation").metric == "miou"
     with pytest.raises(ConfigError, match="juggling"):
         get_task("juggling.Clubs")

@@ -10,11 +10,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pqbench.compress.calibration import refuse_quantized
+from pqbench.compress.onnx_ready import refuse_half, require_share
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.step import Kind, Step, StepData
+from pqbench.nets import onnx_graph
+
+HALF = 10  # onnx.TensorProto.FLOAT16
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,11 @@ class Fp16(Step):
         """Convert and save; the result has the representation it was given.
 
         Raises:
-            UnsupportedError: The ONNX model is quantized already.
+            UnsupportedError: The ONNX model is quantized or in half precision already, or more than
+                half of its parameters would stay as they are.
         """
         start = time.perf_counter()
+        details: dict[str, Any] = {"io_types": "float32"}
         if artifact.representation == "openvino":
             import openvino
 
@@ -50,6 +56,11 @@ class Fp16(Step):
             file = "model.onnx"
             source = onnx.load(artifact.path)
             refuse_quantized(source, "fp16")
-            onnx.save(convert_float_to_float16(source, keep_io_types=True), workdir / file)
-        entry = LineageEntry("fp16", time.perf_counter() - start, {}, {"io_types": "float32"})
+            refuse_half(source, "fp16")
+            half = convert_float_to_float16(onnx.load(artifact.path), keep_io_types=True)
+            kept = onnx_graph.constants(half.graph).values()
+            reached = sum(map(onnx_graph.numbers, (t for t in kept if t.data_type == HALF)))
+            details["share_of_parameters"] = require_share(reached, source, "fp16", "converts")
+            onnx_graph.save(half, workdir / file)
+        entry = LineageEntry("fp16", time.perf_counter() - start, {}, details)
         return artifact.derive(workdir, file, entry)

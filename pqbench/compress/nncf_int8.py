@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.compress.onnx_ready import refuse_half
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -122,6 +123,7 @@ class NncfInt8(Step):
 
         model = onnx.load(artifact.path)
         refuse_quantized(model, "nncf_int8")
+        refuse_half(model, "nncf_int8")
         transformer = self.is_transformer(onnx_edges(model))
         quantized = self._quantize(model, calibration, transformer, onnx=True)
         onnx.save(quantized, workdir / "model.onnx")

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from pqbench.compress.calibration import refuse_quantized
+from pqbench.compress.onnx_ready import pre_process
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -72,14 +73,13 @@ class OrtDynamic(Step):
         """
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         start = time.perf_counter()
         refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_dynamic")
         target = workdir / FILE
         with TemporaryDirectory(dir=workdir) as scratch:
             ready = Path(scratch) / FILE
-            quant_pre_process(artifact.path, ready)
+            symbolic = pre_process(artifact.path, ready, "ort_dynamic")
             quantize_dynamic(
                 ready,
                 target,
@@ -100,6 +100,6 @@ class OrtDynamic(Step):
             action="ort_dynamic",
             seconds=time.perf_counter() - start,
             config={**asdict(self), "op_types": list(self.op_types)},
-            details={"integer_nodes": integer},
+            details={"integer_nodes": integer, "symbolic_shapes": symbolic},
         )
         return artifact.derive(workdir, FILE, entry)

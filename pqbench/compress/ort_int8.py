@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
 from pqbench.compress.histograms import write_ranges
+from pqbench.compress.onnx_ready import pre_process, tool_refusals
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -32,6 +33,10 @@ METHODS = {
 }
 ACTIVATIONS = {"uint8": "QUInt8", "int8": "QInt8"}
 FILE = "model.onnx"
+HINT = (
+    "compress.ort_int8.quantize_bias=false or per_channel=false may avoid it; "
+    "nncf_int8 is another tool"
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,6 @@ class OrtInt8(Step):
             QuantType,
             quantize_static,
         )
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         start = time.perf_counter()
         refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_int8")
@@ -108,7 +112,7 @@ class OrtInt8(Step):
         # The histogram methods print their progress, line after line, to standard output.
         with TemporaryDirectory(dir=workdir) as scratch, redirect_stdout(StringIO()):
             ready = Path(scratch) / FILE
-            quant_pre_process(artifact.path, ready)
+            symbolic = pre_process(artifact.path, ready, "ort_int8")
             types = None if self.op_types is None else list(self.op_types)
             ranges = None
             if self.method in ("entropy", "percentile"):
@@ -121,21 +125,22 @@ class OrtInt8(Step):
                     self.percentile,
                     types,
                 )
-            quantize_static(
-                ready,
-                target,
-                _Reader(calibration),
-                calibration_cache_path=ranges,
-                quant_format=QuantFormat.QDQ,
-                per_channel=self.per_channel,
-                reduce_range=self.reduce_range,
-                op_types_to_quantize=types,
-                nodes_to_exclude=self._excluded(onnx.load(ready, load_external_data=False)),
-                activation_type=QuantType[ACTIVATIONS[self.activation]],
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod[METHODS[self.method]],
-                extra_options=self._options(),
-            )
+            with tool_refusals("ort_int8", HINT):
+                quantize_static(
+                    ready,
+                    target,
+                    _Reader(calibration),
+                    calibration_cache_path=ranges,
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=self.per_channel,
+                    reduce_range=self.reduce_range,
+                    op_types_to_quantize=types,
+                    nodes_to_exclude=self._excluded(onnx.load(ready, load_external_data=False)),
+                    activation_type=QuantType[ACTIVATIONS[self.activation]],
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=CalibrationMethod[METHODS[self.method]],
+                    extra_options=self._options(),
+                )
         counts = Counter(node.op_type for node in onnx.load(target).graph.node)
         if not counts["QuantizeLinear"]:
             raise UnsupportedError(
@@ -152,6 +157,7 @@ class OrtInt8(Step):
             },
             details={
                 **calibration.details(),
+                "symbolic_shapes": symbolic,
                 "quantize_nodes": counts["QuantizeLinear"],
                 "dequantize_nodes": counts["DequantizeLinear"],
             },

@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.compress.calibration import refuse_quantized
+from pqbench.compress.onnx_ready import require_share
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
+from pqbench.nets import onnx_graph
 
 if TYPE_CHECKING:
     import onnx
 
 FILE = "model.onnx"
 SCOPES = ("global", "layer")
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
-INPUTS = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "MatMul": (0, 1)}  # of weights; else 1
-EMBED_BYTES = 1_900_000_000  # protobuf holds 2 GB
+OPERATORS = tuple(onnx_graph.WEIGHT_INPUTS)
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
@@ -67,7 +67,8 @@ class PruneOnnx(Step):
 
         Raises:
             ConfigError: ``exclude`` names a node that there is not.
-            UnsupportedError: The model is quantized already, or has no weights of the kind.
+            UnsupportedError: The model is quantized already, has no weights of the kind, or has
+                more than half of its parameters elsewhere.
         """
         import onnx
         from onnx import numpy_helper
@@ -75,27 +76,25 @@ class PruneOnnx(Step):
         start = time.perf_counter()
         model = onnx.load(artifact.path)
         refuse_quantized(model, "prune_onnx")
-        tensors = {t.name: t for t in model.graph.initializer}
+        tensors = onnx_graph.constants(model.graph)
         weights = {
             name: numpy_helper.to_array(tensors[name])
             for name in self._names(model)
-            if tensors[name].data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-            and len(tensors[name].dims) > 1
+            if onnx_graph.is_float(tensors[name])
         }
         if not weights:
             raise UnsupportedError(
                 "prune_onnx found no weights to zero in this model",
                 hint=f"it needs {', '.join(OPERATORS)} nodes with constant floating-point weights",
             )
+        share = None
+        if not self.exclude:  # else the user has said which are left alone
+            reached = sum(value.size for value in weights.values())
+            share = require_share(reached, model, "prune_onnx", "finds", tables=False)
         pruned = self._zeroed(weights)
         for name, value in pruned.items():
             tensors[name].CopyFrom(numpy_helper.from_array(value, name))
-        onnx.save(
-            model,
-            workdir / FILE,
-            save_as_external_data=model.ByteSize() > EMBED_BYTES,
-            location="weights.bin",
-        )
+        onnx_graph.save(model, workdir / FILE)
         total = sum(value.size for value in pruned.values())
         zeros = sum(int((value == 0).sum()) for value in pruned.values())
         entry = LineageEntry(
@@ -104,6 +103,7 @@ class PruneOnnx(Step):
             config={**asdict(self), "exclude": list(self.exclude)},
             details={
                 "weights": total,
+                "share_of_parameters": share,
                 "zero_weights": zeros,
                 "zero_share": zeros / total,
                 "layers": {name: float((value == 0).mean()) for name, value in pruned.items()},
@@ -120,15 +120,7 @@ class PruneOnnx(Step):
                 f"prune_onnx.exclude: the graph has no node '{unknown[0]}'",
                 hint="names are those that a viewer such as Netron shows",
             )
-        constants = {t.name for t in model.graph.initializer}
-        found = [
-            node.input[i]
-            for node in model.graph.node
-            if node.op_type in OPERATORS and node.name not in self.exclude
-            for i in INPUTS.get(node.op_type, (1,))
-            if i < len(node.input) and node.input[i] in constants
-        ]
-        return list(dict.fromkeys(found))
+        return onnx_graph.layer_weights(model.graph, tuple(self.exclude))
 
     def _zeroed(self, weights: Weights) -> dict[str, npt.NDArray[Any]]:
         """Copies of the weights, those of least magnitude at zero."""

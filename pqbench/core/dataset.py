@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from pqbench.core.artifact import TensorSpec
 from pqbench.core.errors import DataError
 from pqbench.core.files import content_sha256
 
@@ -153,4 +154,23 @@ class Dataset(ABC):
 
         Raises:
             DataError: The data is missing or not as it should be; the message says what to do.
+        """
+
+
+class TensorDataset(Dataset):
+    """A data set that can give arrays for any inputs, for models of the task ``none``."""
+
+    @abstractmethod
+    def tensors(self, split: str, inputs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:
+        """Arrays for a model's inputs.
+
+        Args:
+            split: Name of the split.
+            inputs: Name, shape and type of one sample of each input.
+
+        Returns:
+            By input name, the samples along the first axis, as many as ``index`` lists.
+
+        Raises:
+            DataError: An input has no array.
         """

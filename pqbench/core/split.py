@@ -7,10 +7,11 @@ An image input is stored as uint8 (N, H, W, C) and becomes float32 (N, C, H, W) 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.artifact import TensorSpec
+from pqbench.core.files import write_json
 
 MANIFEST = "manifest.json"
 IGNORED = -100  # label of a pixel that is neither trained on nor scored: torch's ignore_index
@@ -29,6 +31,57 @@ class Normalization:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model takes an input, where that is not float32 (N, C, H, W) or as stored.
+
+    Attributes:
+        dtype: NumPy's name of the element type; None as usual. An image as ``uint8`` is handed
+            over as stored, 0..255, without normalization.
+        layout: ``nchw`` or ``nhwc``, for images.
+        channels: 1 for grey images; None as stored.
+    """
+
+    dtype: str | None = None
+    layout: str = "nchw"
+    channels: int | None = None
+
+
+def grey(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Luma of RGB images by ITU-R 601, rounded as Pillow's mode ``L``.
+
+    Args:
+        raw: uint8 (n, H, W, 3).
+
+    Returns:
+        uint8 (n, H, W, 1).
+    """
+    weights = np.array([19595, 38470, 7471], np.uint32)
+    luma = (raw.astype(np.uint32) @ weights + np.uint32(0x8000)) >> np.uint32(16)
+    return luma.astype(np.uint8)[..., None]
+
+
+def shaped(raw: npt.NDArray[Any], norm: Normalization, form: Form) -> npt.NDArray[Any]:
+    """Stored images in the form that a model takes.
+
+    Args:
+        raw: uint8 (n, H, W, C).
+        norm: Mean and standard deviation per channel of the model's input, or one for all.
+        form: What the model takes.
+    """
+    if form.channels == 1 and raw.shape[-1] == 3:
+        raw = grey(raw)
+    if form.dtype == "uint8":
+        out = raw if form.layout == "nhwc" else raw.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(out)
+    if form.channels == 1:
+        norm = Normalization(norm.mean[:1], norm.std[:1])
+    scaled = normalize(raw, norm)
+    if form.layout == "nhwc":
+        scaled = np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
+    return scaled if form.dtype in (None, "float32") else scaled.astype(form.dtype)
 
 
 def normalize(raw: npt.NDArray[Any], norm: Normalization) -> npt.NDArray[np.float32]:
@@ -79,6 +132,7 @@ class PreparedSplit:
         sources: SHA-256 of each sample's source file, in order; proves splits disjoint.
         notes: Facts that belong in every record made with this data.
         content: Hash of the split's content and preprocessing settings.
+        forms: By input name: how the model takes it, where that is not the usual way.
     """
 
     folder: Path
@@ -90,6 +144,7 @@ class PreparedSplit:
     sources: tuple[str, ...]
     notes: tuple[str, ...]
     content: str
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path | str) -> PreparedSplit:
@@ -109,7 +164,19 @@ class PreparedSplit:
             sources=tuple(value["sources"]),
             notes=tuple(value["notes"]),
             content=value["content"],
+            forms={name: Form(**form) for name, form in value.get("forms", {}).items()},
         )
+
+    def with_forms(self, forms: Mapping[str, Form], notes: Sequence[str] = ()) -> PreparedSplit:
+        """The same split, written down as fed in these forms; changes ``manifest.json``."""
+        path = self.folder / MANIFEST
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value["forms"] = {name: asdict(form) for name, form in forms.items()}
+        value["notes"] = [*value["notes"], *notes]
+        text = json.dumps([value["content"], value["forms"]])
+        value["content"] = hashlib.sha256(text.encode()).hexdigest()
+        write_json(path, value)
+        return PreparedSplit.load(self.folder)
 
     def __len__(self) -> int:
         return self.count
@@ -138,11 +205,14 @@ class PreparedSplit:
         out: dict[str, npt.NDArray[Any]] = {}
         for name in self.arrays:
             raw = np.asarray(self.stored(name)[indices])
-            norm = self.normalization.get(name)
+            norm, form = self.normalization.get(name), self.forms.get(name)
             if norm is None:
-                out[name] = np.ascontiguousarray(raw)
-                continue
-            out[name] = normalize(raw, norm)
+                dtype = form.dtype if form is not None else None
+                out[name] = np.ascontiguousarray(raw, dtype)
+            elif form is None:
+                out[name] = normalize(raw, norm)
+            else:
+                out[name] = shaped(raw, norm, form)
         return out
 
     def batches(

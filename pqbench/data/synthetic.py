@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pqbench.core.dataset import DataIndex, Dataset, Split
+from pqbench.core.artifact import TensorSpec
+from pqbench.core.dataset import DataIndex, Split, TensorDataset
 from pqbench.core.errors import ConfigError
 
 WORDS = 2000
+TOKENS = 100  # whole numbers are drawn below it: most vocabularies hold more
 NOTE = "synthetic inputs: latency, memory and size mean something, accuracy does not"
 
 
-class Synthetic(Dataset):
+class Synthetic(TensorDataset):
     """Seeded noise: images of any size (resized to the model's), masks, or texts of random words.
 
     Args:
@@ -53,6 +58,15 @@ class Synthetic(Dataset):
         splits = {name: self._split(name, k) for k, name in enumerate(("train", "val"))}
         return DataIndex(names, splits, imagenet_indices=indices, notes=(NOTE,))
 
+    def tensors(self, split: str, inputs: Sequence[TensorSpec]) -> dict[str, npt.NDArray[Any]]:
+        """Noise for any inputs.
+
+        Floating-point values are standard normal, bytes run from 0 to 255, whole numbers below 100
+        (masks are one, types of tokens zero, positions count), truth values are true.
+        """
+        rng = np.random.default_rng((self.seed, 0 if split == "train" else 1))
+        return {spec.name: _noise(spec, self.count, rng) for spec in inputs}
+
     def _split(self, name: str, k: int) -> Split:
         rng = np.random.default_rng((self.seed, k))
         files = tuple(Path("synthetic") / name / f"{i:06d}" for i in range(self.count))
@@ -70,3 +84,19 @@ class Synthetic(Dataset):
             return Split(files, labels, samples=images)
         masks = list(rng.integers(0, min(self.classes, 255), shape, np.uint8))
         return Split(files, (0,) * self.count, samples=images, masks=masks)
+
+
+def _noise(spec: TensorSpec, count: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+    sizes = tuple(size or 1 for size in spec.shape)
+    shape, kind, name = (count, *sizes), np.dtype(spec.dtype), spec.name.lower()
+    if kind.kind == "f":
+        return rng.standard_normal(shape).astype(kind)
+    if kind.kind == "b" or "mask" in name:
+        return np.ones(shape, kind)
+    if kind == np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
+    if "type" in name or "segment" in name:
+        return np.zeros(shape, kind)
+    if "position" in name and sizes:
+        return np.broadcast_to(np.arange(sizes[-1]), shape).astype(kind)
+    return rng.integers(0, TOKENS, shape).astype(kind)

@@ -23,7 +23,7 @@ from pqbench.experiment.pipeline import Built
 from pqbench.experiment.tasks import get_task
 from pqbench.machine.describe import describe
 from pqbench.machine.software import installed
-from pqbench.models.settings import GivenAs
+from pqbench.models.settings import NO_TASK, GivenAs
 from pqbench.workers.child import log_tail
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
 SENSITIVITY = "sensitivity.json"
+LOGITS = "logits"
 ORDERED = ("classification", "text_classification")  # of which a wrong order of classes is told
 _LOG = "experiment.log"
 _RATIOS = {"file_bytes": "file_ratio", "parameters": "parameter_ratio", "macs": "macs_ratio"}
@@ -194,7 +195,7 @@ class Recorder:
                 task=config.model.task,
                 dataset=config.dataset.name,
                 split=config.dataset.split,
-                recipe=list(config.compress),
+                recipe=config.recipe,
                 backend=config.backend_name,
                 weights=weights,
             ),
@@ -214,10 +215,13 @@ class Recorder:
     ) -> None:
         config, folder = self.config, self.folder
         why_not = _why_not_scored(config, built, cell)
+        if config.model.task == NO_TASK and cell.logits is not None and baseline is not None:
+            self._compare(record, built, cell, baseline)
         if why_not:
             record.reasons["accuracy"] = why_not
             return
-        record.accuracy = _score(config, folder, built.split.folder, cell, baseline)
+        kind = _output_kind(built)
+        record.accuracy = _score(config, folder, built.split.folder, cell, baseline, kind)
         record.files["predictions"] = PREDICTIONS
         if config.model.task in ORDERED:
             from pqbench.measure.class_order import order_note
@@ -226,12 +230,27 @@ class Recorder:
             note = order_note(folder / str(cell.logits), split)
             record.notes += [note] if note else []
         if cell.clean_logits is not None and built.clean:
-            clean = _score(config, folder, built.clean.folder, cell, baseline, True)
+            clean = _score(config, folder, built.clean.folder, cell, baseline, kind, True)
             record.accuracy_clean = clean
             record.files["clean_predictions"] = CLEAN_PREDICTIONS
 
+    def _compare(
+        self, record: rec.Record, built: Built, cell: CellResult, baseline: Baseline
+    ) -> None:
+        """Raw outputs against the baseline's, where nothing can be scored."""
+        from pqbench.measure.outputs import compare_outputs
+
+        theirs = baseline.file("logits")
+        if theirs is not None:
+            split = PreparedSplit.load(built.split.folder)
+            figures, note = compare_outputs(self.folder / str(cell.logits), theirs, split)
+            record.parity.append(figures)
+            record.notes.append(note)
+
 
 def _why_not_scored(config: ExperimentConfig, built: Built, cell: CellResult) -> str | None:
+    if config.model.task == NO_TASK:
+        return "model.task=none: outputs are compared with the baseline's, nothing is scored"
     if built.weights == "none":
         return "weights=none: random weights, nothing to score"
     if not config.dataset.scored:
@@ -245,6 +264,7 @@ def _score(
     split: Path,
     cell: CellResult,
     baseline: Baseline | None,
+    kind: str,
     clean: bool = False,
 ) -> rec.Accuracy:
     """The task's metrics of one split, paired with the baseline's sample by sample."""
@@ -254,7 +274,14 @@ def _score(
         PreparedSplit.load(split),
         folder / (CLEAN_PREDICTIONS if clean else PREDICTIONS),
         baseline.file(name) if baseline else None,
+        **({"kind": kind} if kind != LOGITS else {}),  # a task of the user's need not know it
     )
+
+
+def _output_kind(built: Built) -> str:
+    """What a user's ONNX file gives: ``logits``, ``probabilities`` or ``class_ids``."""
+    lineage = Artifact.load(built.artifact.folder).lineage
+    return str(lineage[0].details.get("scores", LOGITS)) if lineage else LOGITS
 
 
 def _size(

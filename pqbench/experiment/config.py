@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum, StrEnum
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -31,7 +32,7 @@ from pqbench.core.preprocess import PreprocessSettings
 from pqbench.data.settings import DatasetSettings
 from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
 from pqbench.measure.protocol import MeasureProtocol
-from pqbench.models.settings import ModelSettings
+from pqbench.models.settings import NO_TASK, GivenAs, ModelSettings
 from pqbench.tracking.settings import TrackingSettings
 from pqbench.training.settings import FitSettings
 
@@ -127,7 +128,7 @@ class ExperimentConfig:
     @property
     def recipe_name(self) -> str:
         """The recipe as one word: ``none`` or ``prune+finetune+ort_int8``."""
-        return "+".join(self.compress) or "none"
+        return "+".join(self.recipe) or "none"
 
     @property
     def title(self) -> str:
@@ -135,8 +136,23 @@ class ExperimentConfig:
         return f"{self.model.name} · {self.recipe_name} · {self.backend_name}"
 
     def baseline(self) -> ExperimentConfig:
-        """The same experiment with the empty recipe."""
-        return replace(self, compress={})
+        """The same experiment with the empty recipe, or with ``model.baseline_file``."""
+        other = self.model.baseline_file
+        if other is None:
+            return replace(self, compress={})
+        model = replace(self.model, file=other, baseline_file=None)
+        return replace(self, compress={}, model=model)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether it is compared with another experiment."""
+        return bool(self.compress) or self.model.baseline_file is not None
+
+    @property
+    def recipe(self) -> list[str]:
+        """The steps' names; a file that is compared with another begins with its own name."""
+        given = self.model.file if self.model.baseline_file else None
+        return [*([Path(given).stem] if given else []), *self.compress]
 
 
 IGNORED_BY_FINGERPRINT = ("tracking", "outputs", "cache", "force", "retry", "limits", "claim")
@@ -177,9 +193,20 @@ def read(config: DictConfig) -> ExperimentConfig:
             raise error.__cause__ from error
         raise
     assert isinstance(made, ExperimentConfig)  # what the schema of `conf/config.yaml` says
+    _settle_task(made)
     if made.model.preprocess is None and made.model.task in ("classification", "segmentation"):
         made.model.preprocess = PreprocessSettings()
     return made
+
+
+def _settle_task(config: ExperimentConfig) -> None:
+    """An ONNX file on inputs without labels has no task: whatever it computes, it is timed."""
+    model, dataset = config.model, config.dataset
+    of_images = model.task in ("classification", "segmentation")
+    if model.representation == GivenAs.onnx and of_images and not dataset.scored:
+        model.task = NO_TASK
+    if model.task == NO_TASK:
+        dataset.task = NO_TASK
 
 
 def from_plain(value: Mapping[str, Any]) -> ExperimentConfig:

@@ -153,6 +153,9 @@ def run_cell(
             with lock.working(locked):
                 result.logits = cell.score(sides[0], candidate.split, LOGITS_FILE)
                 result.files["logits"] = LOGITS_FILE
+                columns = Path(LOGITS_FILE).with_suffix(".json")  # of raw outputs: which is which
+                if (out / columns).is_file():
+                    result.files["outputs"] = str(columns)
                 if clean is not None:
                     result.clean_logits = cell.score(sides[0], clean, CLEAN_LOGITS_FILE)
                     result.files["clean_logits"] = CLEAN_LOGITS_FILE

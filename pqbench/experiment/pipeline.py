@@ -186,6 +186,7 @@ class Pipeline:
             resize_mode=dataset.resize_mode,
             preprocess=config.model.preprocess,
             tokenizer=config.model.tokenizer,
+            onnx_file=config.model.onnx_file(),
         )
         return self._run(
             StageCall(

@@ -163,7 +163,7 @@ class ExperimentRun:
 
     def _make(self, planned: _Plan) -> rec.Record:
         """Run what no record was found for: its baseline first, then all its stages."""
-        base, found = self._baseline() if self.config.compress else (None, None)
+        base, found = self._baseline() if self.config.has_baseline else (None, None)
         if found is not None and not found.ok:
             why = found.error.message if found.error else ""
             raise SkippedError(f"its baseline failed ({found.status}): {why}")
@@ -218,12 +218,15 @@ class ExperimentRun:
         rest = [
             o for o in self.overrides if not o.lstrip("+").startswith(("compress=", "compress."))
         ]
-        base = ExperimentRun(
-            self.config.baseline(),
-            self.folder / "baseline",
-            [*rest, "compress=none"],
-            {**self.shown, "compress": {}},
-        )
+        rest.append("compress=none")
+        shown = {**self.shown, "compress": {}}
+        other = self.config.model.baseline_file
+        if other is not None:
+            replaced = ("model.file=", "model.baseline_file=")
+            rest = [o for o in rest if not o.lstrip("+").startswith(replaced)]
+            rest.append(f"model.file={other}")
+            shown["model"] = {**shown["model"], "file": other, "baseline_file": None}
+        base = ExperimentRun(self.config.baseline(), self.folder / "baseline", rest, shown)
         return base, base.run()
 
     def model_folder(self, planned: _Plan) -> Path:

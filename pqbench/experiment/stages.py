@@ -16,7 +16,7 @@ from pqbench.core.split import PreparedSplit
 from pqbench.core.step import Step, StepData
 from pqbench.core.task import SplitRequest
 from pqbench.experiment.tasks import get_task
-from pqbench.models.settings import GivenAs, ModelSettings
+from pqbench.models.settings import NO_TASK, GivenAs, ModelSettings
 
 PARITY_SAMPLES = 32
 EXAMPLES = 4  # real inputs on which a given network is tried before anything else
@@ -26,6 +26,10 @@ def prepare_split(workdir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Decode or tokenize one split into ``workdir``, as its task wants it."""
     asked = SplitRequest.from_plain(request)
     prepared = get_task(asked.task).prepare(asked, workdir)
+    if asked.onnx_file is not None and (asked.task != NO_TASK or prepared.normalization):
+        from pqbench.models.onnx.inputs import fit_split
+
+        prepared = fit_split(prepared, **asked.onnx_file)
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
 
@@ -41,21 +45,34 @@ def prepare_model(
     train_head: bool = False,
 ) -> dict[str, Any]:
     """Build the network with its weights and a head for the data set's classes."""
-    from pqbench.models.onnx_file import prepare_onnx
+    from pqbench.models.onnx.prepare import prepare_onnx
     from pqbench.models.prepare import prepare_model as prepare
 
     settings, prepared = ModelSettings.from_plain(model), PreparedSplit.load(split)
+    if settings.representation == GivenAs.onnx and settings.task == NO_TASK:
+        from pqbench.models.onnx.tensors import prepare_tensors
+
+        artifact = prepare_tensors(
+            settings,
+            input_specs=prepared.specs(),
+            example=prepared.feed(prepared.spread(EXAMPLES)),
+            folder=workdir,
+            upgrade=upgrade,
+        )
+        notes = artifact.lineage[0].details["notes"]
+        return {"weights": "file", "needs_fit": None, "card": {}, "notes": notes}
     if settings.representation == GivenAs.onnx:
-        prepare_onnx(
+        artifact = prepare_onnx(
             settings,
             classes=prepared.classes,
             imagenet_indices=imagenet_indices,
             input_specs=prepared.specs(),
-            example=prepared.feed(prepared.spread(2)),
+            example=prepared.feed(prepared.spread(EXAMPLES)),
             folder=workdir,
             upgrade=upgrade,
         )
-        return {"weights": "file", "needs_fit": None, "card": {}}
+        notes = artifact.lineage[0].details["notes"]
+        return {"weights": "file", "needs_fit": None, "card": {}, "notes": notes}
     _, weights = prepare(
         settings,
         classes=prepared.classes,

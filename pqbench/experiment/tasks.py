@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pqbench.core.dataset import Dataset
+from pqbench.core.dataset import Dataset, TensorDataset
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.core.record import Accuracy
 from pqbench.core.split import PreparedSplit
 from pqbench.core.task import SplitRequest, Task
+from pqbench.models.settings import NO_TASK
 
 if TYPE_CHECKING:
     from pqbench.data.preprocess import Preprocess
@@ -24,6 +25,7 @@ TASKS = {
     "classification": "pqbench.experiment.tasks.Classification",
     "segmentation": "pqbench.experiment.tasks.Segmentation",
     "text_classification": "pqbench.experiment.tasks.TextClassification",
+    NO_TASK: "pqbench.experiment.tasks.OutputsOnly",
 }
 
 
@@ -47,12 +49,17 @@ class Classification(Task):
         )
 
     def score(
-        self, outputs: Path, split: PreparedSplit, predictions: Path, baseline: Path | None
+        self,
+        outputs: Path,
+        split: PreparedSplit,
+        predictions: Path,
+        baseline: Path | None,
+        kind: str = "logits",
     ) -> Accuracy:
         """See :func:`pqbench.measure.accuracy.score`."""
         from pqbench.measure.accuracy import score
 
-        return score(outputs, split, predictions, baseline)
+        return score(outputs, split, predictions, baseline, kind)
 
 
 class TextClassification(Classification):
@@ -109,6 +116,49 @@ class Segmentation(Task):
         from pqbench.measure.segmentation import score
 
         return score(outputs, split, predictions, baseline)
+
+
+class OutputsOnly(Task):
+    """No task: an ONNX file with any inputs and outputs, timed; its raw outputs are compared."""
+
+    metric: ClassVar[str] = "none"
+    min_agreement: ClassVar[float] = 0.0  # what is highest along an axis means nothing here
+
+    def prepare(self, request: SplitRequest, folder: Path) -> PreparedSplit:
+        """Arrays for the file's own inputs; images where the data set has no others to give."""
+        from pqbench.data.tensors import prepare_tensors
+        from pqbench.models.onnx.tensors import safe_name, sample_specs
+
+        source = make(request.source, "dataset.source", Dataset)
+        if request.onnx_file is None:
+            raise ConfigError("model.task=none is for ONNX files", hint="choose model=onnx")
+        if not isinstance(source, TensorDataset):
+            return Classification().prepare(request, folder)
+        side = request.preprocess.crop if request.preprocess is not None else 224
+        specs, notes = sample_specs(Path(request.onnx_file["file"]), side)
+        return prepare_tensors(
+            source,
+            request.split,
+            specs,
+            [safe_name(spec.name) for spec in specs],
+            folder,
+            limit=request.limit,
+            notes=notes,
+        )
+
+    def score(
+        self,
+        outputs: Path,  # noqa: ARG002
+        split: PreparedSplit,  # noqa: ARG002
+        predictions: Path,  # noqa: ARG002
+        baseline: Path | None,  # noqa: ARG002
+    ) -> Accuracy:
+        """There is nothing to score.
+
+        Raises:
+            ConfigError: Always; outputs are compared by ``pqbench.measure.outputs`` instead.
+        """
+        raise ConfigError("model.task=none has no score")
 
 
 def _preprocess(request: SplitRequest) -> Preprocess:

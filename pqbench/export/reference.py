@@ -6,7 +6,7 @@ the runtime lets it be turned off. What is timed and scored is a backend's sessi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,13 @@ def onnx_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
+def output_positions(names: Sequence[set[str]], wanted: Sequence[str]) -> list[int]:
+    """Where a model's wanted outputs are among all of its outputs; all, if names were lost."""
+    found = [next((i for i, n in enumerate(names) if w in n), None) for w in wanted]
+    known = [i for i in found if i is not None]
+    return known if len(known) == len(found) else list(range(len(names)))
+
+
 def openvino_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     """Outputs of an ``openvino`` artifact: CPU, float32 asked and read back. Arrays (n, ...).
 
@@ -92,10 +99,11 @@ def openvino_outputs(artifact: Artifact, batch: Batch) -> Outputs:
             "so the conversion cannot be checked"
         )
     request = compiled.create_infer_request()
+    chosen = output_positions([o.get_names() for o in compiled.outputs], artifact.outputs)
     parts = []
     for feeds, count in _feeds(artifact, batch):
         request.infer(feeds, share_inputs=False)
-        tensors = (request.get_output_tensor(i) for i in range(len(compiled.outputs)))
+        tensors = (request.get_output_tensor(i) for i in chosen)
         parts.append([tensor.data[:count].copy() for tensor in tensors])
     return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 

@@ -19,6 +19,7 @@ from pqbench.measure.faithfulness import class_mean_intervals, faithfulness
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
+LOGITS, PROBABILITIES, CLASS_IDS = "logits", "probabilities", "class_ids"
 
 
 def top_k(logits: Logits, labels: Labels, k: int) -> float:
@@ -77,25 +78,38 @@ def load_logits(path: Path, count: int) -> Logits:
     return logits
 
 
-def _probability(logits: Logits, predictions: Labels) -> npt.NDArray[np.float32]:
-    """Softmax probability of the predicted class."""
+def _probability(logits: Logits, predictions: Labels, kind: str) -> npt.NDArray[np.float32] | None:
+    """Probability of the predicted class: softmax of logits, what the model says if it says one."""
+    if kind == CLASS_IDS:
+        return None
+    if kind == PROBABILITIES:
+        return np.take_along_axis(logits, predictions[:, None], axis=1)[:, 0].astype(np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
     chosen = np.take_along_axis(shifted, predictions[:, None], axis=1)[:, 0]
     return np.asarray(chosen / shifted.sum(axis=1), np.float32)
 
 
-def save_predictions(logits: Logits, split: PreparedSplit, path: Path) -> None:
-    """Write one row per sample: index, label, prediction, probability, source (SHA-256)."""
+def save_predictions(logits: Logits, split: PreparedSplit, path: Path, kind: str = LOGITS) -> None:
+    """Write one row per sample: index, label, prediction, probability, source (SHA-256).
+
+    ``probability`` is the softmax of logits, the model's own figure where a softmax or sigmoid is
+    at its end, and null where it gives class numbers alone.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     predictions = logits.argmax(axis=1)
+    probability = _probability(logits, predictions, kind)
     table = pa.table(
         {
             "index": pa.array(np.arange(split.count), pa.int32()),
             "label": pa.array(np.asarray(split.labels()), pa.int32()),
             "prediction": pa.array(predictions, pa.int32()),
-            "probability": pa.array(_probability(logits, predictions), pa.float32()),
+            "probability": (
+                pa.nulls(split.count, pa.float32())
+                if probability is None
+                else pa.array(probability, pa.float32())
+            ),
             "source": pa.array(split.sources, pa.string()),
         }
     )
@@ -107,6 +121,7 @@ def score(
     split: PreparedSplit,
     predictions: Path,
     baseline_logits: Path | None = None,
+    kind: str = LOGITS,
 ) -> Accuracy:
     """Score a classifier's saved outputs, and compare it with its baseline.
 
@@ -115,6 +130,8 @@ def score(
         split: The scored split: labels and sources.
         predictions: Parquet file to write, one row per sample.
         baseline_logits: The baseline's outputs on the same split.
+        kind: What the outputs are: ``logits``, ``probabilities``, or ``class_ids`` (one column
+            per class, 1 in that of the class that the model names).
 
     Raises:
         DataError: Outputs and labels do not fit.
@@ -131,14 +148,14 @@ def score(
     chosen = values.argmax(axis=1)
     right = int(np.sum(chosen == labels))
     low, high = wilson(right, split.count)
-    save_predictions(values, split, predictions)
+    save_predictions(values, split, predictions, kind)
     against, theirs = None, None
     if baseline_logits is not None:
         theirs = load_logits(baseline_logits, split.count).argmax(axis=1)
         against = compare(chosen, theirs, labels)
     means = class_mean_intervals(chosen, labels)
     f1, f1_low, f1_high = means["macro_f1"]
-    probability = _probability(values, chosen)
+    probability = _probability(values, chosen, kind)
     faithful, tested = faithfulness(chosen, labels, split.classes, low, probability, theirs)
     if against is not None:
         against.classes_tested = tested
@@ -149,7 +166,7 @@ def score(
         top1_low=low,
         top1_high=high,
         macro_f1=f1,
-        top5=top_k(values, labels, 5) if classes >= 6 else None,
+        top5=top_k(values, labels, 5) if classes >= 6 and kind != CLASS_IDS else None,
         against_baseline=against,
         macro_f1_low=f1_low,
         macro_f1_high=f1_high,

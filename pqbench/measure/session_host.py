@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pqbench.machine.foreign_load import waited_s
 from pqbench.measure import recompile
 from pqbench.measure.latency import time_calls
 from pqbench.measure.memory import MemoryWatch, resident, trim_heap
+from pqbench.measure.outputs import has_raw_outputs, raw_outputs
 from pqbench.measure.pool import Batch, make_pool, views
 
 
@@ -41,6 +43,7 @@ class Host:
     cold_reasons: dict[str, str]
     flushed: bool
     spare_core: bool = True
+    tensors: tuple[str, ...] = ()  # names of the outputs, where all are kept as they are
     batches: dict[int, list[Batch]] = field(default_factory=dict)
     turn: int = 0
 
@@ -96,7 +99,11 @@ class Host:
                 batch = {
                     name: np.resize(a, (batch_size, *a.shape[1:])) for name, a in batch.items()
                 }
-            logits = dense_classes(np.asarray(self.session.run(batch)[0])[:size])
+            outputs = self.session.run(batch)
+            if self.tensors:
+                logits = raw_outputs(outputs, size, self.tensors, Path(out))
+            else:
+                logits = dense_classes(np.asarray(outputs[0])[:size])
             if array is None:
                 shape = (scored.count, *logits.shape[1:])
                 dtype = np.float32 if logits.ndim < 3 else np.int16
@@ -240,6 +247,7 @@ def open_host(
     return Host(
         session=session,
         split=data,
+        tensors=model.outputs if has_raw_outputs(model) else (),
         pool=pool,
         device=available.device,
         watch=watch,

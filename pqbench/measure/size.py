@@ -142,19 +142,15 @@ def measure_files(deployed: Artifact) -> dict[str, int]:
 
 
 def count_onnx(model: Artifact) -> dict[str, int | None]:
-    """Parameters of an ONNX model: the values of all floating-point initializers with a shape."""
-    import numpy as np
+    """Parameters of an ONNX model; see :func:`pqbench.nets.onnx_graph.count_parameters`."""
     import onnx
 
-    arrays = [
-        onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(model.path).graph.initializer
-        if tensor.dims
-    ]
-    weights = [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
+    from pqbench.nets.onnx_graph import count_parameters
+
+    counted = count_parameters(onnx.load(model.path))
     return {
-        "parameters": sum(array.size for array in weights),
-        "nonzero_parameters": sum(int(np.count_nonzero(array)) for array in weights),
+        "parameters": counted.parameters,
+        "nonzero_parameters": counted.nonzero,
         "macs": None,
     }
 

@@ -11,6 +11,8 @@ from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import MISSING
 from pqbench.core.preprocess import PreprocessSettings
 
+NO_TASK = "none"  # model.task: any inputs and outputs, timed and compared, not scored
+
 
 class WeightsSource(StrEnum):
     """Where a model's weights come from."""
@@ -43,8 +45,9 @@ class ModelSettings:
 
     Attributes:
         name: Name in tables and records.
-        task: ``classification``, ``segmentation``, ``text_classification``, or the dotted path of
-            a class of your own (``pqbench.core.task.Task``).
+        task: ``classification``, ``segmentation``, ``text_classification``, ``none`` (an ONNX file
+            of any kind: latency and outputs only), or the dotted path of a class of your own
+            (``pqbench.core.task.Task``).
         network: ``_target_`` that builds the ``nn.Module``, and its arguments.
         head: Dotted name of the layer that gives the class scores; replaced or sliced to the data
             set's classes.
@@ -94,6 +97,12 @@ class ModelSettings:
         preprocess = given.pop("preprocess", None)
         made = None if preprocess is None else PreprocessSettings(**preprocess)
         return cls(**given, preprocess=made)
+
+    def onnx_file(self) -> dict[str, Any] | None:
+        """What decides how samples are fed to a model given as ONNX; None for others."""
+        if self.representation != GivenAs.onnx:
+            return None
+        return {"file": self.file, "input": self.input, "layout": self.layout}
 
     def check(self) -> None:
         """Check that the model says where it comes from, as its representation wants it.

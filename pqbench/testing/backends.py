@@ -107,6 +107,7 @@ def _check_availability(who: str, backend: Backend) -> None:
 
 
 def _check_load(who: str, backend: Backend, model: Artifact, batch_sizes: Sequence[int]) -> None:
+    sentences(who, "imports(artifact)", backend.imports(model))
     session = backend.load(model, list(batch_sizes))
     require(
         isinstance(session, Session),

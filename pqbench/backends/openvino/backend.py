@@ -199,7 +199,13 @@ class OpenvinoSession(Session):
                 f"OpenVINO cannot run {self._artifact.path.name}: {last_line(error)}"
             ) from error
         # Copied: the request writes its next outputs into the same memory.
-        return [output.copy() for output in results.values()]
+        outputs = [output.copy() for output in results.values()]
+        if len(outputs) == len(self._artifact.outputs):
+            return outputs
+        names = [output.get_names() for output in results]
+        chosen = [next((i for i, n in enumerate(names) if w in n), None)
+                  for w in self._artifact.outputs]  # fmt: skip
+        return [outputs[i] for i in chosen if i is not None]
 
     def _run_other_size(
         self, feeds: Mapping[str, npt.NDArray[Any]], count: int

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pqbench.core.artifact import Artifact, TensorSpec
 from pqbench.core.errors import UnsupportedError, WeightsError
 from pqbench.export.reference import onnx_outputs, openvino_outputs
-from pqbench.models.onnx_file import load_checked, prepare_onnx
+from pqbench.models.onnx.load import load_checked
+from pqbench.models.onnx.prepare import prepare_onnx
 from pqbench.models.settings import ModelSettings
 
 SIDE = 8
@@ -112,7 +113,7 @@ def test_prepare_onnx_cuts_an_imagenet_output(tmp_path: Path) -> None:
     assert artifact.lineage[0].details["head"] == "sliced"
     wanted = original(file)[:, [701, 0, 3]]
     np.testing.assert_allclose(onnx_outputs(artifact, IMAGES)[0], wanted, atol=1e-6)
-    with pytest.raises(UnsupportedError, match=r"\(3, 1000\), the data set has 3 classes"):
+    with pytest.raises(UnsupportedError, match=r"\(\?, 1000\); the data set has 3 classes"):
         run(file, tmp_path / "other")
 
 
