@@ -6,13 +6,8 @@ folder is no deployment, so torch takes ``package.module:function`` and a safete
 comma between them).
 """
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # as bare as can be
-    import numpy.typing as npt
+from typing import Any
 
 CALLS = 4
 
@@ -28,7 +23,7 @@ def peak_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def onnxruntime(model: str, array: npt.NDArray[Any], threads: int) -> None:
+def onnxruntime(model: str, array: Any, threads: int) -> None:
     import onnxruntime as ort
 
     reset_peak()
@@ -41,7 +36,7 @@ def onnxruntime(model: str, array: npt.NDArray[Any], threads: int) -> None:
         session.run(None, {name: array})
 
 
-def openvino(model: str, array: npt.NDArray[Any], threads: int) -> None:
+def openvino(model: str, array: Any, threads: int) -> None:
     import openvino as ov
 
     reset_peak()
@@ -58,7 +53,7 @@ def openvino(model: str, array: npt.NDArray[Any], threads: int) -> None:
         request.infer([array])
 
 
-def torch(model: str, array: npt.NDArray[Any], threads: int) -> None:
+def torch(model: str, array: Any, threads: int) -> None:
     import importlib
 
     import torch
