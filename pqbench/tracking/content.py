@@ -20,10 +20,13 @@ _NOT_SETTINGS = ("_target_", "name")
 
 
 def run_name(record: Record) -> str:
-    """Model, recipe and backend, e.g. ``mobilenetv3 · nncf_int8 · openvino``."""
+    """Recipe, backend and model, e.g. ``nncf_int8 · openvino · mobilenetv3``.
+
+    What differs most often within a sweep comes first, for MLflow's pages cut long names.
+    """
     experiment = record.experiment
     recipe = "baseline" if record.is_baseline else experiment.recipe_name
-    return f"{experiment.model} · {recipe} · {experiment.backend}"
+    return f"{recipe} · {experiment.backend} · {experiment.model}"
 
 
 def params(record: Record) -> dict[str, str]:

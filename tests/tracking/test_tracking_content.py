@@ -19,10 +19,10 @@ def test_content_fits_mlflow_limits(record):
     assert all(value for value in params.values())
 
 
-def test_run_name_tells_model_recipe_backend():
-    assert content.run_name(make_record()) == "mobilenetv3 · baseline · openvino"
+def test_run_name_begins_with_what_differs_within_a_sweep():
+    assert content.run_name(make_record()) == "baseline · openvino · mobilenetv3"
     record = make_record(recipe=("prune", "nncf_int8"))
-    assert content.run_name(record) == "mobilenetv3 · prune+nncf_int8 · openvino"
+    assert content.run_name(record) == "prune+nncf_int8 · openvino · mobilenetv3"
 
 
 def test_metrics_hold_the_record_and_leave_nulls_out():
