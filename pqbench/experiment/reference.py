@@ -67,6 +67,7 @@ def pair(candidate: Side, reference: Side, out: Path) -> Pairing:
         folder,
         threads=config.threads,
         memory_mb=config.limits.memory_mb,
+        key="+".join(names),
     )
     pairing = Pairing(*names, identities, cell.speedup)
     _pair_predictions(pairing, candidate, reference)

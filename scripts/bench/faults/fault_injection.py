@@ -133,12 +133,12 @@ def prepare(folder: Path) -> Bench:
     return bench
 
 
-def processes(bench: Bench) -> list[int]:
+def processes(bench: Bench, patience_s: float = PATIENCE_S) -> list[int]:
     """Every process that a command of this bench has started, whatever its name.
 
     They bear the bench in their environment. One that ends by itself is waited for a little.
     """
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     mark = f"FAULTS_MARK={bench.folder}".encode()
     while True:
         found = []
@@ -202,15 +202,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def start(bench: Bench, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """The sweep, in folders of its own, marked."""
-    own = {
+def own_folders(bench: Bench) -> dict[str, str]:
+    """Environment that keeps a command in folders of its own, and marks its processes."""
+    return {
         "FAULTS_MARK": str(bench.folder),
         "HOME": str(bench.folder / "home"),
         "TMPDIR": str(bench.folder / "tmp"),
         "XDG_RUNTIME_DIR": str(bench.folder / "locks"),
     }
-    return tiny.start(bench.folder, *SWEEP, *arguments, **{**own, **extra})
+
+
+def start(bench: Bench, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """The sweep, in folders of its own, marked."""
+    return tiny.start(bench.folder, *SWEEP, *arguments, **{**own_folders(bench), **extra})
 
 
 def plain(*arguments: str, **extra: str) -> Callable[[Bench], tuple[int, str]]:

@@ -1,9 +1,11 @@
-"""A sweep that is killed ten times at random moments and restarted, against an undisturbed one.
+"""A sweep that is killed at random moments and restarted, against an undisturbed one.
 
-SIGKILL hits the command itself, at a moment drawn uniformly (seeded); the same command then goes
-on. A sweep that comes to its end before its kills are used up is compared with the undisturbed one
-and a new one begins. At every end: the same set of records (fingerprint and status), none measured
-again after it was finished, none twice in MLflow, no run RUNNING, nothing left behind.
+SIGKILL hits the command itself, its fork server, a stage or a session, drawn at random like the
+moment (seeded). What still runs is let end, and the same command then goes on (retry=failed: a cell
+whose process was killed is a row that says so). A sweep that comes to its end before its kills are
+used up is compared with the undisturbed one and a new one begins. At every end: the same set of
+records (fingerprint and status), none measured again after it was finished, none twice in MLflow,
+no run RUNNING, nothing left behind.
 
     python scripts/bench/faults/restarts.py [--kills 10] [--seed 0] [ARGUMENTS of pqbench ...]
 """
@@ -19,10 +21,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fault_injection import Bench, ended, left_behind, tiny
+import psutil
+from fault_injection import Bench, ended, left_behind, own_folders, processes, tiny
 
 SWEEP = ["compress=none,round,coarse", "backend=torch,ort"]
 START_S = 0.5
+VICTIMS = ("command", "forkserver", "pqbench.workers.stage", "pqbench.workers.session")
 SHARE = 0.8
 """Kills fall in this share of the time of an undisturbed sweep, counted from each start."""
 
@@ -52,6 +56,24 @@ def compare(bench: Bench, expected: set[str], seen: dict[str, set[str]]) -> None
         raise Broken(f"twice {twice}, not in MLflow {missing}, RUNNING {running}, left {left}")
 
 
+def strike(bench: Bench, command: int, victim: str, draw: random.Random) -> str:
+    """Kill a process of the kind wanted, or the command where there is none; says which."""
+    found = []
+    for pid in processes(bench, patience_s=0):
+        try:
+            line = " ".join(psutil.Process(pid).cmdline())
+        except psutil.Error:
+            continue
+        if pid != command and victim in line:
+            found.append(pid)
+    target = draw.choice(sorted(found)) if found else command
+    try:
+        psutil.Process(target).kill()
+    except psutil.Error:
+        return f"{victim} (it had just ended)"
+    return victim if found else "command"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,8 +87,11 @@ def main() -> int:
         folder = Path(name).resolve()
         tiny.prepare(folder)
         bench = Bench(folder, folder / "outputs", folder / "template")
+        bench.restore_folders()
+        own = own_folders(bench)
+        bench.there = bench.files()
         began = time.monotonic()
-        code, output = ended(tiny.start(folder, *args.arguments, "-m"))
+        code, output = ended(tiny.start(folder, *args.arguments, "-m", **own))
         whole = time.monotonic() - began
         if code:
             raise SystemExit(f"the undisturbed sweep failed:\n{output}")
@@ -78,14 +103,15 @@ def main() -> int:
             seen: dict[str, set[str]] = {}
             sweeps += 1
             while True:
-                process = tiny.start(folder, *args.arguments, "-m")
+                process = tiny.start(folder, *args.arguments, "retry=failed", "-m", **own)
+                victim = draw.choice(VICTIMS)
                 moment = draw.uniform(START_S, whole * SHARE)
                 end = time.monotonic() + moment
                 while kills < args.kills and process.poll() is None and time.monotonic() < end:
                     time.sleep(0.005)
                 killed = kills < args.kills and process.poll() is None
                 if killed:
-                    process.kill()
+                    hit = strike(bench, process.pid, victim, draw)
                     kills += 1
                 code, output = ended(process)
                 finished = {f: set(times) for f, times in bench.records().items()}
@@ -96,7 +122,7 @@ def main() -> int:
                 if not killed:
                     break
                 print(
-                    f"kill {kills}: after {moment:.2f} s, {len(finished)} records finished",
+                    f"kill {kills}: {hit} after {moment:.2f} s, {len(finished)} records finished",
                     flush=True,
                 )
             if code:
