@@ -19,6 +19,7 @@ from pqbench.app.callbacks import Results
 from pqbench.app.outcome import OUTCOME
 from pqbench.app.sweep_state import LOCK, Sweep, find_earlier
 from pqbench.core.errors import DataError
+from pqbench.core.margins import Margins
 from pqbench.core.terminal import printable
 from pqbench.tracking.settings import TrackingSettings
 
@@ -41,6 +42,7 @@ def finish(folder: Path) -> int:
     make_record("m", "ort").save(folder)
     config = OmegaConf.create(
         {
+            "claim": OmegaConf.structured(Margins()),
             "tracking": OmegaConf.structured(TrackingSettings(enabled=False)),
             "outputs": str(folder),
             "hydra": {"runtime": {"output_dir": str(folder)}},

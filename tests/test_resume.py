@@ -151,11 +151,10 @@ def test_interrupt_while_the_first_stage_starts_lets_it_finish(tmp_path: Path) -
     tiny.prepare(tmp_path)
     process = tiny.start(tmp_path, "compress=none", "backend=torch", "tracking=none", "-m")
 
-    def server_starts() -> bool:
-        below = psutil.Process(process.pid).children()
-        return any("multiprocessing.forkserver" in " ".join(p.cmdline()) for p in below)
+    def first_stage_starts() -> bool:
+        return any((tmp_path / "outputs" / "cache" / "stages").glob("*.tmp"))
 
-    wait_for(process, server_starts)
+    wait_for(process, first_stage_starts)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130, output

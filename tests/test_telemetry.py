@@ -11,9 +11,11 @@ from pqbench.core.telemetry import OFF
 from pqbench.workers.child import child_environment
 
 ASKED = """
+from pqbench.core.backend import Backend
 from pqbench.core.instantiate import make
 for kind in ("ort.backend.OrtBackend", "openvino.backend.OpenvinoBackend"):
-    found = make({"_target_": f"pqbench.backends.{kind}", "name": "x"}, "backend").availability()
+    node = {"_target_": f"pqbench.backends.{kind}", "name": "x"}
+    found = make(node, "backend", Backend).availability()
     assert found.available, found
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,13 @@ def pre_process(source: Path, target: Path, step: str) -> bool:
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        # Where it gives up it saves what it has in the current folder, which is the user's.
+        source, target = source.absolute(), target.absolute()
+        with (
+            tempfile.TemporaryDirectory() as aside,
+            contextlib.chdir(aside),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             try:
                 quant_pre_process(source, target)
                 return True

@@ -88,7 +88,7 @@ def _clean(rows: Sequence[Row]) -> list[Column]:
     return [
         Column(
             "clean_pct", metric_name(rows), lambda r: r.clean_pct, "%", "clean", interval=True,
-            decimals=digits, rank=10, legend="Clean: on the images that no pretraining saw.",
+            decimals=digits, rank=2, legend="Clean: on the images that no pretraining saw.",
         ),
         Column(
             "clean_drop_pt", "drop", lambda r: r.clean_drop_pt, "pt", "clean", interval=True,

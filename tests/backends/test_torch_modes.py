@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from pqbench.core.artifact import Artifact, TensorSpec
 from pqbench.core.errors import (
     ConfigError,
     ParityError,
-    PlacementError,
     UnavailableError,
     UnsupportedError,
 )
@@ -160,17 +158,3 @@ def test_torch_on_a_gpu_fails_where_there_is_none(torch_artifact: Artifact) -> N
     assert "driver" in backend.availability().reason
     with pytest.raises(UnavailableError, match="driver"):
         backend.load(torch_artifact, [1])
-
-
-def test_torch_placement_fails_if_operators_run_on_another_device(torch_artifact: Artifact) -> None:
-    session = TorchBackend(1).load(torch_artifact, [1])
-    with pytest.raises(PlacementError, match=r"asked PyTorch for cuda, but it runs \{'cpu'"):
-        session._check_devices(
-            [replace(op, device="cpu") for op in seen_once(session)], kind="cuda"
-        )
-
-
-def seen_once(session):
-    from pqbench.backends.torch.placement import SeenOperator
-
-    return [SeenOperator("convolution", "f32", "cuda"), SeenOperator("mm", "f32", "cuda")]
