@@ -48,6 +48,11 @@ RUNTIMES = {
     "openvino": ("openvino", ("openvino",)),
     "torch": ("torch", ("torch",)),
 }
+PLAIN = (
+    "pqbench.backends.ort.backend.OrtBackend",
+    "pqbench.backends.openvino.backend.OpenvinoBackend",
+    "pqbench.backends.torch.backend.TorchBackend",
+)
 PROGRAM = "model.pt2"
 
 
@@ -141,6 +146,7 @@ def bundle(record: Record, folder: Path, out: Path, allow: Sequence[str] = ()) -
             f"a {artifact.representation} model runs in pqbench alone",
             hint="bundle a cell on ONNX Runtime or OpenVINO",
         )
+    _check_runtime(record.config.get("backend") or {})
     register()
     check_trust(record.config, config_folder(), allow)
     config = from_plain(record.config)
@@ -155,6 +161,27 @@ def bundle(record: Record, folder: Path, out: Path, allow: Sequence[str] = ()) -
             out.rmdir()
         aside.chmod(0o755)
         shutil.move(aside, out)
+
+
+def _check_runtime(backend: Mapping[str, Any]) -> None:
+    """Refuse what ``run.py`` would run in another way than it was measured.
+
+    Raises:
+        UnsupportedError: It is another runtime than three plain ones, or not on the CPU.
+    """
+    target = str(backend.get("_target_"))
+    plain = (
+        target in PLAIN
+        and str(backend.get("device", "cpu")).lower() == "cpu"
+        and backend.get("mode", "eager") == "eager"
+        and (target != PLAIN[2] or backend.get("precision", "fp32") == "fp32")
+    )
+    if not plain:
+        raise UnsupportedError(
+            f"a bundle runs ONNX Runtime, OpenVINO or PyTorch (eager, FP32) on the CPU, this was "
+            f"measured on {backend.get('name')}",
+            hint="bundle a cell on one of those",
+        )
 
 
 def _model(artifact: Artifact, target: Path) -> str:

@@ -20,7 +20,7 @@ from record_factory import make_record
 from pqbench.app.arguments import config_folder
 from pqbench.bundle import bundle, main
 from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
-from pqbench.core.errors import ConfigError, DataError
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
 from pqbench.core.record import Record
 from pqbench.core.task import SplitRequest
 from pqbench.experiment import config as schema
@@ -170,6 +170,9 @@ def test_bundle_refuses_a_folder_in_use_and_a_record_without_a_result(
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="in use"):
         bundle(record, folder, tmp_path)
+    compiled = {**record.config, "backend": {**record.config["backend"], "device": "cuda:0"}}
+    with pytest.raises(UnsupportedError, match="on the CPU"):
+        bundle(replace(record, config=compiled), folder, tmp_path / "out")
     with pytest.raises(DataError, match="no outputs"):
         bundle(replace(record, files={"model": "model"}), folder, tmp_path / "out")
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
