@@ -5,28 +5,26 @@ The precision is set and watched: on new GPUs PyTorch would compute float32 conv
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pqbench.backends.support import first_line, library, one_of, thread_count, versions
+from pqbench.backends.support import first_line, library, versions
 from pqbench.backends.torch.compiled import check_compiler
-from pqbench.backends.torch.session import PRECISIONS, TorchSession
+from pqbench.backends.torch.options import TorchOptions
+from pqbench.backends.torch.session import TorchSession
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability, Backend
-from pqbench.core.errors import ConfigError, PlacementError, UnavailableError
+from pqbench.core.backend import Availability
+from pqbench.core.errors import PlacementError, UnavailableError
 from pqbench.machine.cuda_driver import gpu, parse_device
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 PIP_NAME = "torch"
-MODES = ("eager", "script", "compile")
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
-class TorchBackend(Backend):
+class TorchBackend(TorchOptions):
     """PyTorch. Sets the thread number and denormal flushing of its whole process.
 
     Args:
@@ -46,38 +44,6 @@ class TorchBackend(Backend):
     """
 
     modules: ClassVar[tuple[str, ...]] = ("torch",)
-
-    def __init__(
-        self,
-        threads: int | None = None,
-        precision: str = "fp32",
-        channels_last: bool = False,
-        mode: str = "eager",
-        device: str = "cpu",
-        amp: bool = True,
-        tf32: bool = False,
-        compile_mode: str = "default",
-        fullgraph: bool = True,
-        compile_cache: bool = True,
-        freezing: bool = True,
-    ) -> None:
-        self.threads = thread_count(threads)
-        self.precision = one_of("precision", precision, tuple(PRECISIONS))
-        self.channels_last = channels_last
-        self.mode = one_of("mode", mode, MODES)
-        self.device = device if device == "cpu" else f"cuda:{parse_device(device)}"
-        self.amp = amp
-        self.tf32 = tf32
-        self.compile_mode = one_of("compile_mode", compile_mode, COMPILE_MODES)
-        self.fullgraph = fullgraph
-        self.compile_cache = compile_cache
-        self.freezing = freezing
-        if mode == "script" and precision != "fp32" and amp:
-            raise ConfigError(
-                f"TorchScript with precision={precision} by autocast is not possible: a frozen "
-                "network is not cast",
-                hint="set backend.amp=false: the whole network in that precision",
-            )
 
     @property
     def loads(self) -> tuple[Representation, ...]:
@@ -155,18 +121,3 @@ class TorchBackend(Backend):
         return TorchSession(
             self, artifact, network, sorted(set(batch_sizes)), time.perf_counter() - started
         )
-
-    def dtype(self) -> torch.dtype:
-        """The element type of products."""
-        import torch
-
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return kinds[self.precision]
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Autocast in the precision asked, or nothing."""
-        import torch
-
-        if self.precision == "fp32" or not self.amp:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.partition(":")[0], self.dtype())

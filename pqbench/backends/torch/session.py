@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pqbench.backends.support import first_line
 from pqbench.backends.torch.compiled import compile_network, script
+from pqbench.backends.torch.options import PRECISIONS
 from pqbench.backends.torch.placement import (
     INTEGER,
     PRODUCTS,
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pqbench.backends.torch.backend import TorchBackend
+    from pqbench.backends.torch.options import TorchOptions
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 HALF_SQNR_DB = 25.0  # scripted or compiled against eager: fusion changes what is rounded
 
 
@@ -49,7 +49,7 @@ class TorchSession(Session):
 
     def __init__(
         self,
-        backend: TorchBackend,
+        backend: TorchOptions,
         artifact: Artifact,
         network: nn.Module,
         batch_sizes: Sequence[int],

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pqbench.core.errors import DataError
-
-if TYPE_CHECKING:
-    from pqbench.core.record.record import Record
+from pqbench.core.record.timing import Latency, Speedup
 
 _CONFIG_PARTS = ("model", "dataset", "fit", "compress", "backend", "protocol", "tracking", "limits")
 _ENVIRONMENT_PARTS = ("cpu", "libraries", "git", "os")
@@ -17,7 +15,18 @@ _MOST = 2**31
 _DEEPEST = 60
 
 
-def check(record: Record) -> None:
+class Values(Protocol):
+    """What is looked at of a record (:class:`pqbench.core.record.Record`, which calls this)."""
+
+    created: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    lineage: list[dict[str, Any]]
+    latency: list[Latency]
+    speedup: list[Speedup]
+
+
+def check(record: Values) -> None:
     """Check the values of a record whose types are right.
 
     Raises:
@@ -28,7 +37,7 @@ def check(record: Record) -> None:
         raise DataError(f"not a record: {problem}")
 
 
-def _problems(record: Record) -> Iterator[str]:
+def _problems(record: Values) -> Iterator[str]:
     try:
         if datetime.fromisoformat(record.created).tzinfo is None:
             yield "created has no time zone"
@@ -51,7 +60,7 @@ def _problems(record: Record) -> Iterator[str]:
             yield f"lineage[{i}] is no action with details"
 
 
-def _sizes(record: Record) -> Iterator[str]:
+def _sizes(record: Values) -> Iterator[str]:
     protocol = record.config.get("protocol")
     sizes = protocol.get("batch_sizes") if isinstance(protocol, dict) else None
     if not _may_be(list, sizes):

@@ -1,0 +1,85 @@
+"""How a network is run in PyTorch: the settings of the backend, which its sessions read."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from pqbench.backends.support import one_of, thread_count
+from pqbench.core.backend import Backend
+from pqbench.core.errors import ConfigError
+from pqbench.machine.cuda_driver import parse_device
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("eager", "script", "compile")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class TorchOptions(Backend):
+    """The settings of :class:`pqbench.backends.torch.backend.TorchBackend`.
+
+    Args:
+        threads: Threads that share one operator on the CPU; None takes all usable cores.
+        device: ``cpu``, ``cuda`` or ``cuda:<index>``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        amp: How a precision below fp32 is reached: True: convolutions and matrix products in it,
+            by autocast, weights in float32; False: the whole network in it.
+        tf32: Let float32 products on a GPU run in TF32 (10 bits of mantissa).
+        channels_last: Keep images in NHWC order; the conversion of inputs is part of a run.
+        mode: ``eager``, ``script`` (TorchScript, deprecated upstream) or ``compile``.
+        compile_mode: ``torch.compile``'s mode: ``default``, ``reduce-overhead``, ``max-autotune``.
+        fullgraph: Fail where a part of the network cannot be compiled.
+        compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
+        freezing: Compile with the weights as constants, as PyTorch advises for inference; a
+            quantized graph becomes integer kernels only so.
+    """
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        mode: str = "eager",
+        device: str = "cpu",
+        amp: bool = True,
+        tf32: bool = False,
+        compile_mode: str = "default",
+        fullgraph: bool = True,
+        compile_cache: bool = True,
+        freezing: bool = True,
+    ) -> None:
+        self.threads = thread_count(threads)
+        self.precision = one_of("precision", precision, tuple(PRECISIONS))
+        self.channels_last = channels_last
+        self.mode = one_of("mode", mode, MODES)
+        self.device = device if device == "cpu" else f"cuda:{parse_device(device)}"
+        self.amp = amp
+        self.tf32 = tf32
+        self.compile_mode = one_of("compile_mode", compile_mode, COMPILE_MODES)
+        self.fullgraph = fullgraph
+        self.compile_cache = compile_cache
+        self.freezing = freezing
+        if mode == "script" and precision != "fp32" and amp:
+            raise ConfigError(
+                f"TorchScript with precision={precision} by autocast is not possible: a frozen "
+                "network is not cast",
+                hint="set backend.amp=false: the whole network in that precision",
+            )
+
+    def dtype(self) -> torch.dtype:
+        """The element type of products."""
+        import torch
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return kinds[self.precision]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast in the precision asked, or nothing."""
+        import torch
+
+        if self.precision == "fp32" or not self.amp:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(":")[0], self.dtype())
