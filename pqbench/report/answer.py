@@ -169,8 +169,21 @@ def _cells(records: Sequence[Record], pairings: Sequence[Pairing], margins: Marg
     marked = {id(record) for record in stood_in}
     for cell in judged:
         target = against if id(cell.record) in marked else own
+        if target is against and _same_answers(by_name[cell.record.fingerprint], cell):
+            claims = tuple(j for j in cell.claims if j.claim.kind is not Kind.DROP)
+            cell = dataclasses.replace(cell, claims=claims)
         target[cell.record.fingerprint] = cell
     return _Cells(own, against)
+
+
+def _same_answers(record: Record, cell: Cell) -> bool:
+    """Whether it is the very model, uncompressed, and answered every sample as the reference did.
+
+    Parity with the source was proved when it was converted, so there is no loss to be claimed.
+    """
+    accuracy = cell.record.accuracy
+    compared = accuracy.against_baseline if accuracy else None
+    return record.is_baseline and compared is not None and compared.agreement == 1.0
 
 
 def _beside_reference(record: Record, pairing: Pairing) -> Record:
@@ -217,7 +230,7 @@ def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
         sentence=sentence,
         equals=equals,
         others=tuple(_others([f for f in found if id(f) not in named], group, best)),
-        surer=_surer(found, best),
+        surer=_surer(found),
         tried=len({r.fingerprint for r in group}),
     )
 
@@ -274,6 +287,8 @@ def _sentence(best: Found, reference: Record | None, margins: Margins) -> str:
     drop = best.deciding.claim(Kind.DROP) if best.deciding else None
     if drop is not None and drop.bound is not None:
         text += f", at most {max(drop.bound, 0):.1f} points lost"
+    elif drop is None:
+        text += ", the same answer to every sample"
     sure = f"{margins.confidence:.0%}, all claims together"
     return f"Of what was tried on this machine: {best.name}; {text} ({sure})."
 
@@ -367,34 +382,47 @@ def _others(rest: Sequence[Found], group: Sequence[Record], best: Found | None) 
     return lines
 
 
-def _surer(found: Sequence[Found], best: Found | None) -> str:
+def _surer(found: Sequence[Found]) -> str:
     """The command that would decide the most promising undecided cell."""
-    wanted: list[tuple[float, Found, Judged]] = []
+    wanted: list[tuple[float, Found, Judged, str, float]] = []
     for one in found:
         cell = one.own
         if cell is None or cell.faults or not one.record.experiment.recipe:
             continue
-        if any(j.verdict is Verdict.FAILS for j in cell.claims):
+        if any(j.verdict is Verdict.FAILS or _unlikely(j) for j in cell.claims):
             continue
+        record = one.record
+        scored = record.accuracy.count if record.accuracy else 0
+        starts = max((len(s.start_ratios) for s in record.speedup), default=1)
         for judged in cell.claims:
-            if judged.verdict is Verdict.UNDECIDED and judged.more is not None:
-                speeds = [s.ratio for s in one.record.speedup]
-                wanted.append((max(speeds, default=0.0), one, judged))
+            if judged.verdict is not Verdict.UNDECIDED or judged.more is None:
+                continue
+            if judged.claim.kind is Kind.DROP:
+                limited = (record.config.get("dataset") or {}).get("limit") is not None
+                if not limited:
+                    continue  # every sample was scored already
+                more = judged.more / max(scored, 1)
+                wanted.append((more, one, judged, "dataset.limit=null", 1.0))
+            else:
+                more = judged.more / starts
+                setting = f"protocol.processes={starts + judged.more}"
+                wanted.append((more, one, judged, setting, 1 + more))
     if not wanted:
         return ""
-    _, one, judged = max(wanted, key=lambda item: item[0])
-    record = one.record
+    _, one, judged, setting, factor = min(wanted, key=lambda item: item[0])
+    minutes = max(1, round(one.record.seconds * factor / 60))
+    return (
+        f"{one.record.command} {setting}    # about {minutes} min; {one.name} lacks {judged.needs}"
+    )
+
+
+def _unlikely(judged: Judged) -> bool:
+    """Whether the estimate itself misses the margin: more would rather show that it fails."""
+    if judged.estimate is None:
+        return True
     if judged.claim.kind is Kind.DROP:
-        count = (record.accuracy.count if record.accuracy else 0) + (judged.more or 0)
-        setting, factor = f"dataset.limit={count}", 1.0
-    else:
-        starts = max((len(s.start_ratios) for s in record.speedup), default=1)
-        setting = f"protocol.processes={starts + (judged.more or 0)}"
-        factor = (starts + (judged.more or 0)) / max(starts, 1)
-    minutes = max(1, round(record.seconds * factor / 60))
-    why = f"decides {one.name} ({judged.needs})"
-    del best
-    return f"{record.command} {setting}    # about {minutes} min; {why}"
+        return judged.estimate > judged.claim.margin
+    return judged.estimate < judged.claim.margin
 
 
 def lines(answer: Answer) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -87,12 +88,13 @@ def test_answer_never_names_a_model_that_lost_a_class() -> None:
 
 def test_answer_is_to_stay_where_nothing_holds_and_says_what_would_decide() -> None:
     slow = cell("prune", starts=(0.8, 0.81, 0.79, 0.8, 0.8))
-    unsure = cell("ort_int8", lost=12, gained=5, count=400)
+    unsure = cell("ort_int8", lost=6, gained=4, count=400)
+    unsure.config["dataset"]["limit"] = 400
     found = only([cell(), slow, unsure])
     assert found.best is None
     assert "1 of 2 too slow" in found.sentence
     assert "1 of 2 undecided" in found.sentence
-    assert "dataset.limit=" in found.surer
+    assert "dataset.limit=null" in found.surer
     assert "min" in found.surer
 
 
@@ -121,6 +123,19 @@ def test_reference_decides_across_runtimes_and_fp32_on_another_may_be_the_answer
     assert "same runtime and 5.9" in found.sentence
 
 
+def test_plain_model_with_the_same_answers_on_another_runtime_loses_nothing() -> None:
+    torch, ort = cell(backend="torch"), cell(backend="ort")
+    assert ort.accuracy is not None
+    ort.accuracy.count = 320
+    made = paired(ort, torch, (3.0, 3.01, 2.99, 3.0, 3.0))
+    made.against = dataclasses.replace(against(0, 0, 320), agreement=1.0)
+    found = only([torch, ort], [made])
+    assert found.best is not None
+    assert "the same answer to every sample" in found.sentence
+    made.against = dataclasses.replace(against(1, 0, 320), agreement=319 / 320)
+    assert only([torch, ort], [made]).best is None  # 320 samples are too few for a point
+
+
 def test_finalists_are_the_plain_model_and_the_best_of_each_other_runtime() -> None:
     torch, ort = cell(backend="torch"), cell(backend="ort")
     quick, slow = cell("nncf_int8"), cell("ort_int8", starts=(1.1, 1.11, 1.1, 1.09, 1.1))
@@ -146,8 +161,6 @@ def test_answer_is_in_every_format_and_first(tmp_path: Path) -> None:
 
 
 def test_pairing_of_another_time_is_not_used(tmp_path: Path) -> None:
-    import dataclasses
-
     torch, ort = cell(backend="torch"), cell(backend="ort")
     made = paired(ort, torch, FAST)
     folder = tmp_path / FOLDER / ort.fingerprint
