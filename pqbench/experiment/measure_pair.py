@@ -23,7 +23,7 @@ from pqbench.machine import device_lock as lock
 from pqbench.machine.cpu import load_average, usable_cores
 from pqbench.machine.foreign_load import ForeignLoad
 from pqbench.measure import energy, paired
-from pqbench.measure.blocks import save_turns
+from pqbench.measure.blocks import save_blocks
 from pqbench.measure.profile import disagreement, explain, mean_profile
 from pqbench.measure.protocol import MeasureProtocol
 from pqbench.workers.forkserver import wait_until_idle
@@ -269,7 +269,7 @@ class _Cell:
         measured = paired.judge([start.taken for start in starts], self.protocol)
         result.latency = [m.latency for m in measured]
         result.speedup = [m.speedup for m in measured if m.speedup is not None]
-        save_turns(measured, self.out / LATENCY_FILE)
+        save_blocks(measured, self.out / LATENCY_FILE)
         result.files["latency"] = LATENCY_FILE
         result.energy, why = energy.conclude(
             [start.energy for start in starts], max(self.protocol.batch_sizes)

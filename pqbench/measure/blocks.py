@@ -18,18 +18,18 @@ from pqbench.measure.protocol import MeasureProtocol
 
 CANDIDATE = "candidate"
 BASELINE = "baseline"
-Pair = dict[str, "Turn"]
+Pair = dict[str, "TimedBlock"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class TimedBlock:
     """One timed block and the circumstances.
 
     Attributes:
         batch_size: Samples per call.
         side: ``candidate`` or ``baseline``.
         pair: Number of the pair it belongs to.
-        block: The times.
+        times: The times of its calls.
         foreign: Share of the CPU that others took; None if unknown.
         disturbed: True if that was too much.
         process: Which start of the session processes it belongs to, from 0.
@@ -38,7 +38,7 @@ class Turn:
     batch_size: int
     side: str
     pair: int
-    block: Block
+    times: Block
     foreign: float | None
     disturbed: bool
     process: int = 0
@@ -51,27 +51,27 @@ class BatchResult:
     Attributes:
         latency: Of the candidate.
         speedup: Over the baseline; None without one.
-        turns: All blocks in order of time, those set aside included.
+        blocks: All blocks in order of time, those set aside included.
     """
 
     latency: Latency
     speedup: Speedup | None
-    turns: list[Turn] = field(default_factory=list)
+    blocks: list[TimedBlock] = field(default_factory=list)
 
 
-def pairs(turns: Sequence[Turn], quiet: bool) -> list[Pair]:
+def pairs(blocks: Sequence[TimedBlock], quiet: bool) -> list[Pair]:
     """Pairs in order of time; with ``quiet`` only those without a disturbed block."""
     found: dict[tuple[int, int], Pair] = {}
-    for turn in turns:
-        found.setdefault((turn.process, turn.pair), {})[turn.side] = turn
+    for block in blocks:
+        found.setdefault((block.process, block.pair), {})[block.side] = block
     return [
-        pair for pair in found.values() if not (quiet and any(t.disturbed for t in pair.values()))
+        pair for pair in found.values() if not (quiet and any(b.disturbed for b in pair.values()))
     ]
 
 
 def p50_of(used: Sequence[Pair]) -> tuple[float, float, float]:
     """Median of the candidate's calls in ms and its 95 % interval."""
-    return p50_interval([p[CANDIDATE].block.ns for p in used], _processes(used))
+    return p50_interval([p[CANDIDATE].times.ns for p in used], _processes(used))
 
 
 def speedup_of(used: Sequence[Pair]) -> tuple[float, float, float]:
@@ -90,7 +90,7 @@ def settled(used: Sequence[Pair], target: float) -> bool:
     """
     if len(used) < 2:
         return False
-    series = [[pair[CANDIDATE].block.median_ms for pair in used]]
+    series = [[pair[CANDIDATE].times.median_ms for pair in used]]
     if BASELINE in used[0]:
         series.append([_ratio(pair) for pair in used])
     return all(
@@ -106,9 +106,9 @@ def ratios_by_start(used: Sequence[Pair]) -> list[float]:
     ]
 
 
-def set_aside(turns: Sequence[Turn], side: str | None = None) -> int:
+def set_aside(blocks: Sequence[TimedBlock], side: str | None = None) -> int:
     """Disturbed blocks, of one side or all."""
-    return sum(t.disturbed for t in turns if side in (None, t.side))
+    return sum(b.disturbed for b in blocks if side in (None, b.side))
 
 
 def _processes(used: Sequence[Pair]) -> list[int]:
@@ -116,14 +116,16 @@ def _processes(used: Sequence[Pair]) -> list[int]:
 
 
 def _ratio(pair: Pair) -> float:
-    return pair[BASELINE].block.median_ms / pair[CANDIDATE].block.median_ms
+    return pair[BASELINE].times.median_ms / pair[CANDIDATE].times.median_ms
 
 
-def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0) -> BatchResult:
+def conclude(
+    blocks: list[TimedBlock], protocol: MeasureProtocol, warmup_calls: int = 0
+) -> BatchResult:
     """Latency and speedup of one batch size.
 
     Args:
-        turns: All blocks, in order of time.
+        blocks: All blocks, in order of time.
         protocol: How they were measured.
         warmup_calls: The candidate's calls before its first block.
 
@@ -131,29 +133,29 @@ def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0
         The figures. If fewer quiet pairs than ``min_pairs`` could be had, they are made from all
         pairs and say that they are disturbed.
     """
-    quiet = pairs(turns, quiet=True)
-    disturbed = len(quiet) < protocol.min_pairs and set_aside(turns) > 0
-    used = pairs(turns, quiet=False) if disturbed else quiet
+    quiet = pairs(blocks, quiet=True)
+    disturbed = len(quiet) < protocol.min_pairs and set_aside(blocks) > 0
+    used = pairs(blocks, quiet=False) if disturbed else quiet
     reason = ""
     if disturbed:
-        shares = [t.foreign for t in turns if t.foreign is not None and t.disturbed]
+        shares = [b.foreign for b in blocks if b.foreign is not None and b.disturbed]
         reason = (
             f"disturbed: only {len(quiet)} of {protocol.min_pairs} quiet pairs; in the others "
             f"other processes took {float(np.median(shares)):.0%} of the CPU"
         )
     summary = latency.summary(
-        [pair[CANDIDATE].block.ns for pair in used],
-        turns[0].batch_size,
+        [pair[CANDIDATE].times.ns for pair in used],
+        blocks[0].batch_size,
         protocol.unstable_half_width,
         warmup_calls,
-        set_aside(turns, CANDIDATE),
+        set_aside(blocks, CANDIDATE),
         reason,
         _processes(used),
     )
     speedup = None
     if BASELINE in used[0]:
         ratio, low, high = speedup_of(used)
-        times: list[npt.NDArray[np.int64]] = [p[BASELINE].block.ns for p in used]
+        times: list[npt.NDArray[np.int64]] = [p[BASELINE].times.ns for p in used]
         if not math.isfinite(high):  # a single pair: all that is known is what was seen
             low, high, disturbed = ratio, ratio, True
         speedup = Speedup(
@@ -162,15 +164,15 @@ def conclude(turns: list[Turn], protocol: MeasureProtocol, warmup_calls: int = 0
             low=low,
             high=high,
             pairs=len(used),
-            disturbed_blocks=set_aside(turns),
+            disturbed_blocks=set_aside(blocks),
             disturbed=disturbed,
             baseline_p50_ms=float(np.median(np.concatenate(times))) / 1e6,
             start_ratios=ratios_by_start(used),
         )
-    return BatchResult(summary, speedup, turns)
+    return BatchResult(summary, speedup, blocks)
 
 
-def save_turns(results: Sequence[BatchResult], path: Path) -> None:
+def save_blocks(results: Sequence[BatchResult], path: Path) -> None:
     """Write every timed call as Parquet.
 
     Columns: batch_size, side, process, pair, block, ns, foreign, disturbed, waited, faults. The
@@ -180,28 +182,28 @@ def save_turns(results: Sequence[BatchResult], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    turns = [turn for result in results for turn in result.turns]
-    counts = [len(turn.block.ns) for turn in turns]
+    blocks = [block for result in results for block in result.blocks]
+    counts = [len(block.times.ns) for block in blocks]
     table = pa.table(
         {
-            "batch_size": pa.array(np.repeat([t.batch_size for t in turns], counts), pa.int32()),
-            "side": pa.array(np.repeat([t.side for t in turns], counts)).dictionary_encode(),
-            "process": pa.array(np.repeat([t.process for t in turns], counts), pa.int32()),
-            "pair": pa.array(np.repeat([t.pair for t in turns], counts), pa.int32()),
-            "block": pa.array(np.repeat(np.arange(len(turns)), counts), pa.int32()),
-            "ns": pa.array(np.concatenate([t.block.ns for t in turns]), pa.int64()),
+            "batch_size": pa.array(np.repeat([b.batch_size for b in blocks], counts), pa.int32()),
+            "side": pa.array(np.repeat([b.side for b in blocks], counts)).dictionary_encode(),
+            "process": pa.array(np.repeat([b.process for b in blocks], counts), pa.int32()),
+            "pair": pa.array(np.repeat([b.pair for b in blocks], counts), pa.int32()),
+            "block": pa.array(np.repeat(np.arange(len(blocks)), counts), pa.int32()),
+            "ns": pa.array(np.concatenate([b.times.ns for b in blocks]), pa.int64()),
             "foreign": pa.array(
-                np.repeat(np.array([t.foreign for t in turns], np.float64), counts),
+                np.repeat(np.array([b.foreign for b in blocks], np.float64), counts),
                 pa.float64(),
                 from_pandas=True,
             ),
-            "disturbed": pa.array(np.repeat([t.disturbed for t in turns], counts), pa.bool_()),
+            "disturbed": pa.array(np.repeat([b.disturbed for b in blocks], counts), pa.bool_()),
             "waited": pa.array(
-                np.repeat(np.array([t.block.waited for t in turns], np.float64), counts),
+                np.repeat(np.array([b.times.waited for b in blocks], np.float64), counts),
                 pa.float64(),
                 from_pandas=True,
             ),
-            "faults": pa.array(np.repeat([t.block.faults for t in turns], counts), pa.int64()),
+            "faults": pa.array(np.repeat([b.times.faults for b in blocks], counts), pa.int64()),
         }
     )
     pq.write_table(table, path, compression="zstd")

@@ -17,24 +17,23 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol as Shape
 
 import numpy as np
 
-from pqbench.machine.foreign_load import CpuSample, Share
+from pqbench.machine.foreign_load import ForeignLoad
 from pqbench.measure import recompile
 from pqbench.measure.blocks import (
     BASELINE,
     CANDIDATE,
     BatchResult,
-    Turn,
+    TimedBlock,
     conclude,
     pairs,
     set_aside,
     settled,
 )
-from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
+from pqbench.measure.side import Side
 
 _MAX_CALLS = 1_000_000
 _STEADY = 0.05
@@ -49,31 +48,11 @@ _IDLE = 0.1
 _SETTLE_STEP_S = 0.002
 
 
-class Timed(Shape):
-    """One side: something whose calls can be timed in blocks."""
-
-    def block(
-        self, batch_size: int, seconds: float, min_calls: int, max_calls: int, lead_s: float = 0.0
-    ) -> Block:
-        """Time calls back to back."""
-        ...
+def _since(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
-class Load(Shape):
-    """Tells what others took of the CPU."""
-
-    reason: str
-
-    def sample(self) -> CpuSample | None:
-        """Counters now."""
-        ...
-
-    def since(self, before: CpuSample | None) -> Share | None:
-        """What others took since an earlier sample."""
-        ...
-
-
-def warm_up(side: Timed, batch_size: int, protocol: MeasureProtocol) -> tuple[int, float]:
+def warm_up(side: Side, batch_size: int, protocol: MeasureProtocol) -> tuple[int, float]:
     """Call until steady: long enough, often enough, and two chunks in a row that agree.
 
     Returns:
@@ -104,7 +83,7 @@ def calls_of_a_block(call_s: float, block_s: float) -> int:
     return max(1, min(_CALLS, affordable))
 
 
-def turns_of(candidate_first: bool) -> Iterator[bool]:
+def balanced_order(candidate_first: bool) -> Iterator[bool]:
     """Whether the candidate goes first, pair by pair without end: ABBA, or its mirror image."""
     return itertools.cycle(
         (candidate_first, not candidate_first, not candidate_first, candidate_first)
@@ -116,10 +95,10 @@ class _Measuring:
 
     def __init__(
         self,
-        sides: dict[str, Timed],
+        sides: dict[str, Side],
         batch_size: int,
         protocol: MeasureProtocol,
-        load: Load,
+        load: ForeignLoad,
         sleep: Callable[[float], None],
         process: int,
     ) -> None:
@@ -129,7 +108,7 @@ class _Measuring:
         self.load = load
         self.sleep = sleep
         self.process = process
-        self.turns: list[Turn] = []
+        self.blocks: list[TimedBlock] = []
         self.spent = 0.0
         self.waited = 0.0
         self.lead = dict.fromkeys(sides, _LEAD_S)
@@ -150,38 +129,37 @@ class _Measuring:
         for name, other in self.sides.items():
             if name == side:
                 continue
-            cpu_s: Callable[[], float] | None = getattr(other, "cpu_s", None)
-            if cpu_s is None:  # it cannot be seen whether it spins
-                self.sleep(self.protocol.settle_s)
-                continue
             slept = 0.0
             while slept < self.protocol.settle_s:
                 step = min(_SETTLE_STEP_S, self.protocol.settle_s - slept)
-                before, since = cpu_s(), time.monotonic()
+                before, since = other.cpu_s(), time.monotonic()
+                if before is None:  # it cannot be seen whether it spins
+                    step = self.protocol.settle_s - slept
                 self.sleep(step)
                 slept += step
-                if cpu_s() - before < _IDLE * max(step, time.monotonic() - since):
+                used = _since(before, other.cpu_s())
+                if used is not None and used < _IDLE * max(step, time.monotonic() - since):
                     break
 
-    def take(self, side: str, pair: int) -> Turn:
+    def take(self, side: str, pair: int) -> TimedBlock:
         """One block of one side."""
         self.settle(side)
         before = self.load.sample()
-        block = self.sides[side].block(
+        times = self.sides[side].block(
             self.batch_size,
             self.protocol.block_s,
             self.least[side],
             _MAX_CALLS,
             self.lead[side],
         )
-        recompile.refuse(block.compiled, self.batch_size)
+        recompile.refuse(times.compiled, self.batch_size)
         share = self.load.since(before)
         foreign = None if share is None else share.foreign
         disturbed = foreign is not None and foreign > self.protocol.max_foreign_share
-        turn = Turn(self.batch_size, side, pair, block, foreign, disturbed, self.process)
-        self.turns.append(turn)
-        self.spent += block.wall_s
-        return turn
+        block = TimedBlock(self.batch_size, side, pair, times, foreign, disturbed, self.process)
+        self.blocks.append(block)
+        self.spent += times.wall_s
+        return block
 
 
 @dataclass
@@ -189,20 +167,20 @@ class Taken:
     """The blocks of one batch size and start, not yet judged.
 
     Attributes:
-        turns: In order of time.
+        blocks: In order of time.
         warmup_calls: The candidate's calls before its first block.
     """
 
-    turns: list[Turn]
+    blocks: list[TimedBlock]
     warmup_calls: int
 
 
 def take_batch(
-    candidate: Timed,
-    baseline: Timed | None,
+    candidate: Side,
+    baseline: Side | None,
     batch_size: int,
     protocol: MeasureProtocol,
-    load: Load,
+    load: ForeignLoad,
     candidate_first: bool = True,
     sleep: Callable[[float], None] = time.sleep,
     process: int = 0,
@@ -233,7 +211,7 @@ def take_batch(
         if median > protocol.block_s / 4:
             state.lead[name] = 0.0
     look = protocol.min_pairs
-    order = turns_of(candidate_first)
+    order = balanced_order(candidate_first)
     first = next(order)
     for number in range(protocol.max_pairs):
         # A pair is only a pair if its blocks are neighbours: with one block disturbed, both are
@@ -241,27 +219,27 @@ def take_batch(
         names = list(sides) if first else list(reversed(sides))
         pair = [state.take(name, number) for name in names]
         if number + 1 >= protocol.min_pairs and (
-            state.spent >= protocol.max_seconds or set_aside(state.turns) > protocol.max_disturbed
+            state.spent >= protocol.max_seconds or set_aside(state.blocks) > protocol.max_disturbed
         ):
             break
-        if any(turn.disturbed for turn in pair):
+        if any(block.disturbed for block in pair):
             state.wait_for_quiet()
             continue
         first = next(order)
         # Looking after every pair would stop at lucky moments; so look ever more rarely.
-        quiet = pairs(state.turns, quiet=True)
+        quiet = pairs(state.blocks, quiet=True)
         if len(quiet) >= look:
             if settled(quiet, protocol.target_half_width):
                 break
             look = math.ceil(len(quiet) * 1.3)
-    return Taken(state.turns, warm_calls)
+    return Taken(state.blocks, warm_calls)
 
 
 def take(
-    candidate: Timed,
-    baseline: Timed | None,
+    candidate: Side,
+    baseline: Side | None,
     protocol: MeasureProtocol,
-    load: Load,
+    load: ForeignLoad,
     sleep: Callable[[float], None] = time.sleep,
     process: int = 0,
     key: str = "",
@@ -314,7 +292,7 @@ def judge(starts: Sequence[Sequence[Taken]], protocol: MeasureProtocol) -> list[
     """
     return [
         conclude(
-            [turn for taken in batch for turn in taken.turns],
+            [block for taken in batch for block in taken.blocks],
             protocol,
             sum(taken.warmup_calls for taken in batch),
         )
@@ -323,10 +301,10 @@ def judge(starts: Sequence[Sequence[Taken]], protocol: MeasureProtocol) -> list[
 
 
 def measure(
-    candidate: Timed,
-    baseline: Timed | None,
+    candidate: Side,
+    baseline: Side | None,
     protocol: MeasureProtocol,
-    load: Load,
+    load: ForeignLoad,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[BatchResult]:
     """Time and judge both sides in one start, smallest batch size first."""

@@ -36,6 +36,7 @@ from pqbench.core.errors import (
 )
 from pqbench.core.instantiate import make
 from pqbench.machine.foreign_load import process_cpu_s
+from pqbench.measure.side import Side
 from pqbench.workers.child import (
     MEMORY_HINT,
     cell_timeout,
@@ -58,7 +59,7 @@ _CHUNK = 1 << 20
 _EXIT_S = 5.0
 
 
-class SessionWorker:
+class SessionWorker(Side):
     """A model loaded in a child process. Make it with :meth:`start`, use it in a ``with`` block.
 
     Attributes:

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from pqbench.core.errors import PqbenchError
 from pqbench.core.record import json_schema
-from pqbench.machine.foreign_load import CpuSample, Share, share_between
-from pqbench.measure.blocks import BatchResult, save_turns
+from pqbench.machine.foreign_load import CpuSample, ForeignLoad
+from pqbench.measure.blocks import BatchResult, save_blocks
 from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
 from pqbench.measure.paired import calls_of_a_block, candidate_first, judge, measure, take
 from pqbench.measure.protocol import MeasureProtocol
+from pqbench.measure.side import Side
 
 
 class World:
@@ -44,7 +45,7 @@ class World:
             self.now += step
 
 
-class FakeSide:
+class FakeSide(Side):
     def __init__(self, world: World, name: str, call_s: float, seed: int, compiled: int = 0):
         self.world, self.name, self.call_s = world, name, call_s
         self.rng = np.random.default_rng(seed)
@@ -64,21 +65,14 @@ class FakeSide:
         return Block(np.array(ns, np.int64), wall, wall, self.compiled)
 
 
-class FakeLoad:
-    reason = ""
+def load_of(world: World, known: bool = True) -> ForeignLoad:
+    """What others take of the simulated machine's two CPUs; ``known``: whether it can be told."""
 
-    def __init__(self, world: World, known: bool = True) -> None:
-        self.world, self.known = world, known
+    def sample() -> CpuSample | None:
+        now, foreign = world.now, world.foreign_s
+        return CpuSample(now, 2 * now - foreign, 0.0, 0.0, 2) if known else None
 
-    def sample(self) -> CpuSample | None:
-        if not self.known:
-            return None
-        now, foreign = self.world.now, self.world.foreign_s
-        return CpuSample(now, 2 * now - foreign, 0.0, 0.0, 2)
-
-    def since(self, before: CpuSample | None) -> Share | None:
-        after = self.sample()
-        return None if before is None or after is None else share_between(before, after)
+    return ForeignLoad(reader=sample)
 
 
 def run(
@@ -88,7 +82,7 @@ def run(
         FakeSide(world, "candidate", call_s, 1),
         FakeSide(world, "baseline", 2 * call_s, 2),
         replace(protocol, batch_sizes=[1]),
-        FakeLoad(world, known),
+        load_of(world, known),
         sleep=world.pass_time,
     )
     return result
@@ -132,11 +126,11 @@ def test_measure_repeats_a_disturbed_pair_in_the_same_order() -> None:
     result = run(
         world, MeasureProtocol(max_seconds=12, max_disturbed=50, min_pairs=8, quiet_wait_s=0)
     )
-    quiet = [t for t in result.turns if not t.disturbed]
-    assert any(t.disturbed for t in result.turns)
+    quiet = [t for t in result.blocks if not t.disturbed]
+    assert any(t.disturbed for t in result.blocks)
     by_pair: dict[int, list[str]] = {}
-    for turn in quiet:
-        by_pair.setdefault(turn.pair, []).append(turn.side)
+    for block in quiet:
+        by_pair.setdefault(block.pair, []).append(block.side)
     begins = [sides[0] for sides in by_pair.values() if len(sides) == 2]
     counts = [begins.count(side) for side in ("candidate", "baseline")]
     assert abs(counts[0] - counts[1]) <= 1
@@ -183,7 +177,7 @@ def test_measure_waits_only_while_the_other_side_spins() -> None:
             sides[0],
             sides[1],
             MeasureProtocol(batch_sizes=[1], min_pairs=6, max_pairs=6, settle_s=0.05),
-            FakeLoad(world),
+            load_of(world),
             sleep=sleep,
         )
         waits[spin_s] = sum(slept) / 12
@@ -195,7 +189,7 @@ def test_measure_sets_disturbed_blocks_aside_and_counts_them() -> None:
     result = run(World(on_s=3, off_s=3), MeasureProtocol(max_seconds=12, max_disturbed=50))
     assert result.speedup is not None
     assert result.speedup.disturbed_blocks > 0
-    assert result.speedup.disturbed_blocks == sum(t.disturbed for t in result.turns)
+    assert result.speedup.disturbed_blocks == sum(t.disturbed for t in result.blocks)
     assert not result.speedup.disturbed
     assert result.speedup.ratio == pytest.approx(2.0, rel=0.1)
     assert result.latency.p50_ms == pytest.approx(10, rel=0.05)
@@ -215,7 +209,7 @@ def test_measure_in_turns_survives_a_neighbour_that_one_after_the_other_does_not
             FakeSide(world, name, call_s, 3),
             None,
             protocol,
-            FakeLoad(world, known=False),
+            load_of(world, known=False),
             sleep=world.pass_time,
         )[0].latency.p50_ms
         for name, call_s in (("baseline", 0.02), ("candidate", 0.01))
@@ -239,7 +233,7 @@ def test_measure_without_a_baseline_gives_no_speedup() -> None:
         FakeSide(world, "candidate", 0.01, 1),
         None,
         MeasureProtocol(batch_sizes=(4, 1)),
-        FakeLoad(world),
+        load_of(world),
         sleep=world.pass_time,
     )
     assert [r.latency.batch_size for r in results] == [1, 4]
@@ -250,7 +244,7 @@ def test_measure_where_the_load_is_unknown_counts_all_blocks() -> None:
     result = run(World(), MeasureProtocol(max_seconds=5), known=False)
     assert result.speedup is not None
     assert result.speedup.disturbed_blocks == 0
-    assert all(turn.foreign is None for turn in result.turns)
+    assert all(block.foreign is None for block in result.blocks)
 
 
 def test_measure_of_a_slow_model_keeps_its_time() -> None:
@@ -272,7 +266,7 @@ def test_measure_refuses_compilation_in_the_timed_loop() -> None:
             FakeSide(world, "candidate", 0.01, 1, compiled=2),
             None,
             MeasureProtocol(),
-            FakeLoad(world),
+            load_of(world),
             sleep=world.pass_time,
         )
 
@@ -285,7 +279,7 @@ def starts(slow: list[float], protocol: MeasureProtocol) -> BatchResult:
             FakeSide(world, "candidate", 0.01 * factor, 2 * i),
             FakeSide(world, "baseline", 0.02, 2 * i + 1),
             protocol.part(),
-            FakeLoad(world),
+            load_of(world),
             sleep=world.pass_time,
             process=i,
         )
@@ -313,7 +307,7 @@ def test_judge_of_equal_starts_stays_narrow() -> None:
     result = starts([1.0] * 4, protocol)
     assert result.latency.stable
     assert result.latency.blocks >= protocol.min_pairs
-    assert {turn.process for turn in result.turns} == {0, 1, 2, 3}
+    assert {block.process for block in result.blocks} == {0, 1, 2, 3}
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.floats(0.5, 100))
@@ -369,11 +363,11 @@ def test_speedup_fits_the_published_schema() -> None:
     jsonschema.validate(dataclasses.asdict(result.speedup), schema)
 
 
-def test_save_turns_keeps_every_call_and_the_blocks_set_aside(tmp_path: Path) -> None:
+def test_save_blocks_keeps_every_call_and_the_blocks_set_aside(tmp_path: Path) -> None:
     result = run(World(on_s=3, off_s=3), MeasureProtocol(max_seconds=8, max_disturbed=50))
-    save_turns([result], tmp_path / "latency.parquet")
+    save_blocks([result], tmp_path / "latency.parquet")
     table = pd.read_parquet(tmp_path / "latency.parquet")
-    assert len(table) == sum(len(turn.block.ns) for turn in result.turns)
+    assert len(table) == sum(len(block.times.ns) for block in result.blocks)
     assert set(table["side"]) == {"candidate", "baseline"}
     quiet = table[(table["side"] == "candidate") & ~table["disturbed"]]
     bad_pairs = set(table.loc[table["disturbed"], "pair"])

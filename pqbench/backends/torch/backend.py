@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pqbench.backends.support import first_line, library, versions
 from pqbench.backends.torch.compiled import check_compiler
@@ -17,9 +17,6 @@ from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability
 from pqbench.core.errors import PlacementError, UnavailableError
 from pqbench.machine.cuda_driver import gpu, parse_device
-
-if TYPE_CHECKING:
-    pass
 
 PIP_NAME = "torch"
 

@@ -19,22 +19,9 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class TorchOptions(Backend):
-    """The settings of :class:`pqbench.backends.torch.backend.TorchBackend`.
+    """The settings of :class:`pqbench.backends.torch.backend.TorchBackend`, described there.
 
-    Args:
-        threads: Threads that share one operator on the CPU; None takes all usable cores.
-        device: ``cpu``, ``cuda`` or ``cuda:<index>``.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        amp: How a precision below fp32 is reached: True: convolutions and matrix products in it,
-            by autocast, weights in float32; False: the whole network in it.
-        tf32: Let float32 products on a GPU run in TF32 (10 bits of mantissa).
-        channels_last: Keep images in NHWC order; the conversion of inputs is part of a run.
-        mode: ``eager``, ``script`` (TorchScript, deprecated upstream) or ``compile``.
-        compile_mode: ``torch.compile``'s mode: ``default``, ``reduce-overhead``, ``max-autotune``.
-        fullgraph: Fail where a part of the network cannot be compiled.
-        compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
-        freezing: Compile with the weights as constants, as PyTorch advises for inference; a
-            quantized graph becomes integer kernels only so.
+    They are apart from the backend because its sessions read them too.
     """
 
     def __init__(

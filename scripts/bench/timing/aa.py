@@ -5,7 +5,7 @@ there, so at most 5 % of the cells may claim one, and none may be bold. A/B: the
 waits after each call until it has taken ``--factor`` times as long, so the factor should lie in
 at least 93 % of the intervals.
 
-    python scripts/bench/timing/aa.py [--backends torch ort openvino] [--cells 40] [--factor 1.1]
+    python scripts/bench/timing/aa.py [--backends torch ort openvino] [--cells 40] [--slowed-cells 40] [--factor 1.1]
 
 Leave the machine alone meanwhile. Exit code 1 if a share is outside.
 """
@@ -128,7 +128,7 @@ def measure_cells(
         pool_mb=32,
     )
     cells = []
-    for number in range(given.cells):
+    for number in range(given.cells if factor is None else given.slowed_cells):
         out = folder / f"cell{number}"
         result = run_cell(candidate, baseline, replace(protocol, seed=number), out, given.threads)
         cells.append(Cell(result.speedup, result.latency))
@@ -171,7 +171,8 @@ def main() -> int:
     parser.add_argument("--backends", nargs="+", choices=tuple(LOADS), default=list(LOADS))
     parser.add_argument("--model", choices=tuple(SIZES), default="large")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
-    parser.add_argument("--cells", type=int, default=40, help="of each kind and runtime")
+    parser.add_argument("--cells", type=int, default=40, help="A/A, of each runtime")
+    parser.add_argument("--slowed-cells", type=int, default=40, help="A/B, of each runtime")
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="timed, per cell and batch size")
     parser.add_argument("--factor", type=float, default=1.1, help="of the slowed session")

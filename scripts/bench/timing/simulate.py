@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pqbench.core.proportions import wilson
 from pqbench.core.record import Accuracy, Experiment, Record, Speedup
 from pqbench.measure.accuracy import compare
-from pqbench.measure.blocks import BASELINE, CANDIDATE, BatchResult, Turn, conclude
+from pqbench.measure.blocks import BASELINE, CANDIDATE, BatchResult, TimedBlock, conclude
 from pqbench.measure.intervals import ratio_interval
 from pqbench.measure.latency import Block
 from pqbench.measure.protocol import MeasureProtocol
@@ -94,7 +94,7 @@ def timed(
     plan: Plan, noise: str, speedup: float, rng: np.random.Generator, batch_size: int = 1
 ) -> BatchResult:
     """One batch size measured: the record's latency and speedup, as the real path judges them."""
-    turns = []
+    blocks = []
     for start in range(plan.starts):
         side_sd = plan.start_sd / math.sqrt(2)
         offsets = {
@@ -109,9 +109,9 @@ def timed(
             for place, side in enumerate(order):
                 level = offsets[side] + own[side][pair] + shared[2 * pair + place]
                 block = Block(calls(level, plan.calls, rng, noise), 0.1, 0.1)
-                turns.append(Turn(batch_size, side, pair, block, 0.0, False, start))
+                blocks.append(TimedBlock(batch_size, side, pair, block, 0.0, False, start))
     protocol = MeasureProtocol(name=plan.name, min_pairs=1, processes=plan.starts)
-    return conclude(turns, protocol)
+    return conclude(blocks, protocol)
 
 
 def record_of(
