@@ -5,7 +5,7 @@ there, so at most 5 % of the cells may claim one, and none may be bold. A/B: the
 waits after each call until it has taken ``--factor`` times as long, so the factor should lie in
 at least 93 % of the intervals.
 
-    python scripts/bench/timing/aa.py [--backends torch ort openvino] [--cells 40] [--slowed-cells 40] [--factor 1.1]
+    python scripts/bench/timing/aa.py [--backends torch ort openvino] [--cells 40] [--factor 1.1]
 
 Leave the machine alone meanwhile. Exit code 1 if a share is outside.
 """
