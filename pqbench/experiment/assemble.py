@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pqbench.cache.sequence import next_number
 from pqbench.core import record as rec
 from pqbench.core.artifact import RESULT, Artifact
 from pqbench.core.errors import OutputError, PqbenchError, Status
@@ -201,7 +202,8 @@ class Recorder:
             ),
             fingerprint=self.fingerprint,
             baseline=None,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+            sequence=next_number(Path(config.outputs).absolute()),
             seconds=round(time.perf_counter() - self._began, 3),
             command=self.command,
             config=dict(self.plain),

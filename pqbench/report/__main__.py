@@ -106,7 +106,7 @@ def _pairings(folder: Path | None, records: Sequence[Record]) -> list[Pairing]:
 
 def _margins(records: Sequence[Record], args: argparse.Namespace) -> Margins:
     """The question: as given, else the one of the newest record."""
-    last = max(records, key=lambda r: r.created).config.get("claim") or {}
+    last = max(records, key=lambda r: r.order).config.get("claim") or {}
     known = {f.name for f in fields(Margins)}
     given = {
         "max_drop_pt": args.drop,

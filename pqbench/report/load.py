@@ -49,7 +49,7 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
 
 
 def newest(records: list[Record]) -> list[Record]:
-    """One record per experiment and environment, the one that ended last.
+    """One record per experiment and environment, the newest (:attr:`Record.order`).
 
     Returns:
         In order of first appearance. The same experiment on two machines gives two records.
@@ -63,7 +63,7 @@ def newest_found(found: Sequence[tuple[Record, Path]]) -> list[tuple[Record, Pat
     keys = record_keys([record for record, _ in found])
     for key, (record, folder) in zip(keys, found, strict=True):
         other = chosen.get(key)
-        if other is None or record.created > other[0].created:
+        if other is None or record.order > other[0].order:
             chosen[key] = (record, folder)
     return list(chosen.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,9 +113,23 @@ class Record(Part):
         "SHA-256 of every file that files names, logs left out, by its path: an edit shows",
         default_factory=dict,
     )
+    sequence: int = doc(
+        "Grows from record to record of one outputs folder, even where the clock is set back: of "
+        "several records of one experiment the highest counts; 0: from before there was one",
+        default=0,
+    )
     digest: str | None = doc(
         "SHA-256 of all other fields, made when saved: an edit by hand shows", default=None
     )
+
+    @property
+    def order(self) -> int:
+        """What says which of several records of one experiment is the newest: ``sequence``.
+
+        A record without one counts by the time when it ended, in ms since 1970, which is what a
+        sequence is where no clock was set back.
+        """
+        return self.sequence or int(datetime.fromisoformat(self.created).timestamp() * 1000)
 
     @property
     def altered(self) -> bool:
