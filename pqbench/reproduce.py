@@ -5,8 +5,9 @@ so that every stage is done again. First it is said whether the record or a file
 altered after it was written, and in what this environment differs from the record's.
 
 A record may be a stranger's: only classes of pqbench, and of packages that --allow names, are run;
-everything else that it would run is shown and refused. --check and --lock run nothing and read
-nothing outside the record's folder.
+everything else that it would run is shown and refused, and so is every environment variable that it
+would read but those that --env names. --check and --lock run nothing and read nothing outside the
+record's folder.
 
 Exit codes: 0 every figure agrees; 1 some do not, or the record was altered; 2 it cannot be run.
 """
@@ -24,11 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.app.arguments import config_folder
-from pqbench.app.trust import check_classes, check_trust, which_version
+from pqbench.app.trust import (
+    check_classes,
+    check_trust,
+    read_environment,
+    unread_variables,
+    which_version,
+    with_references,
+)
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.record import Record, written_version
 from pqbench.core.terminal import open_streams
-from pqbench.experiment.config import fingerprint, from_plain, validate
+from pqbench.experiment.config import fingerprint, from_plain, to_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
 from pqbench.report.environments import machine
@@ -60,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(lock(record, folder)))
             return 0
         print(f"Command   {record.command}")
-        problems = [*alterations(record), *record.altered_files(folder)]
+        written, config = record.config, read_environment(record.config, args.env)
+        problems = [*alterations(record, config), *record.altered_files(folder)]
         for problem in problems:
             print(f"ALTERED   {problem}")
         for difference in differences(record):
@@ -68,10 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             print("Record    " + ("was altered" if problems else "is as it was written"))
             return 1 if problems else 0
+        record.config = config
         version, commit = written_version(args.record), _commit(record)
-        check_trust(_run_part(record), config_folder(), args.allow)
+        check_trust(_run_part(config), config_folder(), args.allow)
         check_classes(record.config, version, commit)
-        again = run_again(record, args.outputs, which_version(version, commit))
+        again = run_again(record, written, args.outputs, which_version(version, commit))
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -95,6 +105,10 @@ def _arguments() -> argparse.ArgumentParser:
         "--allow", action="append", default=[], metavar="PACKAGE",
         help="a package of yours whose code the record may run; may be given again",
     )  # fmt: skip
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME",
+        help="an environment variable that the record may read; may be given again",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="do not run: only look at the record")
     parser.add_argument(
         "--lock", action="store_true", help="print the versions for pip install -r, and stop"
@@ -106,13 +120,22 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def alterations(record: Record) -> Iterator[str]:
-    """What shows that a record is not as it was written."""
+def alterations(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
+    """What shows that a record is not as it was written.
+
+    Args:
+        record: As it was read.
+        config: Its configuration, with what may be read of the environment.
+    """
     if record.digest is None:
         print("Record    has no digest (an earlier version wrote it): an edit may go unnoticed")
     elif record.altered:
         yield "a field was changed after the record was saved (its digest does not fit)"
-    if record.config.get("compress") is None or fingerprint(record.config) != record.fingerprint:
+    unread = unread_variables(_run_part(config))
+    if unread:
+        names = " ".join(f"--env {name}" for name in unread)
+        print(f"Unread    its configuration reads the environment; to compare it, add {names}")
+    elif config.get("compress") is None or fingerprint(config) != record.fingerprint:
         yield "its configuration is not the one that its fingerprint names"
     for x in record.latency:
         if abs(x.ms_per_sample * x.batch_size - x.p50_ms) > 1e-6 * abs(x.p50_ms):
@@ -153,9 +176,9 @@ def lock(record: Record, folder: Path) -> list[str]:
     return [line for line in lines if _REQUIREMENT.fullmatch(line)]
 
 
-def _run_part(record: Record) -> dict[str, Any]:
-    """The configuration but for what is replaced when it is run again: where results go."""
-    return {k: v for k, v in record.config.items() if k not in ("tracking", "outputs")}
+def _run_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration but for what is replaced when it is run again: where results go."""
+    return {k: v for k, v in config.items() if k not in ("tracking", "outputs")}
 
 
 def _commit(record: Record) -> str | None:
@@ -163,11 +186,14 @@ def _commit(record: Record) -> str | None:
     return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
 
-def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
+def run_again(
+    record: Record, written: Mapping[str, Any], outputs: Path | None, which: str = ""
+) -> Record:
     """Run the record's configuration from its beginning.
 
     Args:
-        record: The record, trusted.
+        record: The record, trusted, its configuration read.
+        written: The configuration as it stood in the file: the new record holds its references.
         outputs: Where; None takes ``outputs/reproduce/<time>``.
         which: What to do where its configuration does not fit this version.
 
@@ -184,7 +210,7 @@ def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
         lacks = ", ".join(sorted(missing))
         raise DataError(f"the record's configuration lacks {lacks}", hint=which)
     try:
-        config = from_plain({**_run_part(record), "tracking": {"enabled": False}})
+        config = from_plain({**_run_part(record.config), "tracking": {"enabled": False}})
     except ConfigError as error:
         raise DataError(
             f"the record's configuration is not one of this version: {error.message}", hint=which
@@ -199,7 +225,8 @@ def run_again(record: Record, outputs: Path | None, which: str = "") -> Record:
     )
     validate(config)
     print(f"Running   in {where}")
-    return ExperimentRun(config, where / "run").run()
+    shown = with_references(to_plain(config), _run_part(written))
+    return ExperimentRun(config, where / "run", shown=shown).run()
 
 
 def verdict(record: Record, again: Record, allowances: Allowances, altered: bool) -> int:

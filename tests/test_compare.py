@@ -105,6 +105,22 @@ def test_reproduce_check_tells_an_altered_record(tmp_path, capsys):
     assert "contradict" in out
 
 
+def test_reproduce_check_reads_only_the_environment_that_is_named(tmp_path, capsys, monkeypatch):
+    record = candidate()
+    record.config["model"]["weights_file"] = "/data/w.pth"
+    record = real(record)
+    record.config["model"]["weights_file"] = "${oc.env:THE_DATA}/w.pth"
+    path = save(record, tmp_path / "a")
+    monkeypatch.setenv("THE_DATA", "/data")
+    assert reproduce.main([str(path), "--check"]) == 0
+    assert "add --env THE_DATA" in capsys.readouterr().out
+    assert reproduce.main([str(path), "--check", "--env", "THE_DATA"]) == 0
+    assert "is as it was written" in capsys.readouterr().out
+    monkeypatch.setenv("THE_DATA", "/another")
+    assert reproduce.main([str(path), "--check", "--env", "THE_DATA"]) == 1
+    assert "fingerprint" in capsys.readouterr().out
+
+
 def test_reproduce_lock_prefers_everything_that_was_installed(tmp_path, capsys):
     record = real(candidate())
     path = save(record, tmp_path / "a")

@@ -12,7 +12,7 @@ import version_1
 
 from pqbench import reproduce
 from pqbench.app.arguments import config_folder
-from pqbench.app.trust import check_classes, check_trust
+from pqbench.app.trust import check_classes, check_trust, read_environment, with_references
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.core.record import FILE, Record
 
@@ -84,7 +84,11 @@ def test_functions_of_pqbench_and_what_they_import_are_not_classes_of_it(target:
 
 
 @pytest.mark.parametrize(
-    "text", ["${call:os.system,touch x}", "a ${oc.env:HOME} b", "${oc.decode:1}", "${model.task}"]
+    "text",
+    [
+        *("${call:os.system,touch x}", "${oc.decode:1}", "${model.task}"),
+        *("${oc.env:${model.task}}", "${oc.env:HOME,${call:os.system,touch x}}"),
+    ],
 )
 def test_interpolations_are_refused_and_never_resolved(text: str) -> None:
     with pytest.raises(ConfigError, match=r"model\.head holds"):
@@ -118,3 +122,21 @@ def test_record_whose_classes_have_moved_says_which_commit_to_install(
     assert len(lines) == 1
     assert "pqbench.backends.ort.OrtBackend is not in this one" in lines[0]
     assert "git checkout 50ff054" in lines[0]
+
+
+def test_environment_is_read_where_its_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "s3cr3t")
+    monkeypatch.delenv("B_TOKEN", raising=False)
+    config = with_value(["x/${oc.env:A_TOKEN}", "${oc.env:B_TOKEN, b}"], "model", "head")
+    with pytest.raises(ConfigError, match="reads the environment: A_TOKEN, B_TOKEN"):
+        check(config)
+    partly = read_environment(config, ["B_TOKEN"])
+    assert partly["model"]["head"] == ["x/${oc.env:A_TOKEN}", "b"]
+    with pytest.raises(ConfigError, match="reads the environment: A_TOKEN"):
+        check(partly)
+    whole = read_environment(config, ["A_TOKEN", "B_TOKEN"])
+    assert whole["model"]["head"] == ["x/s3cr3t", "b"]
+    check(whole)
+    assert with_references(whole, config) == config
+    with pytest.raises(ConfigError, match="reads C from the environment, where it is not set"):
+        read_environment(with_value("${oc.env:C}", "model", "head"), ["C"])

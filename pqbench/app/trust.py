@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _ROOMS = (
 )
 _TARGET = re.compile(r"_target_:\s*[\"']?([\w.]+)")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)\s*(?:,\s*([^${}\\]*?)\s*)?\}")
 _SHOWN = 5
 LAST_OF_VERSION_1 = "50ff054"  # the last commit whose classes lay where version 1 names them
 
@@ -38,8 +40,8 @@ def check_trust(config: Mapping[str, Any], conf: Path, allowed: Collection[str])
         allowed: Packages that the user trusts, by name.
 
     Raises:
-        ConfigError: It names code of another package, or holds an interpolation, which could run
-            any function; all of them are shown.
+        ConfigError: It names code of another package, reads the environment, or holds another
+            interpolation, which could run any function; all of them are shown.
     """
     shipped = _shipped(conf)
     strangers = [
@@ -58,6 +60,12 @@ def check_trust(config: Mapping[str, Any], conf: Path, allowed: Collection[str])
             if allow
             else "it is no class of a step, backend, data set or model",
         )
+    unread = unread_variables(config)
+    if unread:
+        raise ConfigError(
+            f"the record reads the environment: {', '.join(unread)}",
+            hint="if it may: " + " ".join(f"--env {name}" for name in unread),
+        )
     open_ends = [key for key, text in _strings(config) if "${" in text]
     if open_ends:
         raise ConfigError(
@@ -65,6 +73,64 @@ def check_trust(config: Mapping[str, Any], conf: Path, allowed: Collection[str])
             "could call anything",
             hint="run the record's command with your own configuration instead",
         )
+
+
+def unread_variables(config: Mapping[str, Any]) -> list[str]:
+    """Environment variables that a configuration refers to, sorted; none once they are read."""
+    found = {match[1] for key, text in _strings(config) for match in _ENVIRONMENT.finditer(text)}
+    return sorted(found)
+
+
+def read_environment(config: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
+    """A record's configuration with values of the environment where it holds references to it.
+
+    Records keep ``${oc.env:NAME}`` as it was given, so a secret does not stand in them. A
+    stranger's record must not read any variable it likes (it could send it somewhere), so they are
+    named.
+
+    Args:
+        config: A record's configuration.
+        allowed: Variables that may be read.
+
+    Returns:
+        A copy; references to other variables stay.
+
+    Raises:
+        ConfigError: A variable that may be read is not set, and the reference has no default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if name not in allowed:
+            return match[0]
+        found = os.environ.get(name, default)
+        if found is None:
+            raise ConfigError(
+                f"the record reads {name} from the environment, where it is not set",
+                hint=f"set it: {name}=... before the command",
+            )
+        return found
+
+    def read(node: Any) -> Any:
+        if isinstance(node, str):
+            return _ENVIRONMENT.sub(value, node)
+        if isinstance(node, Mapping):
+            return {key: read(item) for key, item in node.items()}
+        return [read(item) for item in node] if isinstance(node, list | tuple) else node
+
+    return {key: read(item) for key, item in config.items()}
+
+
+def with_references(plain: Any, written: Any) -> Any:
+    """Plain values with the references to the environment that a record holds put back."""
+    if isinstance(written, str) and _ENVIRONMENT.search(written):
+        return written
+    if isinstance(plain, Mapping) and isinstance(written, Mapping):
+        return {key: with_references(item, written.get(key)) for key, item in plain.items()}
+    if isinstance(plain, list | tuple) and isinstance(written, list | tuple):
+        pairs = zip(plain, written, strict=False)
+        return [with_references(item, text) for item, text in pairs] + list(plain[len(written) :])
+    return plain
 
 
 def check_classes(config: Mapping[str, Any], version: int, commit: str | None) -> None:
