@@ -2,7 +2,8 @@
 
 Both loops run in one process over one loaded session, in alternating blocks of random order. The
 bare loop calls the runtime's own object and nothing else. Target: within 2 %, or within 5
-microseconds for the small model. With ``--benchmark-app`` OpenVINO's own tool (synchronous, same
+microseconds for the small model. PyTorch's own tool, ``torch.utils.benchmark``, takes turns with
+them. With ``--benchmark-app`` OpenVINO's own tool (synchronous, same
 threads and precision) runs between two of pqbench's measurements of the large model; its report
 rounds to 10 microseconds, too coarse for the small one.
 
@@ -69,6 +70,13 @@ def bare_loop(call: Callable[[Any], object], batches: list[Any], seconds: float)
     return times
 
 
+def torch_timer(call: Callable[[Any], object], batches: list[Any], threads: int) -> Any:
+    """``torch.utils.benchmark``'s timer of the same call; it measures as long as it is told to."""
+    from torch.utils.benchmark import Timer
+
+    return Timer("call(batch)", globals={"call": call, "batch": batches[0]}, num_threads=threads)
+
+
 def compare(
     backend: str, model: str, folder: str, pairs: int, block_s: float, threads: int
 ) -> dict[str, float]:
@@ -94,24 +102,35 @@ def compare(
         torch.set_num_threads(threads)
     call, batches = bare_call(backend, host.session), host._views(1)
     rng = np.random.default_rng(0)
-    ours, bare = [], []
+    timer = torch_timer(call, batches, threads) if backend == "torch" else None
+    sides = ["ours", "bare", *(["tool"] if timer is not None else [])]
+    medians: dict[str, list[float]] = {side: [] for side in sides}
     for pair in range(pairs + 2):
         found = {}
-        for side in rng.permutation(["ours", "bare"]):
+        for side in rng.permutation(sides):
             if side == "ours":
                 found["ours"] = host.block(1, block_s, 1, 1_000_000, 0.0)["ns"]
-            else:
+            elif side == "bare":
                 found["bare"] = bare_loop(call, batches, block_s)
+            elif timer is not None:
+                found["tool"] = 1e9 * timer.blocked_autorange(min_run_time=block_s).median
         if pair >= 2:  # the first two warm up
-            ours.append(float(np.median(found["ours"])) / 1e3)
-            bare.append(float(np.median(found["bare"])) / 1e3)
+            for side in sides:
+                medians[side].append(float(np.median(found[side])) / 1e3)
     host.close()
-    ratio, low, high = ratio_interval([a / b for a, b in zip(ours, bare, strict=True)])
-    difference = float(np.median(np.subtract(ours, bare)))
+    result = beside(medians["ours"], medians["bare"])
+    if timer is not None:
+        result |= {f"tool_{k}": v for k, v in beside(medians["ours"], medians["tool"]).items()}
+    return result
+
+
+def beside(ours: list[float], other: list[float]) -> dict[str, float]:
+    """Medians of ours and of another's blocks, in microseconds, and their paired ratio."""
+    ratio, low, high = ratio_interval([a / b for a, b in zip(ours, other, strict=True)])
     return {
         "ours": float(np.median(ours)),
-        "bare": float(np.median(bare)),
-        "difference": difference,
+        "bare": float(np.median(other)),
+        "difference": float(np.median(np.subtract(ours, other))),
         "ratio": ratio,
         "low": low,
         "high": high,
@@ -146,6 +165,22 @@ def benchmark_app(model: Path, size: int, seconds: int, threads: int) -> float:
         return float(results["latency (ms)"]) * 1e3
 
 
+def row(model: str, other: str, found: dict[str, float]) -> tuple[str, ...]:
+    """A line of the table."""
+    small = model == "small"
+    within = abs(found["difference"]) <= 5 if small else abs(found["ratio"] - 1) <= 0.02
+    return (
+        model,
+        other,
+        f"{found['ours']:.1f}",
+        f"{found['bare']:.1f}",
+        f"{found['difference']:+.1f}",
+        f"{found['ratio'] - 1:+.2%}",
+        f"{found['low'] - 1:+.2%} .. {found['high'] - 1:+.2%}",
+        f"{'yes' if within else 'NO'} ({'5 us' if small else '2 %'})",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=40)
@@ -169,24 +204,10 @@ def main() -> None:
                 for backend in given.backends:
                     arguments = (str(folder), given.pairs, given.block_s, given.threads)
                     found = apart(compare, backend, model, *arguments)
-                    limit = "5 us" if model == "small" else "2 %"
-                    within = (
-                        abs(found["difference"]) <= 5
-                        if model == "small"
-                        else abs(found["ratio"] - 1) <= 0.02
-                    )
-                    rows.append(
-                        (
-                            model,
-                            backend,
-                            f"{found['ours']:.1f}",
-                            f"{found['bare']:.1f}",
-                            f"{found['difference']:+.1f}",
-                            f"{found['ratio'] - 1:+.2%}",
-                            f"{found['low'] - 1:+.2%} .. {found['high'] - 1:+.2%}",
-                            f"{'yes' if within else 'NO'} ({limit})",
-                        )
-                    )
+                    rows.append(row(model, backend, found))
+                    if "tool_ratio" in found:
+                        tool = {k[5:]: v for k, v in found.items() if k.startswith("tool_")}
+                        rows.append(row(model, "torch.utils.benchmark", tool))
             if given.benchmark_app:
                 for model in [m for m in given.models if m == "large"]:
                     xml = next((folder / model / "openvino").glob("*.xml"))
@@ -206,9 +227,9 @@ def main() -> None:
                     )
     header = (
         "model",
-        "backend",
+        "beside",
         "pqbench us",
-        "bare us",
+        "its us",
         "difference us",
         "ratio",
         "95 %",
