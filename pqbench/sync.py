@@ -20,8 +20,9 @@ from pqbench.core.record import Record
 from pqbench.core.terminal import printable
 from pqbench.report.load import find_records
 from pqbench.tracking import journal
+from pqbench.tracking.push import push
 from pqbench.tracking.settings import TrackingSettings
-from pqbench.tracking.store import ensure_store, push
+from pqbench.tracking.store import ensure_store
 
 
 def main(argv: Sequence[str] | None = None) -> int:

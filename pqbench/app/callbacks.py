@@ -237,8 +237,8 @@ def _mlflow_pages(
     from pqbench.report.load import find_records
     from pqbench.tracking import journal
     from pqbench.tracking.links import base_url, compare_url, run_url, runs_url, ui_command
+    from pqbench.tracking.push import save_view
     from pqbench.tracking.report_run import push_report
-    from pqbench.tracking.store import save_view
 
     if not settings.enabled:
         return {}

@@ -28,7 +28,7 @@ def run(config: DictConfig) -> str:
     """
     from pqbench.experiment.run import ExperimentRun
     from pqbench.report.load import find_records
-    from pqbench.tracking.store import push
+    from pqbench.tracking.push import push
 
     stop.install()
     stop.check()

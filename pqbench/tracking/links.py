@@ -41,7 +41,7 @@ def runs_url(
         base: From :func:`base_url`.
         experiment_id: MLflow's id.
         sweep: Show only the runs of this sweep.
-        view: Key from :func:`pqbench.tracking.store.save_view`, which has columns and its own
+        view: Key from :func:`pqbench.tracking.push.save_view`, which has columns and its own
             filter, so that ``sweep`` is not needed.
     """
     url = f"{base}/#/experiments/{quote(experiment_id, safe='')}/runs"

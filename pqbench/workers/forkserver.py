@@ -38,6 +38,7 @@ PRELOAD = (
     "safetensors.torch",
     "hydra.utils",
     "pqbench.workers.session",
+    "pqbench.workers.session_child",
     "pqbench.measure.session_host",
 )
 _LONGEST = 108 - len("/listener-12345678") - 1

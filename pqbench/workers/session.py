@@ -8,58 +8,32 @@ behind: the child ends when its pipe closes or its parent dies, and its process 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import mmap
 import os
-import select
-import signal
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pqbench.core import interrupt
 from pqbench.core.backend import Backend
-from pqbench.core.errors import (
-    ERRORS,
-    ConfigError,
-    OutOfMemoryFailure,
-    PqbenchError,
-    StageTimeout,
-    WorkerCrash,
-)
+from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.machine.foreign_load import process_cpu_s
 from pqbench.measure.side import Side
-from pqbench.workers.child import (
-    MEMORY_HINT,
-    cell_timeout,
-    child_environment,
-    describe_error,
-    die_with_parent,
-    last_line,
-    limit_memory,
-    speaks_of_memory,
-)
+from pqbench.workers.child import child_environment, limit_memory
+from pqbench.workers.child_pipe import ChildPipe
 from pqbench.workers.forkserver import Forked, server
-from pqbench.workers.guard import WORKERS, kill_tree
+from pqbench.workers.guard import WORKERS
+from pqbench.workers.session_child import serve_forked
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
 
     from pqbench.measure.latency import Block
 
-_CHUNK = 1 << 20
-_EXIT_S = 5.0
 
-
-class SessionWorker(Side):
+class SessionWorker(ChildPipe, Side):
     """A model loaded in a child process. Make it with :meth:`start`, use it in a ``with`` block.
 
     Attributes:
@@ -69,27 +43,9 @@ class SessionWorker(Side):
         cold_answer: Cold times and the device, as measured while it started.
     """
 
-    def __init__(
-        self,
-        process: Forked | subprocess.Popen[bytes],
-        name: str,
-        log: Path,
-        timeout_s: float,
-        to: int,
-        of: int,
-        deadline: float | None = None,
-    ) -> None:
-        self.name = name
-        self.log = log
-        self.pid = process.pid
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.cold_answer: dict[str, Any] = {}
-        self._process = process
-        self._timeout_s = timeout_s
-        self._deadline = math.inf if deadline is None else deadline
-        self._to = to
-        self._of = of
-        self._buffer = b""
-        self._closed = False
 
     @classmethod
     def start(cls, *arguments: Any, **options: Any) -> Self:
@@ -165,7 +121,7 @@ class SessionWorker(Side):
         limit_memory(process.pid, memory_mb)
         worker = cls(process, name, log, timeout_s, to, of, deadline)
         try:
-            worker._send(
+            worker.send(
                 "open",
                 backend=dict(backend),
                 artifact=str(Path(artifact).absolute()),
@@ -186,7 +142,7 @@ class SessionWorker(Side):
             PqbenchError: It could not be; the class says why. The child has been ended.
         """
         try:
-            self.cold_answer = self._answer("open")
+            self.cold_answer = self.answer("open")
         except BaseException:
             self.kill()
             raise
@@ -200,7 +156,7 @@ class SessionWorker(Side):
 
     def placement(self) -> dict[str, Any]:
         """Where and in what precision the model runs: the fields of the record's placement."""
-        answer: dict[str, Any] = self._ask("placement")
+        answer: dict[str, Any] = self.ask("placement")
         return answer
 
     def block(
@@ -216,7 +172,7 @@ class SessionWorker(Side):
 
         from pqbench.measure.latency import Block
 
-        answer = self._ask(
+        answer = self.ask(
             "block",
             batch_size=batch_size,
             seconds=seconds,
@@ -246,7 +202,7 @@ class SessionWorker(Side):
             batch_size: Samples per call.
             split: Folder of the prepared split; None takes the one the session was started with.
         """
-        count: int = self._ask(
+        count: int = self.ask(
             "predict",
             out=str(Path(out).absolute()),
             batch_size=batch_size,
@@ -256,138 +212,13 @@ class SessionWorker(Side):
 
     def memory(self, batch_size: int, calls: int) -> dict[str, Any]:
         """Memory (``memory``, ``reasons``) since before the load, after some more calls."""
-        answer: dict[str, Any] = self._ask("memory", batch_size=batch_size, calls=calls)
+        answer: dict[str, Any] = self.ask("memory", batch_size=batch_size, calls=calls)
         return answer
 
     def profile(self, batch_size: int, runs: int) -> dict[str, float]:
         """Milliseconds per call by kernel type, largest first. Time nothing afterwards."""
-        answer: dict[str, float] = self._ask("profile", batch_size=batch_size, runs=runs)
+        answer: dict[str, float] = self.ask("profile", batch_size=batch_size, runs=runs)
         return answer
-
-    def _ask(self, call: str, **arguments: Any) -> Any:
-        self._send(call, **arguments)
-        return self._answer(call)
-
-    def _send(self, call: str, **arguments: Any) -> None:
-        line = json.dumps({"call": call, "arguments": arguments}).encode() + b"\n"
-        try:
-            view = memoryview(line)
-            while view:
-                view = view[os.write(self._to, view) :]
-        except BrokenPipeError:
-            raise self._death(call) from None
-
-    def _answer(self, call: str) -> Any:
-        answer = json.loads(self._read_line(call))
-        if "error" not in answer:
-            return answer["value"]
-        error = answer["error"]
-        kind = ERRORS.get(error["type"])
-        if kind is not None:
-            raise self._located(kind(error["message"], hint=error["hint"]))
-        failure = PqbenchError(
-            f"{self.name}, {call}: {error['type']}: {error['message']}",
-            hint=f"the traceback is in {self.log}",
-        )
-        failure.original = error["type"]
-        raise self._located(failure)
-
-    def _read_line(self, call: str) -> bytes:
-        """Sleep until the child has answered.
-
-        Raises:
-            StageTimeout: It took too long; the child is killed.
-            WorkerCrash: It died.
-            OutOfMemoryFailure: It was killed, most likely for memory.
-        """
-        waiting = select.poll()
-        waiting.register(self._of, select.POLLIN | select.POLLHUP)
-        end = min(time.monotonic() + self._timeout_s, self._deadline)
-        parts = [self._buffer]
-        while b"\n" not in parts[-1]:
-            left = end - time.monotonic()
-            if left <= 0 or not waiting.poll(left * 1e3):
-                self.kill()
-                if end == self._deadline:
-                    raise self._located(cell_timeout(f"{self.name}, '{call}'"))
-                raise self._located(
-                    StageTimeout(
-                        f"{self.name}: no answer to '{call}' within {self._timeout_s:g} s",
-                        hint="raise protocol.stage_timeout_s, or use a smaller model or batch size",
-                    )
-                )
-            chunk = os.read(self._of, _CHUNK)
-            if not chunk:
-                raise self._death(call)
-            parts.append(chunk)
-        line, _, self._buffer = b"".join(parts).partition(b"\n")
-        return line
-
-    def _death(self, call: str) -> PqbenchError:
-        """Why the child is no more."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_S)
-        code = self._process.returncode
-        interrupt.came(-(code or 0))
-        self.kill()
-        last = last_line(self.log)
-        where = f"{self.name} died during '{call}'"
-        if code is not None and code < 0:
-            number = signal.Signals(-code)
-            if number == signal.SIGKILL:
-                return self._located(
-                    OutOfMemoryFailure(
-                        f"{where}: killed ({number.name}), as the system does when memory runs out",
-                        hint=MEMORY_HINT,
-                    )
-                )
-            message = f"{where} ({number.name})"
-        else:
-            message = f"{where} with exit code {code}"
-        if speaks_of_memory(last):
-            return self._located(OutOfMemoryFailure(f"{message}: {last}", hint=MEMORY_HINT))
-        return self._located(WorkerCrash(message, hint=f"its last words: {last} ({self.log})"))
-
-    def _located(self, error: PqbenchError) -> PqbenchError:
-        error.log = self.log
-        return error
-
-    # -- end ---------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Let the child end by itself, then make sure that it and its children have."""
-        if self._closed:
-            return
-        os.close(self._to)
-        self._to = -1
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_S)
-        self.kill()
-
-    def kill(self) -> None:
-        """End the child and its children at once."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._process.returncode is None:
-            kill_tree(self.pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()  # also before it has made a group of its own
-        self._process.wait()
-        WORKERS.ended(self.pid)
-        for descriptor in (self._to, self._of):
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.kill()
 
 
 def runtime_of(backend: Mapping[str, Any]) -> tuple[Sequence[str], str]:
@@ -417,7 +248,7 @@ def _fresh(
     requests: int, answers: int, log: Path, threads: int, modules: Sequence[str] | None
 ) -> subprocess.Popen[bytes]:
     """A child in a fresh interpreter; given the runtime's ``modules``, one that is weighed."""
-    module = "pqbench.workers.session" if modules is None else "pqbench.workers.weigh"
+    module = "pqbench.workers.session_child" if modules is None else "pqbench.workers.weigh"
     with log.open("ab") as output:
         return subprocess.Popen(
             [
@@ -442,87 +273,4 @@ def _forked(
         Connection(os.dup(requests), writable=False) as incoming,
         Connection(os.dup(answers), readable=False) as outgoing,
     ):
-        return Forked(context, _serve_forked, (incoming, outgoing), log, threads)
-
-
-# -- the child -------------------------------------------------------------------------------------
-
-
-def _serve_forked(incoming: Connection, outgoing: Connection) -> None:
-    """In a fork of the server, which ends it with our parent."""
-    requests, answers = os.dup(incoming.fileno()), os.dup(outgoing.fileno())
-    incoming.close()
-    outgoing.close()
-    layout = _another_layout()
-    serve(requests, answers)
-    del layout
-
-
-def _another_layout() -> tuple[mmap.mmap, bytearray]:
-    """Shift where memory is found from now on, as address randomization does for a fresh process.
-
-    All forks of a server begin with the same layout, and what it does to caches would look like a
-    property of the program (Curtsinger and Berger, "Stabilizer", ASPLOS 2013). The pages are never
-    touched, so they cost no memory.
-    """
-    draw = int.from_bytes(os.urandom(4), "little")
-    pages, heap = 1 + draw % 65536, 16 * (1 + (draw >> 16) % 4096)
-    return mmap.mmap(-1, pages * mmap.PAGESIZE), bytearray(heap)
-
-
-def serve(
-    requests: int, answers: int, bare_mb: float | None = None, import_s: float | None = None
-) -> None:
-    """Answer requests until the pipe closes.
-
-    Args:
-        requests: Descriptor to read from.
-        answers: Descriptor to write to.
-        bare_mb: Resident memory in MiB of an interpreter with numpy and the runtime alone, where
-            this process is weighed.
-        import_s: Seconds that importing the runtime took, where that is done already.
-    """
-    from pqbench.measure.denormals import flush_denormals
-
-    flushed = flush_denormals()  # before numpy and the runtimes start threads: they inherit it
-    from pqbench.measure.session_host import Host, open_host
-
-    host: Host | None = None
-    with os.fdopen(requests, "rb") as incoming, os.fdopen(answers, "wb") as outgoing:
-        for line in incoming:
-            request = json.loads(line)
-            answer: dict[str, Any]
-            try:
-                if request["call"] == "open":
-                    host = open_host(
-                        **request["arguments"], flushed=flushed, bare_mb=bare_mb, import_s=import_s
-                    )
-                    value = host.cold()
-                else:
-                    value = getattr(host, request["call"])(**request["arguments"])
-                answer = {"value": value}
-            except Exception as error:  # the boundary of the process: reported, never hidden
-                traceback.print_exc()
-                answer = {"error": describe_error(error)}
-            outgoing.write(json.dumps(answer).encode() + b"\n")
-            outgoing.flush()
-        if host is not None:
-            host.close()
-
-
-def main(
-    requests: int,
-    answers: int,
-    parent: int,
-    bare_mb: float | None = None,
-    import_s: float | None = None,
-) -> None:
-    """Run the child; see :func:`serve`."""
-    die_with_parent(parent)
-    for descriptor in (requests, answers):
-        os.set_inheritable(descriptor, False)
-    serve(requests, answers, bare_mb, import_s)
-
-
-if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:4]))
+        return Forked(context, serve_forked, (incoming, outgoing), log, threads)

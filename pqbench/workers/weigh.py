@@ -31,6 +31,6 @@ if __name__ == "__main__":
             break  # the backend says what is missing
     seconds = time.perf_counter() - began
     bare = resident_mb()
-    from pqbench.workers.session import main
+    from pqbench.workers.session_child import main
 
     main(int(requests), int(answers), int(parent), bare, seconds)

@@ -11,8 +11,9 @@ from record_factory import make_failed, make_record
 
 from pqbench.core.record import FILE, Record
 from pqbench.tracking.fetch import fetch
+from pqbench.tracking.push import push
 from pqbench.tracking.settings import TrackingSettings
-from pqbench.tracking.store import ensure_store, opened, push
+from pqbench.tracking.store import ensure_store, opened
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pqbench.core.errors import ConfigError, DataError
 from pqbench.report import __main__ as report
 from pqbench.report.mlflow_source import fetch_records
 from pqbench.tracking import store
+from pqbench.tracking.push import push
 from pqbench.tracking.report_run import push_report
 from pqbench.tracking.settings import TrackingSettings
 
@@ -51,7 +52,7 @@ def pushed(tmp_path_factory):
         record.files = {"model": "model"}
         record.save(root / name)
         own = settings if name == "0" else TrackingSettings(outputs=settings.outputs)
-        runs.append(store.push(record, root / name, own, SWEEP))
+        runs.append(push(record, root / name, own, SWEEP))
     return settings, experiment, runs
 
 

@@ -18,6 +18,8 @@ from record_factory import make_failed, make_record
 from pqbench import sync
 from pqbench.core.errors import DataError
 from pqbench.tracking import journal, store
+from pqbench.tracking import push as pushing
+from pqbench.tracking.push import push, save_view
 from pqbench.tracking.settings import TrackingSettings
 
 SWEEP = "2026-11-22 10:00 it's"
@@ -76,7 +78,7 @@ def files_of(settings, run_id, path=None):
 
 def test_import_stays_light():
     code = (
-        "import sys, pqbench.tracking.store, pqbench.sync, pqbench.report.__main__;"
+        "import sys, pqbench.tracking.push, pqbench.sync, pqbench.report.__main__;"
         "print({'mlflow', 'pandas', 'matplotlib'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]
@@ -89,7 +91,7 @@ def test_push_logs_the_whole_record(settings, tmp_path):
     record.lineage.append({"action": "finetune", "details": {"loss": [0.7, 0.5]}})
     folder = save(record, tmp_path / "job")
     experiment_id = store.ensure_store(settings)
-    run_id = store.push(record, folder, settings, SWEEP)
+    run_id = push(record, folder, settings, SWEEP)
     run = client_of(settings).get_run(run_id)
     assert run.info.experiment_id == experiment_id
     assert run.info.status == "FINISHED"
@@ -110,7 +112,7 @@ def test_push_logs_the_whole_record(settings, tmp_path):
 
 def test_push_failed_experiment_is_a_failed_run_with_its_log(settings, tmp_path):
     record = make_failed()
-    run_id = store.push(record, save(record, tmp_path / "job"), settings, SWEEP)
+    run_id = push(record, save(record, tmp_path / "job"), settings, SWEEP)
     run = client_of(settings).get_run(run_id)
     assert run.info.status == "FAILED"
     assert run.data.tags["status"] == "unavailable"
@@ -122,14 +124,14 @@ def test_push_failed_experiment_is_a_failed_run_with_its_log(settings, tmp_path)
 def test_push_without_model_files(settings, tmp_path):
     record = make_record()
     folder = save(record, tmp_path / "job")
-    run_id = store.push(record, folder, replace(settings, log_model=False), None)
+    run_id = push(record, folder, replace(settings, log_model=False), None)
     assert not any(path.startswith("model") for path in files_of(settings, run_id))
 
 
 def test_push_missing_file_is_told_and_the_rest_logged(settings, tmp_path, caplog):
     record = make_record()
     record.files["latency"] = "latency.parquet"
-    run_id = store.push(record, save(record, tmp_path / "job"), settings, None)
+    run_id = push(record, save(record, tmp_path / "job"), settings, None)
     assert "latency.parquet" in caplog.text
     assert client_of(settings).get_run(run_id).info.status == "FINISHED"
 
@@ -137,11 +139,11 @@ def test_push_missing_file_is_told_and_the_rest_logged(settings, tmp_path, caplo
 def test_push_same_record_once_per_sweep(settings, tmp_path):
     record = make_record()
     folder = save(record, tmp_path / "job")
-    first = store.push(record, folder, settings, SWEEP)
-    assert store.push(record, folder, settings, SWEEP) == first
+    first = push(record, folder, settings, SWEEP)
+    assert push(record, folder, settings, SWEEP) == first
     (folder / journal.JOURNAL).unlink()  # the store itself knows
-    assert store.push(record, folder, settings, SWEEP) == first
-    other = store.push(record, folder, settings, "another")
+    assert push(record, folder, settings, SWEEP) == first
+    other = push(record, folder, settings, "another")
     assert other != first
     assert len(runs_of(settings)) == 2
 
@@ -150,35 +152,35 @@ def test_push_of_a_shared_baseline_by_two_jobs_at_once_is_one_run(settings, tmp_
     (settings.folder / "cache" / "locks").mkdir(parents=True)
     record = make_record()
     folders = [save(record, tmp_path / name) for name in ("one", "two")]
-    find = store._find
+    find = pushing._find
 
     def find_slowly(*arguments):
         found = find(*arguments)
         time.sleep(0.5)  # the other job asks meanwhile
         return found
 
-    monkeypatch.setattr(store, "_find", find_slowly)
+    monkeypatch.setattr(pushing, "_find", find_slowly)
     with ThreadPoolExecutor(2) as pool:
-        pushed = pool.map(lambda folder: store.push(record, folder, settings, SWEEP), folders)
+        pushed = pool.map(lambda folder: push(record, folder, settings, SWEEP), folders)
     assert len(set(pushed)) == len(runs_of(settings)) == 1
 
 
 def test_push_run_in_the_trash_stays_there(settings, tmp_path):
     record = make_record()
     folder = save(record, tmp_path / "job")
-    run_id = store.push(record, folder, settings, SWEEP)
+    run_id = push(record, folder, settings, SWEEP)
     client_of(settings).delete_run(run_id)
-    assert store.push(record, folder, settings, SWEEP) == run_id
+    assert push(record, folder, settings, SWEEP) == run_id
     assert runs_of(settings) == []
 
 
 def test_push_changed_record_is_a_new_run(settings, tmp_path):
     record = make_record()
     folder = save(record, tmp_path / "job")
-    first = store.push(record, folder, settings, SWEEP)
+    first = push(record, folder, settings, SWEEP)
     record.notes.append("measured again")
     record.save(folder)
-    assert store.push(record, folder, settings, SWEEP) != first
+    assert push(record, folder, settings, SWEEP) != first
 
 
 def test_push_that_died_half_way_is_completed_not_doubled(settings, tmp_path, monkeypatch):
@@ -189,12 +191,12 @@ def test_push_that_died_half_way_is_completed_not_doubled(settings, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_log_files", die)
+        patch.setattr(pushing, "_log_files", die)
         with pytest.raises(KeyboardInterrupt):
-            store.push(record, folder, settings, SWEEP)
+            push(record, folder, settings, SWEEP)
     assert runs_of(settings)[0].info.status == "RUNNING"
     assert journal.pushed(folder) == []
-    run_id = store.push(record, folder, settings, SWEEP)
+    run_id = push(record, folder, settings, SWEEP)
     (run,) = runs_of(settings)
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     history = client_of(settings).get_metric_history(run_id, "accuracy/top1")
@@ -203,14 +205,14 @@ def test_push_that_died_half_way_is_completed_not_doubled(settings, tmp_path, mo
 
 def test_push_without_a_record_on_disk_is_refused(settings, tmp_path):
     with pytest.raises(DataError, match="no record to track"):
-        store.push(make_record(), tmp_path, settings, None)
+        push(make_record(), tmp_path, settings, None)
 
 
 def test_push_disabled_touches_nothing(tmp_path):
     settings = TrackingSettings(enabled=False, outputs=str(tmp_path / "outputs"))
     folder = save(make_record(), tmp_path / "job")
     assert store.ensure_store(settings) is None
-    assert store.push(make_record(), folder, settings, None) is None
+    assert push(make_record(), folder, settings, None) is None
     assert not settings.folder.exists()
     assert journal.read(folder) == []
 
@@ -219,7 +221,7 @@ def test_push_leaves_the_environment_as_it_was(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     record = make_record()
-    store.push(record, save(record, tmp_path / "job"), settings, None)
+    push(record, save(record, tmp_path / "job"), settings, None)
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "4"
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
 
@@ -228,7 +230,7 @@ def test_experiment_in_the_trash_is_told_and_kept_on_disk(settings, tmp_path, ca
     client_of(settings).delete_experiment(store.ensure_store(settings))
     record = make_record()
     folder = save(record, tmp_path / "job")
-    assert store.push(record, folder, settings, None) is None
+    assert push(record, folder, settings, None) is None
     assert "in the trash" in caplog.text
     assert journal.read(folder)[0].run_id is None
 
@@ -242,7 +244,7 @@ def test_server_down_costs_a_warning_and_sync_pushes_once(
         record.config["tracking"] = {"uri": server.uri, "timeout_s": 1}
         folders.append(save(record, tmp_path / "sweep" / str(i)))
         assert store.ensure_store(server) is None
-        assert store.push(record, folders[-1], server, SWEEP) is None
+        assert push(record, folders[-1], server, SWEEP) is None
     assert f"no MLflow server at {server.uri}" in caplog.text
     pending = journal.read(folders[0])[0]
     assert pending.run_id is None
@@ -315,7 +317,7 @@ def test_server_that_fails_after_its_health_check_is_no_error(tmp_path, caplog, 
         record = make_record()
         folder = save(record, tmp_path / "job")
         with caplog.at_level(logging.WARNING):
-            assert store.push(record, folder, settings, None) is None
+            assert push(record, folder, settings, None) is None
     finally:
         end.set()
         server.shutdown()
@@ -360,7 +362,7 @@ def test_link_in_a_strangers_record_is_not_uploaded(settings, tmp_path, caplog):
     folder = save(record, tmp_path / "job")
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "weights").symlink_to(tmp_path / "key")
-    assert store.push(record, folder, settings, None) is not None
+    assert push(record, folder, settings, None) is not None
     assert "not pushed" in caplog.text
     uploaded = [p for p in Path(settings.outputs).rglob("*") if p.is_file()]
     assert not [p for p in uploaded if b"private" in p.read_bytes()]
@@ -368,7 +370,8 @@ def test_link_in_a_strangers_record_is_not_uploaded(settings, tmp_path, caplog):
 
 def test_processes_meeting_in_a_new_store_do_not_break_it(tmp_path):
     code = (
-        "import sys; from pqbench.tracking.store import TrackingSettings, ensure_store;"
+        "import sys; from pqbench.tracking.settings import TrackingSettings;"
+        "from pqbench.tracking.store import ensure_store;"
         "print(ensure_store(TrackingSettings(outputs=sys.argv[1])))"
     )
     root = Path(__file__).parents[2]
@@ -382,7 +385,8 @@ def test_processes_meeting_in_a_new_store_do_not_break_it(tmp_path):
 
 def test_store_whose_maker_was_killed_half_way_is_made_anew(tmp_path):
     code = (
-        "import sys; from pqbench.tracking.store import TrackingSettings, ensure_store;"
+        "import sys; from pqbench.tracking.settings import TrackingSettings;"
+        "from pqbench.tracking.store import ensure_store;"
         "ensure_store(TrackingSettings(outputs=sys.argv[1]))"
     )
     maker = subprocess.Popen(
@@ -400,13 +404,13 @@ def test_store_whose_maker_was_killed_half_way_is_made_anew(tmp_path):
     settings = TrackingSettings(outputs=str(tmp_path))
     assert store.ensure_store(settings) == "1"
     record = make_record()
-    assert store.push(record, save(record, tmp_path / "job"), settings, SWEEP)
+    assert push(record, save(record, tmp_path / "job"), settings, SWEEP)
     assert not half_made.exists()
 
 
 def test_save_view_is_kept_with_the_experiment(settings):
     experiment_id = store.ensure_store(settings)
-    key = store.save_view(settings, experiment_id, [make_record()], "s1")
+    key = save_view(settings, experiment_id, [make_record()], "s1")
     tags = client_of(settings).get_experiment(experiment_id).tags
     assert json.loads(tags[f"mlflow.sharedViewState.{key}"])["searchFilter"] == 'tags.sweep = "s1"'
 

@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 from record_factory import make_record  # noqa: E402
 
 from pqbench.core.record import Record  # noqa: E402
+from pqbench.tracking.push import push  # noqa: E402
 from pqbench.tracking.settings import TrackingSettings  # noqa: E402
-from pqbench.tracking.store import ensure_store, opened, push  # noqa: E402
+from pqbench.tracking.store import ensure_store, opened  # noqa: E402
 
 
 def write(settings: TrackingSettings, sweep: str, folders: list[Path]) -> list[float]:

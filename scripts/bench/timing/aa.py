@@ -127,12 +127,21 @@ def measure_cells(
         score=False,
         pool_mb=32,
     )
-    cells = []
+    cells: list[Cell] = []
     for number in range(given.cells if factor is None else given.slowed_cells):
         out = folder / f"cell{number}"
         result = run_cell(candidate, baseline, replace(protocol, seed=number), out, given.threads)
         cells.append(Cell(result.speedup, result.latency))
-        print(f"{backend} {'A/A' if factor is None else 'A/B'} {number + 1}", file=sys.stderr)
+        kind = "A/A" if factor is None else "A/B"
+        for speedup in result.speedup:
+            starts = " ".join(f"{ratio:.4f}" for ratio in speedup.start_ratios)
+            print(
+                f"{backend} {kind} {number + 1}: {speedup.ratio:.4f} "
+                f"[{speedup.low:.4f}, {speedup.high:.4f}], starts {starts}"
+                f"{', disturbed' if speedup.disturbed else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
     return cells
 
 
