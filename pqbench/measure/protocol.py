@@ -52,10 +52,10 @@ class MeasureProtocol:
     warmup_s: float = 0.15
     warmup_calls: int = 2
     block_s: float = 0.15
-    min_pairs: int = 15
+    min_pairs: int = 16
     max_pairs: int = 200
     max_seconds: float = 10.0
-    processes: int = 5
+    processes: int = 8
     target_half_width: float = 0.02
     unstable_half_width: float = 0.05
     max_foreign_share: float = 0.2

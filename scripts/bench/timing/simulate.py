@@ -49,9 +49,9 @@ class Plan:
 
 
 PLANS = (
-    Plan("quick", 3, 3),
-    Plan("default", 5, 3),
-    Plan("paper", 8, 6, 50),
+    Plan("quick", 5, 2),
+    Plan("default", 8, 2),
+    Plan("paper", 12, 4, 50),
     Plan("two starts", 2, 5),
     Plan("one start, few blocks", 1, 4, start_sd=0.0),
     Plan("one start", 1, 20, start_sd=0.0),
