@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 NOISES = ("quiet", "correlated", "bimodal", "drift", "heavy")
 START_SD = 0.015  # of a ratio's logarithm from start to start
-CALL_MS = 5.0
+CALL_MS = 3.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
     name: str
     starts: int
     pairs: int
-    calls: int = 24
+    calls: int = 34
     start_sd: float = START_SD
 
 
