@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,14 +32,21 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def torch_cases() -> Path:
-    """Other people's small networks and checkpoints beside the checkout."""
-    folder = REPOSITORY.parent / "shared" / "cases" / "torch"
-    if not folder.is_dir():
-        pytest.skip(f"no cases at {folder}")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # as PYTHONPATH does for a user
+def torch_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other people's small networks and checkpoints: ``tests/cases/torch``, each file in place."""
+    from user_cases import place_weights
+
+    folder = tmp_path_factory.mktemp("cases") / "torch"
+    shutil.copytree(REPOSITORY / "tests" / "cases" / "torch", folder)
+    sys.path.insert(0, str(folder))  # as PYTHONPATH does for a user
+    place_weights(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_cases() -> Path:
+    """Other people's small ONNX files."""
+    return REPOSITORY / "tests" / "cases" / "onnx"
 
 
 @pytest.fixture(scope="session")

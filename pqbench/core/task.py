@@ -30,8 +30,8 @@ class SplitRequest:
         resize_mode: What becomes of an image that is not square.
         preprocess: Sizes and normalization of an image; None where the model is not fed images.
         tokenizer: ``_target_`` of the tokenizer and its arguments; None where there are no texts.
-        onnx_file: ``file``, ``input`` and ``layout`` of a model given as ONNX, whose inputs decide
-            how samples are fed; None for torch networks.
+        onnx_file: ``file``, ``input``, ``layout`` and names of ``constants`` of a model given as
+            ONNX, whose inputs decide how samples are fed; None for torch networks.
     """
 
     source: Mapping[str, Any]

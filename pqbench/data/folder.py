@@ -9,12 +9,10 @@ from typing import Any
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
-from pqbench.data.listing import EXTENSIONS, class_folders, list_classes, lost_folders
+from pqbench.data.listing import class_folders, holds_images, list_classes, lost_folders
+from pqbench.data.splits import TEST, TRAIN, VAL, alike, by_name, by_word, inner
 from pqbench.data.stratify import stratified_split
 
-TRAIN = ("train", "training", "trn", "train_set", "trainset")
-VAL = ("val", "valid", "validation", "dev", "val_set", "valset")
-TEST = ("test", "testing", "tst", "test_set", "testset", "eval", "evaluation")
 LEAST = 2
 
 
@@ -84,10 +82,11 @@ class ImageFolder(Dataset):
             raise DataError("data set 'imagefolder' needs a folder", hint=self.layout)
         if not self.root.is_dir():
             raise DataError(f"no folder {self.root}", hint=self.layout)
-        found = self._find_splits(self.root)
+        root = inner(self.root)
+        found = self._find_splits(root)
         if found.train is None:
-            classes = self._ordered(self._classes(self.root))
-            splits = self._one_level(self.root, classes)
+            classes = self._ordered(self._classes(root))
+            splits = self._one_level(root, classes)
         else:
             classes = self._ordered(self._classes(found.train))
             splits = self._two_levels(found, classes)
@@ -104,15 +103,21 @@ class ImageFolder(Dataset):
             DataError: A split has no counterpart, or sub-folders that no split is called are alike.
         """
         places = {name: root / name for name in class_folders(root)}
-        lower = {name.lower(): place for name, place in reversed(places.items())}
+        folders = list(places.values())
 
         def first(given: str, names: Sequence[str]) -> Path | None:
-            known = places.get(given) or next((lower[n] for n in names if n in lower), None)
+            known = places.get(given) or by_name(folders, names)
             # A folder of images is a class, whatever its name: trains have been photographed.
-            return known if known is not None and not _holds_images(known) else None
+            return inner(known) if known is not None and not holds_images(known) else None
 
         train = first(self.train, TRAIN)
         val, test = first(self.val, VAL), first("test", TEST)
+        if train is val is test is None:
+            train, val, test = (by_word(folders, names) for names in (TRAIN, VAL, TEST))
+            scored = val or test
+            if train is None or scored is None or not alike(train, scored):
+                train = val = test = None
+            train, val, test = (p and inner(p) for p in (train, val, test))
         if train is not None and (val or test) is not None:
             return _Layout(train, val or test, test if val is not None else None)
         if train is None and val is None and (test is None or len(places) > LEAST):
@@ -123,14 +128,17 @@ class ImageFolder(Dataset):
 
     def _refuse_unknown_splits(self, root: Path, places: dict[str, Path]) -> None:
         """Sub-folders that all hold the same sub-folders of images are splits, not classes."""
+        if self.classes is not None:  # the user says that they are classes
+            return
         inside = [set(class_folders(place)) for place in places.values()]
         common = set.intersection(*inside) if len(inside) >= LEAST else set()
-        if len(common) >= LEAST and not any(_holds_images(place) for place in places.values()):
+        if len(common) >= LEAST and not any(holds_images(place) for place in places.values()):
             one, two = list(places)[:2]
             raise DataError(
                 f"{root}/{{{','.join(places)}}} hold the same sub-folders "
                 f"({', '.join(sorted(common)[:3])} ...): they are splits, not classes",
-                hint=f"say which is which: dataset.source.train={one} dataset.source.val={two}",
+                hint=f"say which is which: dataset.source.train={one} dataset.source.val={two}; "
+                f"if they are classes all the same: dataset.classes=[{','.join(places)}]",
             )
 
     def _notes(self, found: _Layout) -> tuple[str, ...]:
@@ -221,8 +229,3 @@ class ImageFolder(Dataset):
             name: everything.take(part, (*everything.notes, f"{note} (seed {self.seed})"))
             for name, part in zip(("train", "val"), parts, strict=True)
         }
-
-
-def _holds_images(folder: Path) -> bool:
-    """Whether images lie directly in a folder, as in a class and not as in a split."""
-    return any(p.suffix.lower() in EXTENSIONS and p.is_file() for p in folder.iterdir())

@@ -97,6 +97,11 @@ def class_folders(folder: Path) -> list[str]:
     )
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether images lie directly in a folder, as in a class and not as in a split."""
+    return any(p.suffix.lower() in EXTENSIONS and p.is_file() for p in folder.iterdir())
+
+
 def lost_folders(folder: Path) -> list[Path]:
     """Links directly below ``folder`` that lead nowhere and are not called as images are."""
     return sorted(

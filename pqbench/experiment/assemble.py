@@ -281,7 +281,7 @@ def _score(
 
 
 def _output_kind(built: Built) -> str:
-    """What a user's ONNX file gives: ``logits``, ``probabilities`` or ``class_ids``."""
+    """What a user's model gives: ``logits``, ``probabilities`` or ``class_ids``."""
     lineage = Artifact.load(built.artifact.folder).lineage
     return str(lineage[0].details.get("scores", LOGITS)) if lineage else LOGITS
 

@@ -78,7 +78,8 @@ class Built:
 
     Attributes:
         artifact: Folder of the artifact that the backend loads.
-        network: Folder of the last ``torch`` artifact: its parameters and MACs are counted.
+        network: Folder of the last artifact in the form that the model was given in, before any
+            quantization: its parameters and MACs are counted.
         split: Folder of the scored split.
         clean: Folder of the split that no pretraining saw, where the scored one is not clean.
         weights: Where the weights came from.
@@ -284,7 +285,7 @@ class Pipeline:
     def _recipe(
         self, actions: Sequence[Action], source: StageResult, splits: _Splits
     ) -> tuple[StageResult, StageResult]:
-        """Run the steps and conversions: the result, and the last torch network of the way."""
+        """Run the steps and conversions: the result, and what is counted (``Built.network``)."""
         config = self.config
         current = network = source
         for action in actions:
@@ -321,7 +322,7 @@ class Pipeline:
             )
             # An integer layer's work and parameters are counted as those it stands for.
             step = make(node, f"compress.{action.name}", Step)
-            if action.after == "torch" and step.kind != "quantize":
+            if action.after == config.model.representation and step.kind != "quantize":
                 network = current
         return current, network
 

@@ -135,7 +135,8 @@ class OutputsOnly(Task):
         if not isinstance(source, TensorDataset):
             return Classification().prepare(request, folder)
         side = request.preprocess.crop if request.preprocess is not None else 224
-        specs, notes = sample_specs(Path(request.onnx_file["file"]), side)
+        given = request.onnx_file
+        specs, notes = sample_specs(Path(given["file"]), side, given.get("constants", ()))
         return prepare_tensors(
             source,
             request.split,

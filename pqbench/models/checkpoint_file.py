@@ -8,6 +8,7 @@ everything else is refused by name.
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 # Where training tools keep the weights, the usual place first.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
-AVERAGED = ("ema", "swa", "averag", "shadow", "teacher", "momentum_encoder")
+AVERAGED = re.compile(
+    r"(?<![a-z])(ema|swa|avg|polyak|slow)(?![a-z])|(ema|swa|avg)(?=model|net)|"
+    r"averag|shadow|teacher|momentum_encoder|(?-i:EMA|Ema|SWA)",
+    re.IGNORECASE,
+)
 DEPTH = 4
 SHOWN = 3
 NO_WEIGHTS = ("optim", "scheduler", "scaler", "loops", "rng")
@@ -41,16 +46,18 @@ class Checkpoint:
         states: State dicts by their dotted key in the file (empty: the file itself is one), the
             most likely first; averaged weights last.
         classes: Class names in the order of the outputs, where the file says them.
+        nameless: Dotted keys of averaged weights that are kept as a list, without names.
     """
 
     path: Path
     states: Mapping[str, Mapping[str, Tensor]]
     classes: tuple[str, ...] | None = field(default=None)
+    nameless: tuple[str, ...] = field(default=())
 
 
 def is_averaged(key: str) -> bool:
     """Whether a dotted key speaks of averaged weights (EMA, SWA)."""
-    return any(word in key.lower() for word in AVERAGED)
+    return bool(AVERAGED.search(key))
 
 
 def read_checkpoint(path: Path | str, trusted: Sequence[type] = ()) -> Checkpoint:
@@ -80,7 +87,7 @@ def read_checkpoint(path: Path | str, trusted: Sequence[type] = ()) -> Checkpoin
         bad = [n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
         if bad and not is_averaged(key):
             raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {some(bad)}")
-    return Checkpoint(path, states, _classes(content))
+    return Checkpoint(path, states, _classes(content), tuple(_nameless(content)))
 
 
 def some(names: Sequence[str]) -> str:
@@ -182,6 +189,11 @@ def _states(content: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, 
     """Every mapping of names to tensors, by its dotted key."""
     import torch
 
+    if isinstance(content, list | tuple) and depth <= DEPTH:  # {"models": [first, second]}
+        for i, part in enumerate(content):
+            if isinstance(part, dict):
+                yield from _states(part, f"{key}.{i}" if key else str(i), depth + 1)
+        return
     if (
         not isinstance(content, dict) or not content or depth > DEPTH
     ):  # a configuration stays closed
@@ -199,6 +211,20 @@ def _states(content: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, 
             if name.lower().startswith(NO_WEIGHTS):
                 continue
             yield from _states(value, f"{key}.{name}" if key else name, depth + 1)
+
+
+def _nameless(content: Any, key: str = "", depth: int = 0) -> Iterator[str]:
+    """Lists of tensors under a name that speaks of averages, as ``torch_ema`` writes them."""
+    import torch
+
+    if isinstance(content, list | tuple):
+        tensors = [part for part in content if isinstance(part, torch.Tensor)]
+        if tensors and len(tensors) == len(content) and is_averaged(key):
+            yield key
+    elif isinstance(content, dict) and depth <= DEPTH:
+        for name, value in content.items():
+            if isinstance(name, str) and not name.lower().startswith(NO_WEIGHTS):
+                yield from _nameless(value, f"{key}.{name}" if key else name, depth + 1)
 
 
 def _rank(key: str) -> tuple[bool, int, int]:

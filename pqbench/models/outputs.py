@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import ConfigError, UnsupportedError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 NAMES = ("logits", "scores", "class_logits", "cls_logits", "pred_logits", "out", "output")
+SUM_TOLERANCE = 1e-3
 VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Slice", "Select", "Alias", "Clone", "Flatten")
 
 
@@ -25,6 +27,8 @@ def tensors(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
         return [found for key, part in value.items() for found in tensors(part, (*path, key))]
     if isinstance(value, tuple | list):
         return [found for i, part in enumerate(value) for found in tensors(part, (*path, i))]
+    if is_dataclass(value) and not isinstance(value, type):
+        return tensors({part.name: getattr(value, part.name) for part in fields(value)}, path)
     return []
 
 
@@ -167,12 +171,27 @@ def _has_columns(value: Tensor, example: tuple[Tensor, ...], classes: int, dense
 
 def ends_in_sigmoid(value: Tensor) -> bool:
     """Whether what made a tensor last was a sigmoid, views aside."""
+    return _made_by(value).startswith("Sigmoid")
+
+
+def are_probabilities(value: Tensor) -> bool:
+    """Whether the rows (n, classes) are probabilities already: a softmax or sigmoid is at the end.
+
+    A softmax written out in other operators is told by its values, on at least two rows.
+    """
+    if _made_by(value).startswith(("Softmax", "Sigmoid")):
+        return True
+    rows = value.detach().double()
+    in_range = bool((rows >= 0).all() and (rows <= 1).all())
+    return in_range and bool(((rows.sum(1) - 1).abs() < SUM_TOLERANCE).all())
+
+
+def _made_by(value: Tensor) -> str:
+    """Name of the operation that made a tensor, views aside; empty where nothing is known."""
     node = value.grad_fn
     while node is not None:
         name = type(node).__name__
-        if name.startswith("Sigmoid"):
-            return True
         if not name.startswith(VIEWS) or not node.next_functions:
-            return False
+            return name
         node = node.next_functions[0][0]
-    return False
+    return ""

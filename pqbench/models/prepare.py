@@ -27,7 +27,7 @@ from pqbench.models.heads import (
     replaceable,
     slice_head,
 )
-from pqbench.models.outputs import choose, ends_in_sigmoid
+from pqbench.models.outputs import are_probabilities, choose, ends_in_sigmoid
 from pqbench.models.pretrained import WeightsFile
 from pqbench.models.settings import ModelSettings, WeightsSource
 from pqbench.models.weights import apply, fits, load_file, match, match_names
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Source = Literal["bundled", "pretrained", "file", "scratch", "none"]  # auto, resolved
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 OUTPUT = "logits"
+LOGITS, PROBABILITIES = "logits", "probabilities"  # what the scores are
 SCORED_TASKS = ("classification", "text_classification", "segmentation")
 
 
@@ -240,8 +241,11 @@ def _adaptation(
     batch: tuple[Tensor, ...],
     fitted: FittedHead,
     classes: int,
-) -> tuple[Adaptation, list[str]]:
+) -> tuple[Adaptation, list[str], str]:
     """What must be done to the outputs so that they are one score per class, in order.
+
+    Returns:
+        That; what was assumed; and what the scores are then, ``logits`` or ``probabilities``.
 
     Raises:
         UnsupportedError: They are not, and cannot be made so.
@@ -249,15 +253,15 @@ def _adaptation(
     task = model.task
     dense = task == "segmentation"
     if task not in SCORED_TASKS and model.output is None:
-        return Adaptation(), []
+        return Adaptation(), [], LOGITS
     wanted = 1 if fitted.binary and fitted.columns is None else classes
     path, value = choose(network, batch, model.head, wanted, dense, model.output)
     notes = []
     if path:
         shown = ".".join(str(step) for step in path)
-        notes.append(f"the network gives several outputs: '{shown}' is scored (model.output)")
+        notes.append(f"of what the network gives, '{shown}' is scored (model.output)")
     if task not in SCORED_TASKS:
-        return Adaptation(path), notes
+        return Adaptation(path), notes, LOGITS
     flatten = not dense and value.ndim > 2 and all(size == 1 for size in value.shape[2:])
     if fitted.binary:
         ends = ends_in_sigmoid(value)
@@ -266,12 +270,14 @@ def _adaptation(
         if value.numel() != len(batch[0]):
             raise _other_columns(network, path, value, classes)
         kind = "probability" if ends else "logit"
-        return Adaptation(path, fitted.columns, kind, flatten), notes
+        return Adaptation(path, fitted.columns, kind, flatten), notes, LOGITS
     shown_columns = value.shape[1] if value.ndim > 1 else 0
     right = len(fitted.columns or ()) == classes or shown_columns == classes
     if not right or (value.ndim != 4 if dense else value.ndim != 2 and not flatten):
         raise _other_columns(network, path, value, classes)
-    return Adaptation(path, fitted.columns, None, flatten), notes
+    ready = not dense and are_probabilities(value.flatten(1))
+    adaptation = Adaptation(path, fitted.columns, None, flatten)
+    return adaptation, notes, PROBABILITIES if ready else LOGITS
 
 
 def _other_columns(
@@ -370,7 +376,7 @@ def prepare_model(
     )
     head = fitted.head
     network.eval()
-    adaptation, notes = _adaptation(network, model, batch, fitted, len(classes))
+    adaptation, notes, kind = _adaptation(network, model, batch, fitted, len(classes))
     notes = [*fitted.notes, *notes]
     if computed := computed_weights(network):
         adaptation = replace(adaptation, fold=True)
@@ -408,6 +414,7 @@ def prepare_model(
             "file": weights.file,
             "sha256": weights.sha256,
             "head": head,
+            "scores": kind,
             "classes": len(classes),
             "needs_fit": needs_fit,
         },

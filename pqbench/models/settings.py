@@ -67,6 +67,8 @@ class ModelSettings:
         input: Name of the ONNX input that takes the prepared images; null finds it.
         output: The output that is scored, where there are several: its name, or of a torch network
             its key or its position (from 0); null finds it by shape and name.
+        constants: What further ONNX inputs are fed, the same for every sample: numbers or lists by
+            the input's name. They become part of the model that is measured.
         layout: ``nchw`` or ``nhwc`` of that image input; null tells it from the shape.
 
     Raises:
@@ -89,6 +91,7 @@ class ModelSettings:
     input: str | None = None
     output: str | None = None
     layout: Layout | None = None
+    constants: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Self:
@@ -102,7 +105,8 @@ class ModelSettings:
         """What decides how samples are fed to a model given as ONNX; None for others."""
         if self.representation != GivenAs.onnx:
             return None
-        return {"file": self.file, "input": self.input, "layout": self.layout}
+        given = {"file": self.file, "input": self.input, "layout": self.layout}
+        return {**given, "constants": sorted(self.constants)}
 
     def check(self) -> None:
         """Check that the model says where it comes from, as its representation wants it.
@@ -114,7 +118,7 @@ class ModelSettings:
             if not self.file:
                 raise ConfigError("model.representation=onnx without a file", "set model.file=PATH")
             return
-        for key in ("baseline_file", "input", "layout"):
+        for key in ("baseline_file", "input", "layout", "constants"):
             if getattr(self, key):
                 raise ConfigError(
                     f"model.{key} is for an ONNX file of your own", hint="choose model=onnx"

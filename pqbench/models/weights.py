@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # What DataParallel, Lightning modules, torch.compile and training scripts put before every name.
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+# What a wrapper around a part of a network puts into the middle of names: DataParallel around the
+# features, torch.compile or activation checkpoints of a block.
+WRAPPED = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 AUXILIARY = "aux_classifier."  # heads that segmentation networks have in training alone
 COUNTERS = ("num_batches_tracked",)  # absent from old checkpoints, without effect in inference
 # Beside the network's own names: what training keeps in its module and inference never uses.
@@ -35,12 +38,16 @@ class Matched:
         label: Dotted key of the state dict and prefix in it; empty for the file itself.
         left_out: Names of tensors that belong to something else than the network.
         others: Labels of further sets of weights for the same network, with other values.
+        nameless: Keys of lists of tensors that are averaged weights by their name.
+        asked: Chosen by ``model.checkpoint_key``.
     """
 
     state: Mapping[str, Tensor]
     label: str
     left_out: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    nameless: tuple[str, ...] = ()
+    asked: bool = False
 
     def notes(self, file: str) -> list[str]:
         """What a record must say about the choice."""
@@ -50,6 +57,14 @@ class Matched:
             notes.append(
                 f"{file} holds several sets of weights: {taken} was taken, not "
                 f"{', '.join(repr(o) for o in self.others)} (model.checkpoint_key chooses)"
+            )
+        elif is_averaged(self.label) and not self.asked:
+            notes.append(f"{file}: '{self.label}' was taken, averaged weights by their name")
+        if self.nameless:
+            notes.append(
+                f"{file} also holds averaged weights without names ({some(self.nameless)}): they "
+                "were not taken; copy them into the network and save its state_dict() to measure "
+                "them"
             )
         if self.left_out:
             notes.append(
@@ -92,6 +107,22 @@ def load_file(path: Path | str) -> dict[str, Tensor]:
     while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def unwrapped(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict without what wrappers of the network's parts put into its names.
+
+    As given where more of its names agree with the network's that way.
+    """
+    if not any(WRAPPED.search(n) for n in state):
+        return state
+    shapes = {n: tuple(v.shape) for n, v in network.state_dict().items()}
+    clean = {WRAPPED.sub("", name): value for name, value in state.items()}
+
+    def agreeing(names: Mapping[str, Tensor]) -> int:
+        return max(_prefixes(names, shapes).values(), default=0)
+
+    return clean if agreeing(clean) > agreeing(state) else state
 
 
 def _prefixes(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> Counter[str]:
@@ -158,7 +189,8 @@ def match(network: nn.Module, checkpoint: Checkpoint, key: str | None = None) ->
     Raises:
         WeightsError: Nothing is called ``key``.
     """
-    states, file = checkpoint.states, checkpoint.path.name
+    file = checkpoint.path.name
+    states = {k: unwrapped(network, state) for k, state in checkpoint.states.items()}
     ways = _ways(network, states)
     if key:
         ways = [way for way in ways if key in (way.label, way.key, way.strip.rstrip("."))]
@@ -188,7 +220,8 @@ def match(network: nn.Module, checkpoint: Checkpoint, key: str | None = None) ->
         and _differs(state, _renamed(states[way.key], way), own)
     ]
     shown = [n for n in left if not any(n.startswith(f"{_strip_of(o)}.") for o in others)]
-    return Matched(state, best.label, tuple(shown), tuple(dict.fromkeys(others)))
+    names = tuple(dict.fromkeys(others))
+    return Matched(state, best.label, tuple(shown), names, checkpoint.nameless, bool(key))
 
 
 def _strip_of(label: str) -> str:
@@ -242,7 +275,7 @@ def apply(
         WeightsError: Names are missing, left over, or have another shape; all in one message, the
             first three of each kind.
     """
-    state = match_names(network, state)
+    state = match_names(network, unwrapped(network, state))
     own = network.state_dict()
     missing = [n for n in own if n not in state and not n.endswith(COUNTERS)]
     if without is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core.errors import ConfigError
@@ -70,7 +70,8 @@ class Adaptation:
 def pick(value: Any, path: Sequence[str | int]) -> Any:
     """The part of a network's outputs that a path leads to."""
     for step in path:
-        value = value[step]
+        named = is_dataclass(value) and not isinstance(value, Mapping)
+        value = getattr(value, str(step)) if named else value[step]
     return value
 
 

@@ -43,6 +43,9 @@ def tree(root: Path, *splits: str, classes: str = "ab", count: int = 2) -> None:
         (("Train", "Validation", "Test"), "Train", "Validation"),
         (("TRAIN", "TEST"), "TRAIN", "TEST"),
         (("train", "val", "test"), "train", "val"),
+        (("training_set", "test_set"), "training_set", "test_set"),
+        (("TrainImages", "ValImages", "TestImages"), "TrainImages", "ValImages"),
+        (("seg_train", "seg_test"), "seg_train", "seg_test"),
     ],
 )
 def test_imagefolder_knows_the_usual_names_of_splits(
@@ -78,6 +81,34 @@ def test_imagefolder_a_class_may_be_called_train(tmp_path: Path) -> None:
         image(tmp_path / "train" / f"{i}.png", i)
         image(tmp_path / "plane" / f"{i}.png", 50 + i)
     assert ImageFolder(str(tmp_path)).index().classes == ("plane", "train")
+
+
+def test_imagefolder_finds_splits_in_folders_of_the_archives_name(tmp_path: Path) -> None:
+    """As ``seg_train/seg_train/<class>`` of archives that repeat their name."""
+    tree(tmp_path / "archive" / "seg_train", "seg_train")
+    tree(tmp_path / "archive" / "seg_test", "seg_test")
+    index = ImageFolder(str(tmp_path)).index()
+    assert index.classes == ("a", "b")
+    assert {len(index.split(name)) for name in ("train", "val")} == {4}
+    shutil.rmtree(tmp_path / "archive" / "seg_test")
+    (tmp_path / "archive" / "seg_train").rename(tmp_path / "archive" / "train")
+    with pytest.raises(DataError, match="has no sub-folder 'val'"):
+        ImageFolder(str(tmp_path / "archive")).index()
+
+
+def test_imagefolder_classes_with_words_of_splits_stay_classes(tmp_path: Path) -> None:
+    for name in ("train_station", "test_tube"):
+        for i in range(4):
+            image(tmp_path / name / f"of_{name}" / f"{i}.png", i + len(name))
+    assert ImageFolder(str(tmp_path)).index().classes == ("test_tube", "train_station")
+
+
+def test_imagefolder_classes_with_the_same_sub_folders_can_be_said(tmp_path: Path) -> None:
+    tree(tmp_path, "good", "bad")  # seen from a and from b
+    with pytest.raises(DataError, match=r"dataset\.classes=\[bad,good\]"):
+        ImageFolder(str(tmp_path)).index()
+    index = ImageFolder(str(tmp_path), classes=["good", "bad"], held_out=0.5).index()
+    assert index.classes == ("good", "bad")
 
 
 def test_imagefolder_val_may_lack_a_class(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,47 @@ from pqbench.experiment.stages import prepare_model, prepare_split
 from pqbench.nets.checkpoint import load_network
 
 MEAN, STD = 0.5, 0.25
+
+
+def place_weights(folder: Path) -> None:
+    """Put each case's checkpoint where its configuration names it.
+
+    Many are one file, ``plain.pth``; networks that differ from ``Plain`` in their outputs alone
+    have its weights under their own name; those for pruning have random ones, for nothing is
+    scored.
+    """
+    weights = folder / "weights"
+    for place in sorted(folder.glob("*/conf")):
+        case = place.parent
+        for name in _named(place):
+            if (weights / name).is_file():
+                shutil.copy(weights / name, case / name)
+    for case, name in (
+        ("features-and-logits", "featlog"),
+        ("dict-output", "dictout"),
+        ("squeeze-batch-1", "squeezer"),
+    ):
+        shutil.copy(weights / "plain.pth", folder / case / f"{name}.pth")
+    for case, file in (
+        ("lightning-class-weights", "lit_criterion.ckpt"),
+        ("lightning-hydra-template", "lit_net.ckpt"),
+    ):
+        shutil.copy(weights / file, folder / case / file)
+    import tbnets
+
+    torch.manual_seed(0)
+    for case, name, kind in (
+        ("prune-c2f", "c2f", tbnets.C2fNet),
+        ("prune-pixelshuffle", "pixshuf", tbnets.PixShuf),
+        ("prune-vit-qkv", "vit", tbnets.Vit),
+    ):
+        torch.save(kind().state_dict(), folder / case / f"{name}.pth")
+
+
+def _named(conf: Path) -> list[str]:
+    """The weights that a case's configurations name."""
+    found = [OmegaConf.load(file).get("weights_file") for file in conf.glob("model/*.yaml")]
+    return [str(name) for name in found if name]
 
 
 def case_model(folder: Path, name: str, **change: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Networks of a user's own, found through PYTHONPATH."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 
@@ -73,3 +75,25 @@ class Normalised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.fc(self.body(x).relu().mean((2, 3)))
         return scores
+
+
+@dataclass
+class Output:
+    """What some libraries' networks return."""
+
+    features: Tensor
+    scores: Tensor
+    loss: None = None
+
+
+class InDataclass(nn.Module):
+    """Scores as the field of an object."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Output:
+        features = self.body(x).mean((2, 3))
+        return Output(features, self.fc(features))

@@ -150,6 +150,58 @@ def test_averaged_weights_under_a_prefix_are_named_and_can_be_chosen(tmp_path: P
     assert same(taken(tmp_path / "a.ckpt", Net(), "ema_model.module"), averaged)
 
 
+@pytest.mark.parametrize("key", ["net_avg", "swa_model", "modelEMA", "params_ema", "teacher"])
+def test_averaged_weights_of_any_name_come_second_and_are_named(key: str, tmp_path: Path) -> None:
+    raw, averaged = Net(), Net()
+    torch.save({key: averaged.state_dict(), "weights_now": raw.state_dict()}, tmp_path / "a.pth")
+    plain = taken(tmp_path / "a.pth", Net())
+    assert same(plain, raw)
+    assert f"not '{key}'" in plain.notes("a.pth")[0]
+    torch.save({key: averaged.state_dict()}, tmp_path / "alone.pth")
+    alone = taken(tmp_path / "alone.pth", Net())
+    assert same(alone, averaged)
+    assert alone.notes("alone.pth") == [
+        f"alone.pth: '{key}' was taken, averaged weights by their name"
+    ]
+
+
+def test_averaged_weights_without_names_are_told(tmp_path: Path) -> None:
+    network = Net()
+    ema = {"decay": 0.9, "shadow_params": [p.detach() for p in Net().parameters()]}
+    torch.save({"model": network.state_dict(), "ema": ema}, tmp_path / "a.pth")
+    found = taken(tmp_path / "a.pth", Net())
+    assert same(found, network)
+    assert "averaged weights without names (ema.shadow_params)" in found.notes("a.pth")[0]
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+)
+@pytest.mark.parametrize("before", ["", "model.", "module."])
+def test_wrappers_of_a_networks_parts_are_taken_out(
+    before: str, wrapper: str, tmp_path: Path
+) -> None:
+    """As ``features.module.0.weight`` of PyTorch's ImageNet example."""
+    network = Net()
+    state = {
+        f"{before}{n.replace('body.', f'body.{wrapper}.', 1)}": v
+        for n, v in network.state_dict().items()
+    }
+    assert any(f".{wrapper}." in name or name.startswith(f"body.{wrapper}") for name in state)
+    torch.save(state, tmp_path / "a.pth")
+    assert same(taken(tmp_path / "a.pth", Net()), network)
+    prepare(tmp_path / "a.pth", tmp_path / "out", ("a", "b", "c"))
+
+
+def test_states_in_a_list_are_found(tmp_path: Path) -> None:
+    first, second = Net(), Net()
+    torch.save({"models": [first.state_dict(), second.state_dict()]}, tmp_path / "a.pth")
+    found = taken(tmp_path / "a.pth", Net())
+    assert same(found, first)
+    assert "'models.0' was taken, not 'models.1'" in found.notes("a.pth")[0]
+    assert same(taken(tmp_path / "a.pth", Net(), "models.1"), second)
+
+
 def test_layers_that_the_network_lacks_are_still_an_error(tmp_path: Path) -> None:
     state = {f"model.{k}": v for k, v in Net().state_dict().items()}
     torch.save({"state_dict": {**state, "model.body.3.weight": torch.ones(4)}}, tmp_path / "a")

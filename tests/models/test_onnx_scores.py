@@ -169,6 +169,40 @@ def test_top1_is_that_of_a_plain_script(name: str, images: Path, tmp_path: Path)
     )
 
 
+CASE_FILES = {
+    "bn-training-mode/bn_training": "training_mode=1",
+    "concat-axis-minus-one/concat_axis": "",
+    "dim-minus-one/dim_minus1": "made free",
+    "fixed-inside/fixed_inside": "runs at batch 1 alone",
+    "fp16-weights/fp16_inside": "",
+    "head-n-c-1-1/conv_head": "",
+    "if-captures-input/if_capture": "",
+    "second-output-without-batch/scalar_second": "output y is scored",
+    "sequence-types/seq_output_second": "output y is scored",
+    "softmax-twice/softmax": "",
+    "weights-in-constant-nodes/const_weights_all": "Constant nodes made initializers",
+    "weights-in-constant-nodes/const_weights_mixed": "Constant nodes made initializers",
+    "wrong-advice/unranked": "",
+}
+
+
+@pytest.mark.parametrize("name", CASE_FILES)
+def test_case_file_is_scored_as_onnxruntime_does(
+    name: str, onnx_cases: Path, images: Path, tmp_path: Path
+) -> None:
+    file = onnx_cases / f"{name}.onnx"
+    mine = Scored(tmp_path, file, images)
+    assert mine.score().top1 == pytest.approx(plain_top1(file, images))
+    assert CASE_FILES[name] in " ".join(mine.notes)
+    pixels, _ = files.read_images(images)
+    rows = files.run_plain(file, normalized(pixels), outputs=["y"])[0]
+    rows = rows.reshape(len(pixels), -1).astype(np.float64)
+    if "softmax" not in name:
+        rows = np.exp(rows - rows.max(1, keepdims=True))
+        rows /= rows.sum(1, keepdims=True)
+    np.testing.assert_allclose(mine.probabilities(), rows.max(1), rtol=1e-3)
+
+
 def test_softmax_at_the_end_is_not_applied_twice(images: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "s.onnx", [*trunk(), *head("z"), node("Softmax", ["z"], ["y"], axis=1)])
     mine = Scored(tmp_path / "run", file, images)
@@ -331,6 +365,102 @@ def test_batch_fixed_inside_is_found(images: Path, tmp_path: Path) -> None:
     assert any("runs at batch 1 alone" in note for note in mine.notes)
 
 
+def several_inputs(path: Path) -> Path:
+    """A gain per sample, a switch without an axis of samples, and sizes beside the images."""
+    return write(
+        path,
+        [
+            node("Where", ["training", "two", "one"], ["factor"]),
+            node("Mul", ["x", "factor"], ["xx"]),
+            *trunk("xx"),
+            node("Cast", ["sizes"], ["s"], to=TensorProto.FLOAT),
+            node("Concat", ["f", "gain", "s"], ["joined"], axis=1),
+            node("Gemm", ["joined", "wj", "bf"], ["y"]),
+        ],
+        {
+            **weights(),
+            "wj": np.concatenate([weights()["wf"], [[3, -3], [0.02, 0], [0, 0.03]]]).astype("f4"),
+            "one": np.array(1, np.float32),
+            "two": np.array(2, np.float32),
+        },
+        [
+            info("training", [], TensorProto.BOOL),
+            info("gain", ["N", 1]),
+            info("x", ["N", 3, SIDE, SIDE]),
+            info("sizes", ["N", 2], TensorProto.INT64),
+        ],
+    )
+
+
+def test_further_inputs_are_fed_what_the_user_says(images: Path, tmp_path: Path) -> None:
+    file = several_inputs(tmp_path / "several.onnx")
+    pixels, labels = files.read_images(images)
+    count = len(pixels)
+    got = run_several(file, normalized(pixels), count)
+    constants = {"training": False, "gain": 1.5, "sizes": [30, 40]}
+    mine = Scored(tmp_path / "run", file, images, constants=constants)
+    assert mine.score(batch=5).top1 == pytest.approx(float(np.mean(got.argmax(axis=1) == labels)))
+    exponents = np.exp(got - got.max(axis=1, keepdims=True))
+    wanted = (exponents / exponents.sum(axis=1, keepdims=True)).max(axis=1)
+    np.testing.assert_allclose(mine.probabilities(), wanted, rtol=1e-3)
+    assert any("training=False, gain=1.5, sizes=[30, 40]" in note for note in mine.notes)
+
+
+def run_several(file: Path, x: np.ndarray, count: int) -> np.ndarray:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    feed = {
+        "training": np.array(False),
+        "gain": np.full((count, 1), 1.5, np.float32),
+        "x": x,
+        "sizes": np.tile(np.array([[30, 40]]), (count, 1)),
+    }
+    return np.asarray(session.run(None, feed)[0])
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"gain": 1.5}, r"takes 3 inputs .*training bool.*constants=\{training:\.\.\., sizes"),
+        ({"gian": 1.5}, r"model\.constants\.gian: .* takes training, gain, x, sizes"),
+        ({"training": 0, "gain": "much", "sizes": [1, 2]}, r"constants\.gain=much"),
+        ({"training": 0, "gain": 1, "sizes": [1, 2, 3]}, r"shape \(3,\), .* takes \(\?, 2\)"),
+    ],
+)
+def test_constants_that_do_not_fit_are_named(
+    constants: dict[str, Any], message: str, images: Path, tmp_path: Path
+) -> None:
+    file = several_inputs(tmp_path / "several.onnx")
+    with pytest.raises(PqbenchError, match=message):
+        Scored(tmp_path / "run", file, images, constants=constants)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+@pytest.mark.parametrize("classes", [2, 1])
+def test_axis_of_samples_lost_to_squeeze_is_put_back(
+    batch: str | int, classes: int, images: Path, tmp_path: Path
+) -> None:
+    """``.squeeze()`` without a dimension: (1, 2) becomes (2,) and (1, 1) a scalar."""
+    file = write(
+        tmp_path / "squeezed.onnx",
+        [*trunk(), *head("z"), node("Squeeze", ["z"], ["y"])],
+        weights(classes=classes),
+        [info("x", [batch, 3, SIDE, SIDE])],
+        [info("y", None)],
+    )
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    pixels, labels = files.read_images(images)
+    rows = [session.run(None, {"x": x[None]})[0].reshape(-1) for x in normalized(pixels)]
+    wanted = [row.argmax() if classes == 2 else row[0] > 0 for row in rows]
+    mine = Scored(tmp_path / "run", file, images)
+    assert mine.score().top1 == pytest.approx(float(np.mean(np.asarray(wanted) == labels)))
+    said = " ".join(mine.notes)
+    assert "put back" in said or "has no axis of samples" in said
+
+
 def refused(folder: Path, kind: str) -> Path:
     plain = write(folder / "plain.onnx", trunk() + head())
     if kind == "detector":
@@ -368,11 +498,27 @@ def refused(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("detector/detector", r"no output holds one score per class: y \(\?, 2, 256\)"),
+        ("sequence-types/seq_input", "input x is a sequence"),
+        ("wrong-advice/ir99", r"IR version 99, the installed onnx .*m\.ir_version = 10"),
+    ],
+)
+def test_case_file_is_refused_in_words(
+    name: str, says: str, onnx_cases: Path, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PqbenchError, match=says) as caught:
+        Scored(tmp_path, onnx_cases / f"{name}.onnx", images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("kind", "error", "says"),
     [
         ("detector", UnsupportedError, "no output holds one score per class"),
         ("sequence", UnsupportedError, "is a sequence"),
-        ("two inputs", UnsupportedError, "takes 2 inputs"),
+        ("two inputs", UnsupportedError, r"takes 2 inputs.*'model\.constants=\{gain:\.\.\.\}'"),
         ("ir", WeightsError, "IR version 99.*m.ir_version = "),
         ("opset", PqbenchError, "opset"),
         ("nan", UnsupportedError, "not-a-number"),

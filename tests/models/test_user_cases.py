@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from user_cases import case_model, made, plain_top1, prepared, top1
@@ -82,6 +85,94 @@ def test_head_for_other_classes_is_not_replaced_unasked(
         made(model, split, tmp_path / "model")
     outcome = made(model, split, tmp_path / "asked", train_head=True)
     assert outcome["needs_fit"] == "linear_probe"
+
+
+def copied(given: Path, root: Path, count: int, suffix: str = ".png") -> Path:
+    """Some images of each class and split, in another format."""
+    from PIL import Image
+
+    for source in sorted(given.glob("*/*")):
+        target = root / source.relative_to(given)
+        target.mkdir(parents=True)
+        for image in sorted(source.iterdir())[:count]:
+            Image.open(image).convert("RGB").save((target / image.name).with_suffix(suffix))
+    return root
+
+
+def test_ppm_images_are_read_as_torchvision_does(
+    torch_cases: Path, case_images: Path, tmp_path: Path
+) -> None:
+    root = copied(case_images / "digits", tmp_path / "gtsrb", 20, ".ppm")
+    model = case_model(torch_cases / "ppm-images", "plain")
+    split = prepared(root, tmp_path / "val", model)
+    made(model, split, tmp_path / "model")
+    network = loaded(torch_cases, "ppm-images", "plain.pth", "Plain")
+    assert split.count == 200
+    assert top1(tmp_path / "model", split) == pytest.approx(plain_top1(network, root / "val"))
+
+
+def test_classes_keep_their_numbers_where_val_lacks_one(
+    torch_cases: Path, case_images: Path, tmp_path: Path
+) -> None:
+    root = copied(case_images / "digits", tmp_path / "subset", 20)
+    shutil.rmtree(root / "val" / "3")
+    model = case_model(torch_cases / "val-lacks-a-class", "plain")
+    split = prepared(root, tmp_path / "val", model)
+    made(model, split, tmp_path / "model")
+    network = loaded(torch_cases, "val-lacks-a-class", "plain.pth", "Plain")
+    # ImageFolder numbers the nine folders that are there: 4 is its 3, and so on.
+    ranks = torch.tensor([0, 1, 2, -1, 3, 4, 5, 6, 7, 8])
+    expected = plain_top1(network, root / "val", lambda scores: ranks[scores.argmax(1)])
+    assert top1(tmp_path / "model", split) == pytest.approx(expected)
+    assert "val has no image of 1 of 10 classes: 3" in " ".join(split.notes)
+
+
+def test_grey_network_is_fed_grey(torch_cases: Path, case_images: Path, tmp_path: Path) -> None:
+    import tbnets
+    from PIL import Image
+
+    torch.manual_seed(0)
+    network = tbnets.Grey().eval()
+    torch.save(network.state_dict(), tmp_path / "grey.pth")
+    file = {"weights": "file", "weights_file": str(tmp_path / "grey.pth")}
+    grey = {"resize": 32, "crop": 32, "mean": [0.5], "std": [0.25]}
+    model = {**case_model(torch_cases / "grey-network", "grey"), **file, "preprocess": grey}
+    root = copied(case_images / "digits", tmp_path / "digits", 5)
+    split = prepared(root, tmp_path / "val", model)
+    made(model, split, tmp_path / "model")
+    files = [p for d in sorted((root / "val").iterdir()) for p in sorted(d.iterdir())]
+    images = [np.asarray(Image.open(f).resize((32, 32), 2).convert("L")) for f in files]
+    batch = (torch.from_numpy(np.stack(images))[:, None] / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        wanted = network(batch)
+        got = load_network(Artifact.load(tmp_path / "model"))(
+            torch.from_numpy(split.feed(slice(0, 50))["input"])
+        )
+    assert (got.argmax(1) == wanted.argmax(1)).float().mean() > 0.95  # of 8-bit rounding apart
+    torch.testing.assert_close(got, wanted, atol=0.02, rtol=0.02)
+
+
+def test_checkpoint_of_timms_saver_scores_as_timm_does(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    import timm
+    from timm.utils import CheckpointSaver
+
+    name = "mobilenetv3_small_050"
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=10).eval()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    arguments = argparse.Namespace(model=name, lr=0.1, mean=None)
+    saver = CheckpointSaver(network, optimizer, args=arguments, checkpoint_dir=str(tmp_path))
+    saver.save_checkpoint(epoch=0)
+    node: dict[str, Any] = {"name": name, "head": "classifier", "weights": "file"}
+    node |= {"network": {"_target_": "timm.create_model", "model_name": name}}
+    made({**node, "weights_file": str(tmp_path / "last.pth.tar")}, digits, tmp_path / "model")
+    plain = timm.create_model(
+        name, num_classes=10, checkpoint_path=str(tmp_path / "last.pth.tar")
+    ).eval()
+    x = torch.from_numpy(digits.feed(slice(0, 8))["input"])
+    with torch.no_grad():
+        wanted, got = plain(x), load_network(Artifact.load(tmp_path / "model"))(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("file", ["lit_criterion.ckpt", "lit_net.ckpt"])
@@ -213,6 +304,29 @@ def test_computed_weights_are_folded_and_compute_the_same(digits, tmp_path: Path
     x = torch.from_numpy(digits.feed(slice(0, 4))["input"])
     with torch.no_grad():
         torch.testing.assert_close(loaded_again(x), network(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores"),
+    [("Softmaxed", "probabilities"), ("FeaturesAndLogits", "logits"), ("Plain", "logits")],
+)
+def test_softmax_at_the_end_of_a_network_is_known(  # type: ignore[no-untyped-def]
+    kind: str, scores: str, torch_cases: Path, digits, tmp_path: Path
+) -> None:
+    """So that its figures are kept as probabilities, not put through a second softmax."""
+    file = {"weights": "file", "weights_file": str(torch_cases / "weights" / "plain.pth")}
+    model = case_model(torch_cases / "features-and-logits", "featlog", **network_node(kind))
+    made({**model, **file}, digits, tmp_path)
+    assert Artifact.load(tmp_path).lineage[0].details["scores"] == scores
+
+
+def test_output_in_a_dataclass_is_found(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    node = {"name": "n", "head": "fc", "weights": "scratch"}
+    node |= {"network": {"_target_": "user_networks.InDataclass"}}
+    outcome = made({**node, "weights_file": None}, digits, tmp_path)
+    assert "'scores' is scored" in outcome["notes"][0]
+    network = load_network(Artifact.load(tmp_path))
+    assert network(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
 
 
 @pytest.mark.parametrize(

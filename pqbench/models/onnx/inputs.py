@@ -85,10 +85,16 @@ def choose_image(inputs: Sequence[Declared], wanted: str | None, name: str) -> D
         raise ConfigError(f"model.input={wanted}: {name} takes {', '.join(names)}")
     chosen = [value for value in inputs if value.name == (wanted or value.name)]
     if len(inputs) != 1:
+        image = next(
+            (v for v in inputs if v.dtype in PIXELS and len(v.sizes or ()) == 4), inputs[0]
+        )
+        image = chosen[0] if wanted is not None else image
+        others = ", ".join(f"{v.name}:..." for v in inputs if v.name != image.name)
         raise UnsupportedError(
             f"{name} takes {len(inputs)} inputs ({'; '.join(map(str, inputs))}), the prepared data "
             "are images",
-            hint=f"what the others should be fed is not known; {LATENCY_ONLY}",
+            hint=f"say what the others are fed, the same for every image: "
+            f"'model.constants={{{others}}}' (a number, or [a, list]); {LATENCY_ONLY}",
         )
     if not chosen[0].dtype:
         raise UnsupportedError(
@@ -143,7 +149,11 @@ def _channels_last(model: onnx.ModelProto, image: Declared) -> bool:
 
 
 def forms_of(
-    path: Path, wanted_input: str | None, layout: str | None, arrays: Mapping[str, bool]
+    path: Path,
+    wanted_input: str | None,
+    layout: str | None,
+    arrays: Mapping[str, bool],
+    constants: Sequence[str] = (),
 ) -> dict[str, Form]:
     """How prepared arrays must be handed to a file.
 
@@ -152,6 +162,7 @@ def forms_of(
         wanted_input: ``model.input``.
         layout: ``model.layout``.
         arrays: The prepared arrays' names; True for images.
+        constants: Inputs that are fed the same for every sample (``model.constants``).
 
     Raises:
         UnsupportedError: The file cannot be fed these data.
@@ -160,6 +171,11 @@ def forms_of(
 
     model: onnx.ModelProto = read_file(path, weights=False)
     inputs = declared(model)
+    if unknown := [name for name in constants if name not in {value.name for value in inputs}]:
+        raise ConfigError(
+            f"model.constants.{unknown[0]}: {path.name} takes {', '.join(v.name for v in inputs)}"
+        )
+    inputs = [value for value in inputs if value.name not in constants]
     if any(arrays.values()):
         image = choose_image(inputs, wanted_input, path.name)
         form = image_form(model, image, layout, path.name)
@@ -173,7 +189,11 @@ def forms_of(
 
 
 def fit_split(
-    split: PreparedSplit, file: str, input: str | None, layout: str | None
+    split: PreparedSplit,
+    file: str,
+    input: str | None,
+    layout: str | None,
+    constants: Sequence[str] = (),
 ) -> PreparedSplit:
     """Have a prepared split fed as a user's file takes it; see :func:`forms_of`.
 
@@ -186,7 +206,7 @@ def fit_split(
     usual = (Form("float32"), Form("float32", channels=3))
     forms = {
         name: form
-        for name, form in forms_of(path, input, layout, images).items()
+        for name, form in forms_of(path, input, layout, images, constants).items()
         if form not in usual and (images[name] or form.dtype != str(split.stored(name).dtype))
     }
     notes = []

@@ -60,6 +60,7 @@ def scored_output(
     task: str,
     wanted: str | None,
     name: str,
+    lost_rows: Sequence[str] = (),
 ) -> Scored:
     """Find the output that holds the scores and make it the graph's only one, (n, classes, ...).
 
@@ -71,6 +72,7 @@ def scored_output(
         task: ``segmentation``: classes per pixel; any other: one row per sample.
         wanted: ``model.output``.
         name: The file's name, for messages.
+        lost_rows: Outputs that lose the axis of samples at batch 1.
 
     Raises:
         ConfigError: ``model.output`` names none of them.
@@ -130,13 +132,15 @@ def scored_output(
             f"sample: taken as that of class '{classes[1]}'"
         )
     else:
-        edit.rows(array)
+        edit.rows(array, again=chosen in lost_rows)
         if fits[chosen] != len(classes):
             head = "sliced"
             offset = int(fits[chosen] == BACKGROUND)
             edit.gather(np.asarray(imagenet_indices, np.int64) + offset)
             if offset:
                 notes.append(f"output {chosen} has {BACKGROUND} classes: the first is background")
+    if chosen in lost_rows and task != DENSE:
+        notes.append(f"at batch 1 output {chosen} loses the axis of samples (Squeeze): put back")
     edit.finish(None if task == DENSE else len(classes))
     if task not in ROWS:
         kind = LOGITS  # only those tasks make probabilities of them
@@ -250,9 +254,9 @@ class _Edit:
         self.last = name
         return name
 
-    def rows(self, value: npt.NDArray[Any]) -> None:
-        """Drop sizes of one: (n, c, 1, 1) becomes (n, c)."""
-        if value.ndim != 2:
+    def rows(self, value: npt.NDArray[Any], again: bool = False) -> None:
+        """Drop sizes of one: (n, c, 1, 1) becomes (n, c); with ``again`` (c,) becomes (1, c)."""
+        if value.ndim != 2 or again:
             columns = int(np.prod(value.shape[1:], dtype=np.int64))
             shape = self._constant(np.array([-1, columns], np.int64), "rows")
             self._add("Reshape", self.last, shape)

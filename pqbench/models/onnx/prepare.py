@@ -20,6 +20,7 @@ from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.core.errors import ParityError, UnsupportedError
 from pqbench.core.files import file_sha256
 from pqbench.core.parity import sqnr_db
+from pqbench.models.onnx.constants import fix_inputs
 from pqbench.models.onnx.inputs import match_inputs
 from pqbench.models.onnx.load import (
     FILE,
@@ -34,6 +35,7 @@ from pqbench.models.onnx.load import (
 from pqbench.models.onnx.normalize import normalize
 from pqbench.models.onnx.outputs import scored_output
 from pqbench.models.onnx.probe import fit_batch, observe
+from pqbench.models.onnx.rows import wrap_rowless
 from pqbench.models.settings import ModelSettings
 from pqbench.nets import onnx_graph
 
@@ -81,10 +83,14 @@ def prepare_onnx(
     path = Path(str(model.file))
     graph = read_file(path)
     opset = opset_of(graph)
+    fixed = fix_inputs(graph, model.constants, path.name)
     changes = repair(graph)
     specs, renamed = match_inputs(graph, input_specs, path.name, model.input)
+    if specs[0].shape[0] == 1:
+        one = {spec.name: example[spec.name][:1] for spec in specs}
+        fixed += wrap_rowless(graph, one, path.name)
     # Sizes of 0 are taken literally by ONNX Runtime: only the repaired graph runs.
-    repaired = "sizes_made_free" in changes
+    repaired = "sizes_made_free" in changes or bool(fixed)
     given = {} if repaired else {new: old for old, new in renamed.items()}
     seen = observe(
         make_session(graph if repaired else path, path.name),
@@ -105,7 +111,14 @@ def prepare_onnx(
         got = run(make_session(graph, path.name), feed, path.name, names)
         same_outputs(seen.values, dict(zip(names, got, strict=True)), path.name)
     scored = scored_output(
-        graph, seen.values, classes, imagenet_indices, model.task, model.output, path.name
+        graph,
+        seen.values,
+        classes,
+        imagenet_indices,
+        model.task,
+        model.output,
+        path.name,
+        seen.lost_rows,
     )
     if not np.isfinite(seen.values[scored.given]).all():
         raise UnsupportedError(
@@ -137,7 +150,7 @@ def prepare_onnx(
             "classes": len(classes),
             "fixed_batch": seen.batch,
             "random": seen.random,
-            "notes": [*seen.notes, *scored.notes, *change_notes(changes, path.name)],
+            "notes": [*fixed, *seen.notes, *scored.notes, *change_notes(changes, path.name)],
         },
     )
     artifact = Artifact("onnx", folder, FILE, specs, (scored.name,), (entry,))

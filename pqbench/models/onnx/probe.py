@@ -32,6 +32,7 @@ class Observed:
         batch: The batch that the file is fixed to, declared or found by trying; None if free.
         random: Outputs change from run to run.
         notes: What a reader of the results must know.
+        lost_rows: Outputs that lose the axis of samples at batch 1 (Squeeze of every size of 1).
     """
 
     values: Mapping[str, npt.NDArray[Any]]
@@ -39,6 +40,7 @@ class Observed:
     batch: int | None
     random: bool = False
     notes: tuple[str, ...] = field(default=())
+    lost_rows: tuple[str, ...] = field(default=())
 
 
 def fit_batch(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
@@ -93,6 +95,7 @@ def observe(
     rows = {n: v for n, v in zip(outputs, got, strict=True) if _rows(v, count)}
     others = tuple(n for n in outputs if n not in rows)
     again = dict(zip(outputs, once(example, count), strict=True))
+    lost: list[str] = []
     random = any(_differ(value, again[n]) for n, value in rows.items())
     if random:
         notes.append(
@@ -101,12 +104,14 @@ def observe(
         )
     elif fixed is None and count > 1:
         one = dict(zip(outputs, once({k: v[:1] for k, v in example.items()}, 1), strict=True))
+        lost = [n for n, value in rows.items() if np.shape(one[n]) == value.shape[1:]]
+        one.update({n: one[n][None] for n in lost})
         if any(_differ(value[:1], one[n], value) for n, value in rows.items() if _rows(one[n], 1)):
             notes.append(
                 f"outputs depend on what else is in the batch{_names(batch_nodes(model))}: "
                 "accuracy and parity do too"
             )
-    return Observed(rows, others, fixed, random, tuple(notes))
+    return Observed(rows, others, fixed, random, tuple(notes), tuple(lost))
 
 
 def _rows(value: Any, count: int) -> bool:

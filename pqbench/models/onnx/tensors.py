@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.files import file_sha256
+from pqbench.models.onnx.constants import fix_inputs
 from pqbench.models.onnx.inputs import Declared, declared, give_name, shape_text
 from pqbench.models.onnx.load import (
     FILE,
@@ -42,6 +41,7 @@ from pqbench.models.onnx.prepare import (
     same_outputs,
 )
 from pqbench.models.onnx.probe import Observed, observe
+from pqbench.models.onnx.rows import squeeze, wrap_output, wrap_rowless
 from pqbench.models.settings import ModelSettings
 from pqbench.nets import onnx_graph
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     import onnx
 
 FREE = 64  # taken for a free size that is no image's side
-AXES_AS_INPUT = 13  # opset since which Squeeze takes its axes as an input
 TENSORS = "tensors"
 
 
@@ -64,12 +63,15 @@ def is_batched(inputs: Sequence[Declared]) -> bool:
     return first in ({None}, {1})
 
 
-def sample_specs(path: Path, side: int) -> tuple[tuple[TensorSpec, ...], list[str]]:
+def sample_specs(
+    path: Path, side: int, constants: Sequence[str] = ()
+) -> tuple[tuple[TensorSpec, ...], list[str]]:
     """One sample of each of a file's inputs.
 
     Args:
         path: The ONNX file; its weights are not read.
         side: Taken for the free sides of images, in pixels.
+        constants: Inputs that are fed the same for every sample (``model.constants``).
 
     Returns:
         Names as in the file, shapes without the axis that counts samples, and what was assumed.
@@ -79,7 +81,7 @@ def sample_specs(path: Path, side: int) -> tuple[tuple[TensorSpec, ...], list[st
     """
     graph = read_file(path, weights=False)
     repair(graph)
-    inputs = declared(graph)
+    inputs = [value for value in declared(graph) if value.name not in constants]
     odd = [value for value in inputs if not value.dtype or value.sizes is None]
     if odd or not inputs:
         raise UnsupportedError(
@@ -137,6 +139,7 @@ def prepare_tensors(
     path = Path(str(model.file))
     graph = read_file(path)
     opset = opset_of(graph)
+    fixed = fix_inputs(graph, model.constants, path.name)
     changes = repair(graph)
     inputs = declared(graph)
     batched = is_batched(inputs)
@@ -152,7 +155,7 @@ def prepare_tensors(
     notes += _drop_sequences(graph)
     samples = {spec.name: example[spec.name] for spec in specs}
     if batched and specs[0].shape[0] == 1:
-        notes += _wrap_rowless(graph, {k: v[:1] for k, v in samples.items()}, path.name)
+        notes += wrap_rowless(graph, {k: v[:1] for k, v in samples.items()}, path.name)
     same = {spec.name: spec.name for spec in specs}
     try:
         seen = observe(make_session(graph, path.name), graph, specs, samples, same, path.name)
@@ -200,7 +203,7 @@ def prepare_tensors(
             "scores": TENSORS,
             "fixed_batch": seen.batch,
             "random": seen.random,
-            "notes": [*notes, *seen.notes, *change_notes(changes, path.name)],
+            "notes": [*fixed, *notes, *seen.notes, *change_notes(changes, path.name)],
         },
     )
     artifact = Artifact("onnx", folder, FILE, specs, tuple(stable), (entry,))
@@ -244,17 +247,6 @@ def _match(
     return tuple(specs)
 
 
-def _squeeze(model: onnx.ModelProto, kind: str, source: str, target: str) -> onnx.NodeProto:
-    """A Squeeze or Unsqueeze of the first axis."""
-    import onnx
-
-    if opset_of(model) < AXES_AS_INPUT:
-        return onnx.helper.make_node(kind, [source], [target], axes=[0])
-    axes = onnx_graph.free_name(model.graph, "first_axis")
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0], np.int64), axes))
-    return onnx.helper.make_node(kind, [source, axes], [target])
-
-
 def _wrap(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
     """Give every input and tensor output a leading axis of 1."""
     graph = model.graph
@@ -262,44 +254,15 @@ def _wrap(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
     for value, spec in zip(graph.input, specs, strict=True):
         inner = onnx_graph.free_name(graph, f"{spec.name}_one")
         onnx_graph.rename(graph, {spec.name: inner})
-        nodes.append(_squeeze(model, "Squeeze", spec.name, inner))
+        nodes.append(squeeze(model, "Squeeze", spec.name, inner))
         value.name = spec.name
         shape = value.type.tensor_type.shape
         del shape.dim[:]
         for size in spec.shape:
             shape.dim.add().dim_value = size or 1
-    ends = [_wrap_output(model, v) for v in graph.output
+    ends = [wrap_output(model, v) for v in graph.output
             if v.type.WhichOneof("value") == "tensor_type"]  # fmt: skip
     onnx_graph.replace_nodes(graph, [*nodes, *graph.node, *ends])
-
-
-def _wrap_rowless(model: onnx.ModelProto, one: Batch, name: str) -> list[str]:
-    """Give a leading axis of 1 to the outputs of a file with a fixed batch of 1 that have none."""
-    values = run(make_session(model, name), one, name)
-    odd = [
-        output
-        for output, value in zip(model.graph.output, values, strict=True)
-        if isinstance(value, np.ndarray) and value.shape[:1] != (1,)
-    ]
-    nodes = [_wrap_output(model, output) for output in odd]
-    onnx_graph.replace_nodes(model.graph, [*model.graph.node, *nodes])
-    names = ", ".join(output.name for output in odd)
-    return [f"output {names} has no axis of samples: one call is one sample"] if odd else []
-
-
-def _wrap_output(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.NodeProto:
-    """The node that gives an output a leading axis of 1, under the output's own name."""
-    outer = value.name
-    inner = onnx_graph.free_name(model.graph, f"{outer}_one")
-    onnx_graph.rename(model.graph, {outer: inner})
-    value.name = outer
-    shape = value.type.tensor_type.shape
-    if value.type.tensor_type.HasField("shape"):
-        copies = [type(size).FromString(size.SerializeToString()) for size in shape.dim]
-        del shape.dim[:]
-        shape.dim.add().dim_value = 1
-        shape.dim.extend(copies)
-    return _squeeze(model, "Unsqueeze", inner, outer)
 
 
 def _drop_sequences(model: onnx.ModelProto) -> list[str]:
