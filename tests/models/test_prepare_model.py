@@ -204,6 +204,7 @@ def test_prepare_model_lineage_says_where_the_weights_come_from(
         "file": "tiny.pth",
         "sha256": file_sha256(Path(local["path"])),
         "head": "new",
+        "scores": "logits",
         "classes": 3,
         "needs_fit": "linear_probe",
     }
