@@ -1,4 +1,4 @@
-"""A record's paths stay inside its folder, and its files are those that were measured."""
+"""A record's paths stay inside its folder, its files are those measured, names are texts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
 from record_factory import make_failed, make_record
 
 from pqbench import reproduce
-from pqbench.core.errors import DataError
+from pqbench.app.arguments import config_folder, prepare
+from pqbench.core.errors import ConfigError, DataError
 from pqbench.core.files import copy_tree
 from pqbench.core.paths import files_inside, inside
 from pqbench.core.record import FILE, Record
+from pqbench.data.folder import ImageFolder
+from pqbench.experiment import config as schema
 from pqbench.experiment.reuse import FinishedRecords, copy_record
 from pqbench.report.load import find_records
 
@@ -134,3 +139,36 @@ def test_lock_reads_no_link_and_prints_only_versions(
     lock.symlink_to(tmp_path / "secret")
     assert reproduce.main([str(folder), "--lock"]) == 2
     assert "private" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["file", "class", "root"])
+def test_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path, where: str) -> None:
+    bad = {
+        name: os.fsdecode(b"\xe9") if name == where else "" for name in ("file", "class", "root")
+    }
+    root = tmp_path / f"photos{bad['root']}"
+    try:
+        for label in ("ash", f"oak{bad['class']}"):
+            (root / label).mkdir(parents=True)
+            for name in ("a.png", f"b{bad['file']}.png"):
+                with (root / label / name).open("wb") as file:
+                    Image.new("RGB", (8, 8)).save(file, "PNG")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    with pytest.raises(DataError, match=r"\\xe9.*the name is not UTF-8"):
+        ImageFolder(str(root), held_out=0.5).index().listing_hash()
+
+
+def test_argument_that_is_not_utf8_is_refused_at_the_door() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset\.root=caf\\xe9: the name is not UTF-8"):
+        prepare([os.fsdecode(b"dataset.root=caf\xe9")])
+
+
+def test_setting_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PQBENCH_TEST_ROOT", os.fsdecode(b"caf\xe9"))
+    schema.register()
+    overrides = ["dataset=imagefolder", "dataset.root=${oc.env:PQBENCH_TEST_ROOT}"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=overrides)
+    with pytest.raises(ConfigError, match=r"caf\\xe9: the name is not UTF-8"):
+        schema.read(config)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pqbench.app.recipe_settings import each_by_job
 from pqbench.core.errors import ConfigError
+from pqbench.core.paths import check_text
 
 MULTIRUN = ("-m", "--multirun")
 _INFO = ("--info", "-i")  # with or without a value
@@ -44,6 +45,9 @@ def prepare(arguments: list[str]) -> list[str]:
 
         print(f"pqbench {__version__}")
         sys.exit(0)
+    check_text(str(Path.cwd()), "the current folder", ConfigError)
+    for argument in arguments:
+        check_text(argument, error=ConfigError)
     _check_options(arguments)
     register_repeats(arguments)
     if "--backends" in arguments:

@@ -210,5 +210,5 @@ def _folder_hash(folder: Path) -> str:
             continue
         stat = path.stat()
         what = f"{stat.st_size}:{stat.st_mtime_ns}" if big else content_sha256(path)
-        digest.update(f"{path.relative_to(folder).as_posix()}:{what}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f":{what}\n".encode())
     return digest.hexdigest()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pqbench.core.artifact import TensorSpec
 from pqbench.core.errors import DataError
 from pqbench.core.files import content_sha256
+from pqbench.core.paths import check_text
 
 _READ_BYTES = 2**27
 Sample = str | npt.NDArray[Any]
@@ -90,15 +91,20 @@ class DataIndex:
         many samples are always read.
 
         Raises:
-            DataError: A file cannot be read.
+            DataError: A file cannot be read, or its name is not UTF-8: records, tables and MLflow
+                hold texts.
         """
+        for name in self.classes:
+            check_text(name, "class")
         about = [self.classes, self.imagenet_indices, self.ignore_index]
         digest = hashlib.sha256(json.dumps(about).encode())
         small = self._size() <= _READ_BYTES
         for path in self.sources:
+            check_text(str(path))
             digest.update(f"{_stamp(path, True)}\n".encode())
         for name, split in sorted(self.splits.items()):
             for index, (path, label) in enumerate(zip(split.files, split.labels, strict=True)):
+                check_text(str(path))
                 stamp = _stamp(path, small) if split.samples is None else str(path)
                 mask = split.masks[index] if split.masks is not None else None
                 stamp += f":{_stamp(mask, small)}" if isinstance(mask, Path) else ""

@@ -1,6 +1,7 @@
-"""Paths that come from a record are relative, stay inside its folder, and lead over no links.
+"""Names that can be written, and paths of records.
 
-A record may be a stranger's. What it names is moved, copied, uploaded and replaced, so a path is
+Paths that come from a record are relative, stay inside its folder, and lead over no links. A
+record may be a stranger's: what it names is moved, copied, uploaded and replaced, so a path is
 checked when the record is read and, on the disk as it then is, whenever it is used.
 """
 
@@ -10,7 +11,30 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
-from pqbench.core.errors import DataError
+from pqbench.core.errors import DataError, PqbenchError
+from pqbench.core.terminal import printable
+
+
+def check_text(text: str, what: str = "", error: type[PqbenchError] = DataError) -> None:
+    """Refuse a name whose bytes are not UTF-8: records, tables and MLflow hold texts.
+
+    Args:
+        text: A path, a name or an argument, as Python hands it out: lone surrogates stand for
+            bytes that are no text.
+        what: What it is, for the message.
+        error: Class of what is raised.
+
+    Raises:
+        DataError: Or ``error``: it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise error(
+            f"{what} {printable(text)}".strip() + ": the name is not UTF-8",
+            hint="rename the file or folder; `convmv -f latin1 -t utf-8 -r --notest FOLDER` "
+            "renames all below one",
+        ) from None
 
 
 def check_relative(text: str, what: str) -> None:

@@ -40,7 +40,11 @@ def stratified_split(
     train: list[int] = []
     held: list[int] = []
     for members in groups.values():
-        members.sort(key=lambda i: hashlib.sha256(f"{seed}:{keys[i]}".encode()).digest())
+        members.sort(
+            key=lambda i: hashlib.sha256(
+                f"{seed}:{keys[i]}".encode(errors="surrogateescape")
+            ).digest()
+        )
         cut = round(held_out * len(members))
         held += members[:cut]
         train += members[cut:]

@@ -36,7 +36,10 @@ def stratified_subset(
         groups.setdefault(label, []).append(index)
     rank: dict[int, tuple[float, bytes]] = {}
     for members in groups.values():
-        keyed = sorted((hashlib.sha256(f"{seed}:{names[i]}".encode()).digest(), i) for i in members)
+        keyed = sorted(
+            (hashlib.sha256(f"{seed}:{names[i]}".encode(errors="surrogateescape")).digest(), i)
+            for i in members
+        )
         for position, (key, index) in enumerate(keyed):
             rank[index] = ((position + 0.5) / len(keyed), key)
     return sorted(sorted(rank, key=lambda i: (*rank[i], i))[:count])

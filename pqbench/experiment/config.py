@@ -28,6 +28,7 @@ from omegaconf.errors import (
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import MISSING, make
 from pqbench.core.margins import Margins
+from pqbench.core.paths import check_text
 from pqbench.core.preprocess import PreprocessSettings
 from pqbench.data.settings import DatasetSettings
 from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
@@ -193,10 +194,23 @@ def read(config: DictConfig) -> ExperimentConfig:
             raise error.__cause__ from error
         raise
     assert isinstance(made, ExperimentConfig)  # what the schema of `conf/config.yaml` says
+    for text in _texts(to_plain(made)):
+        check_text(text, error=ConfigError)
     _settle_task(made)
     if made.model.preprocess is None and made.model.task in ("classification", "segmentation"):
         made.model.preprocess = PreprocessSettings()
     return made
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (str(key), *_texts(item))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def _settle_task(config: ExperimentConfig) -> None:

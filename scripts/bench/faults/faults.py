@@ -85,6 +85,7 @@ def _of_processes() -> list[Fault]:
     kill, segv, abort, halt = signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP
     stage, worker = "pqbench.workers.stage", "pqbench.workers.session"
     retry, limit = ("retry=failed",), "protocol.stage_timeout_s=12"
+    long = ("protocol.min_pairs=20", "protocol.block_s=0.1")  # a session is there to be hit
     rows = [
         Fault(f"SIGKILL of the parent in {s}", at_log(s, stage, kill, "parent"), (s,), (-kill,))
         for s in STAGES
@@ -135,21 +136,21 @@ def _of_processes() -> list[Fault]:
         ),
         Fault(
             "SIGKILL of a session while measuring",
-            at_log("candidate", worker, kill, "it"),
+            at_log("candidate", worker, kill, "it", *long),
             status="oom",
             stage="measure",
             says=r"killed \(SIGKILL\)",
-            again=retry,
+            again=(*long, *retry),
         ),
         Fault(
             "SIGSEGV of both sessions while measuring",
-            at_log("baseline", worker, segv, "it"),
+            at_log("baseline", worker, segv, "it", *long),
             (),
             (3,),
             "crashed",
             "measure",
             "SIGSEGV",
-            retry,
+            (*long, *retry),
         ),
         Fault(
             "a stage hangs (SIGSTOP)",
