@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,29 @@ def test_torch_sessions_are_forks_of_a_server_without_threads(
             maps = Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8")
             layouts.append([line.split()[0] for line in maps.splitlines() if "rw-p" in line])
     assert layouts[0] != layouts[1]
+
+
+def test_server_that_cannot_begin_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'forkserver' in ' '.join(sys.orig_argv[:4]):\n    os._exit(7)\n"
+    )
+    code = (
+        "import pathlib; from pqbench.core.errors import WorkerCrash;"
+        "from pqbench.workers.forkserver import Forked, server\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        Forked(server(1), print, (), pathlib.Path('log'), 1)\n"
+        "    except WorkerCrash as error:\n"
+        "        print(error)\n"
+    )
+    (tmp_path / "try.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "try.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("the server that starts workers has ended, or could not begin")

@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pqbench.core.errors import PqbenchError
+from pqbench.core.errors import PqbenchError, WorkerCrash
 from pqbench.machine.device_lock import lock_folder, private
 from pqbench.workers.child import child_environment
 from pqbench.workers.guard import watch
@@ -174,6 +174,9 @@ class Forked:
 
     Attributes:
         pid: The child's process id.
+
+    Raises:
+        WorkerCrash: The server is no more.
     """
 
     def __init__(
@@ -188,7 +191,14 @@ class Forked:
         self._process: ForkServerProcess = context.Process(
             target=_enter, args=(call, arguments, str(log), environment)
         )
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, OSError) as error:
+            raise WorkerCrash(
+                f"the server that starts workers has ended, or could not begin ({error})",
+                hint="does `python -c 'import torch'` work here, and is there memory? The same "
+                "command goes on",
+            ) from error
         assert self._process.pid is not None  # it has started
         self.pid: int = self._process.pid
 

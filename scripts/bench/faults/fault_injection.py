@@ -37,7 +37,7 @@ NO_RIGHT = 996
 SITE = """
 import os, sys, time
 args = " ".join(sys.orig_argv)
-if os.environ.get("FAULT") == "worker" and "pqbench.workers.session" in args:
+if os.environ.get("FAULT") == "worker" and "-m pqbench.workers.session" in args:
     os._exit(7)
 if os.environ.get("FAULT") == "clock":
     real, began = time.time, time.time()
