@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import shutil
 import sys
@@ -72,6 +73,9 @@ def _experiments() -> None:
     from pqbench.core import interrupt as stop
     from pqbench.core.errors import PqbenchError
 
+    # A log that cannot be written (a full disk) must not answer each line with a traceback: what
+    # could not be written is said once, at the end.
+    logging.raiseExceptions = False
     try:
         stop.install()
         pqbench_search.register()

@@ -32,6 +32,7 @@ OWN_FOLDERS = ("tmp", "home", "locks")
 _CACHES = {"matplotlib", "torchinductor_root", "__pycache__", ".cache", ".config", "fontlist"}
 SECRET = "s3cr3t-of-the-bench"
 FORK_SERVER = "multiprocessing.forkserver"
+SESSION = "-m pqbench.workers.session"  # the fork server names the module too, without -m
 NO_RIGHT = 996
 # What a child's interpreter does first, for faults that need its help.
 SITE = """
@@ -324,9 +325,9 @@ def cut_stage(bench: Bench) -> None:
 
 def leftovers(bench: Bench) -> None:
     for name in ("stages", "records"):
-        (bench.outputs / "cache" / name / "0123.99.tmp").mkdir(parents=True)
+        (bench.outputs / "cache" / name / "0123456789abcdef.99.tmp").mkdir(parents=True)
     (bench.outputs / "cache" / "locks").mkdir(exist_ok=True)
-    (bench.outputs / "cache" / "locks" / "0123.lock").write_text("")
+    (bench.outputs / "cache" / "locks" / "0123456789abcdef.lock").write_text("")
 
 
 def lose_cache(bench: Bench) -> None:

@@ -22,11 +22,11 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from fault_injection import Bench, ended, left_behind, own_folders, processes, tiny
+from fault_injection import SESSION, Bench, ended, left_behind, own_folders, processes, tiny
 
 SWEEP = ["compress=none,round,coarse", "backend=torch,ort"]
 START_S = 0.5
-VICTIMS = ("command", "forkserver", "pqbench.workers.stage", "pqbench.workers.session")
+VICTIMS = ("command", "forkserver", "pqbench.workers.stage", SESSION)
 SHARE = 0.8
 """Kills fall in this share of the time of an undisturbed sweep, counted from each start."""
 
