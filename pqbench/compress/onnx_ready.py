@@ -82,7 +82,7 @@ def tool_refusals(step: str, hint: str) -> Iterator[None]:
         yield
     except Exception as error:
         odd = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
-        if not isinstance(error, odd) and not type(error).__module__.startswith("onnxruntime"):
+        if not isinstance(error, odd) and not type(error).__module__.startswith("onnx"):
             raise
         text = " ".join(str(error).split())
         raise UnsupportedError(

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from pqbench.compress.calibration import refuse_quantized
-from pqbench.compress.onnx_ready import pre_process
+from pqbench.compress.onnx_ready import pre_process, tool_refusals
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -80,14 +80,15 @@ class OrtDynamic(Step):
         with TemporaryDirectory(dir=workdir) as scratch:
             ready = Path(scratch) / FILE
             symbolic = pre_process(artifact.path, ready, "ort_dynamic")
-            quantize_dynamic(
-                ready,
-                target,
-                op_types_to_quantize=list(self.op_types),
-                per_channel=self.per_channel,
-                reduce_range=self.reduce_range,
-                weight_type=QuantType[WEIGHTS[self.weight]],
-            )
+            with tool_refusals("ort_dynamic", "try nncf_weights, or ort_int8"):
+                quantize_dynamic(
+                    ready,
+                    target,
+                    op_types_to_quantize=list(self.op_types),
+                    per_channel=self.per_channel,
+                    reduce_range=self.reduce_range,
+                    weight_type=QuantType[WEIGHTS[self.weight]],
+                )
         counts = Counter(node.op_type for node in onnx.load(target).graph.node)
         integer = {name: counts[name] for name in INTEGER if counts[name]}
         if not integer:

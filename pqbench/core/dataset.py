@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
@@ -164,7 +164,13 @@ class Dataset(ABC):
 
 
 class TensorDataset(Dataset):
-    """A data set that can give arrays for any inputs, for models of the task ``none``."""
+    """A data set that can give arrays for any inputs, for models of the task ``none``.
+
+    Attributes:
+        made_up: Its arrays follow the sizes that are asked for, also those that were assumed.
+    """
+
+    made_up: ClassVar[bool] = False
 
     @abstractmethod
     def tensors(self, split: str, inputs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ class Synthetic(TensorDataset):
         size: Side of the images, px.
         seed: Seeds the noise.
     """
+
+    made_up: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -106,6 +106,14 @@ class _Splits:
     clean: StageResult | None
     train: StageResult | None
 
+    @property
+    def train_notes(self) -> list[str]:
+        """What only the train split's notes say, of copies of scored images left out of it, say."""
+        if self.train is None:
+            return []
+        known = self.scored.value["notes"]
+        return [f"train split: {note}" for note in self.train.value["notes"] if note not in known]
+
 
 class Pipeline:
     """Builds what one experiment measures and keeps account of the stages.
@@ -146,7 +154,7 @@ class Pipeline:
         splits = self._other_splits(index, listing, scored, weights, method, actions)
         source = self._fit(method, model, splits)
         current, network = self._recipe(actions, source, splits)
-        notes = [*scored.value["notes"], *model.value.get("notes", [])]
+        notes = [*scored.value["notes"], *splits.train_notes, *model.value.get("notes", [])]
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
         card = model.value["card"]

@@ -144,7 +144,7 @@ class OutputsOnly(Task):
             [safe_name(spec.name) for spec in specs],
             folder,
             limit=request.limit,
-            notes=notes,
+            notes=notes if source.made_up else (),
         )
 
     def score(

@@ -91,7 +91,7 @@ class ModelSettings:
     input: str | None = None
     output: str | None = None
     layout: Layout | None = None
-    constants: dict[str, Any] = field(default_factory=dict)
+    constants: Any = None  # a dict; Hydra adds no keys to a typed one on the command line
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Self:
@@ -106,7 +106,7 @@ class ModelSettings:
         if self.representation != GivenAs.onnx:
             return None
         given = {"file": self.file, "input": self.input, "layout": self.layout}
-        return {**given, "constants": sorted(self.constants)}
+        return {**given, "constants": sorted(self.constants or {})}
 
     def check(self) -> None:
         """Check that the model says where it comes from, as its representation wants it.
@@ -117,6 +117,11 @@ class ModelSettings:
         if self.representation == GivenAs.onnx:
             if not self.file:
                 raise ConfigError("model.representation=onnx without a file", "set model.file=PATH")
+            if self.constants is not None and not isinstance(self.constants, Mapping):
+                raise ConfigError(
+                    f"model.constants={self.constants} is no mapping",
+                    hint="name the inputs: 'model.constants={keep_prob: 1.0}'",
+                )
             return
         for key in ("baseline_file", "input", "layout", "constants"):
             if getattr(self, key):

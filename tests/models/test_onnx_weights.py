@@ -68,8 +68,28 @@ def behind(path: Path, how: str) -> Path:
     return write(path, [*extra, *trunk(), *head()], stored)
 
 
+def in_branches(path: Path) -> Path:
+    """The network is one of two branches; which is known once a comparison is computed."""
+    stored = [numpy_helper.from_array(v, k) for k, v in weights().items()]
+    zeros = [numpy_helper.from_array(0 * v, k) for k, v in weights().items()]
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [*trunk(), *head("out")], name, [], [info("out", ["N", 2])], tensors
+        )
+        for name, tensors in (("then", stored), ("else", zeros))
+    }
+    nodes = [
+        node("Equal", ["rate", "wanted"], ["is_wanted"]),
+        node("If", ["is_wanted"], ["f"], **branches),  # `f` is a name inside as well
+        node("Identity", ["f"], ["y"]),
+    ]
+    return write(path, nodes, {"rate": np.array(16000), "wanted": np.array(16000)})
+
+
 def make(path: Path, kind: str) -> Path:
     stored = weights()
+    if kind == "branches":
+        return in_branches(path)
     if kind == "plain":
         return write(path, trunk() + head())
     if kind == "constants":
@@ -88,7 +108,7 @@ def make(path: Path, kind: str) -> Path:
 
 KINDS = (
     "plain", "constants", "some constants", "listed", "external", "transpose", "identity", "cast",
-    "whole numbers", "function",
+    "whole numbers", "function", "branches",
 )  # fmt: skip
 
 

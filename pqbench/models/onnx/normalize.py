@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.models.onnx.branches import inline_known_branches
 from pqbench.models.onnx.load import make_session, run
 from pqbench.nets import onnx_graph
 
@@ -47,12 +48,14 @@ def normalize(model: onnx.ModelProto, name: str, grow: bool) -> dict[str, Any]:
         changes["functions_inlined"] = len(model.functions)
         model.CopyFrom(onnx.inliner.inline_local_functions(model))
     graph = model.graph
-    moved = _move_constants(graph)
-    if moved:
-        changes["constant_nodes_moved"] = moved
-    folded = _fold(model, name, grow)
-    if folded:
-        changes["constants_folded"] = folded
+    inlined = -1
+    while inlined:  # a condition may be known once constants are folded
+        moved, folded = _move_constants(graph), _fold(model, name, grow)
+        inlined = inline_known_branches(graph)
+        counts = {"constant_nodes_moved": moved, "constants_folded": folded}
+        for key, count in {**counts, "branches_inlined": inlined}.items():
+            if count:
+                changes[key] = changes.get(key, 0) + count
     removed = onnx_graph.remove_unused(graph)
     if removed:
         changes["unused_nodes_removed"] = removed

@@ -83,7 +83,7 @@ def prepare_onnx(
     path = Path(str(model.file))
     graph = read_file(path)
     opset = opset_of(graph)
-    fixed = fix_inputs(graph, model.constants, path.name)
+    fixed = fix_inputs(graph, model.constants or {}, path.name)
     changes = repair(graph)
     specs, renamed = match_inputs(graph, input_specs, path.name, model.input)
     if specs[0].shape[0] == 1:
@@ -165,6 +165,7 @@ def change_notes(changes: Mapping[str, Any], name: str) -> list[str]:
         "constant_nodes_moved": "{} Constant nodes made initializers",
         "constants_folded": "{} nodes that depend on constants computed once",
         "functions_inlined": "{} functions inlined",
+        "branches_inlined": "{} If nodes of known condition replaced by their branch",
         "sizes_made_free": "{} sizes of -1 or 0 made free",
     }
     said = [text.format(changes[key]) for key, text in words.items() if key in changes]

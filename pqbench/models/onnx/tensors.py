@@ -139,7 +139,7 @@ def prepare_tensors(
     path = Path(str(model.file))
     graph = read_file(path)
     opset = opset_of(graph)
-    fixed = fix_inputs(graph, model.constants, path.name)
+    fixed = fix_inputs(graph, model.constants or {}, path.name)
     changes = repair(graph)
     inputs = declared(graph)
     batched = is_batched(inputs)
