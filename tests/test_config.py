@@ -169,6 +169,19 @@ def test_arguments_sweep_over_available_backends_when_nothing_is_swept() -> None
     assert {"torch", "ort", "openvino"} <= set(options.split(","))
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_default_sweep_has_bf16_where_the_cpu_has_it(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pqbench.app import backends_here
+
+    monkeypatch.setattr(backends_here, "cpu_has_bf16", lambda: bf16)
+    names = set(backends_here.available_backends(Path(CONF)))
+    assert {"torch", "ort", "openvino"} <= names
+    assert ({"torch_bf16", "openvino_bf16"} <= names) == bf16
+    assert bf16 or not {name for name in names if name.endswith("_bf16")}
+
+
 def test_arguments_leave_a_named_backend_or_experiment_alone() -> None:
     assert prepare(["backend=ort", "-m"]) == ["-m", "backend=ort"]
     assert prepare(["experiment=demo", "-m"]) == ["-m", "experiment=demo"]

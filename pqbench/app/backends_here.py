@@ -15,6 +15,7 @@ from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PqbenchError
 from pqbench.core.instantiate import make
 from pqbench.experiment import config as schema
+from pqbench.machine.cpu import cpu_has_bf16
 
 BY_NAME_ONLY = (
     "torchscript",
@@ -24,6 +25,7 @@ BY_NAME_ONLY = (
     "torchscript_cuda_fp16",
     "tensorrt_fp16",
 )
+BF16 = ("torch_bf16", "openvino_bf16", "ncnn_bf16")
 
 
 def backends(conf: Path) -> dict[str, Availability]:
@@ -49,10 +51,12 @@ def available_backends(conf: Path) -> list[str]:
     """Names of the backends that a sweep takes by default: those that can run here.
 
     Without the variants that are asked for by name: TorchScript is deprecated, ``torch.compile``
-    needs minutes for each model, and half precision is a choice.
+    needs minutes for each model, and half precision is a choice. BF16, which needs no calibration,
+    is among them where the CPU has units for it: elsewhere it is slower than float32.
     """
+    left_out = BY_NAME_ONLY if cpu_has_bf16() else (*BY_NAME_ONLY, *BF16)
     found = backends(conf).items()
-    return [name for name, here in found if here.available and name not in BY_NAME_ONLY]
+    return [name for name, here in found if here.available and name not in left_out]
 
 
 def print_backends(conf: Path) -> None:

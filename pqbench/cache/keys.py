@@ -29,6 +29,9 @@ LIBRARIES = (
     "scipy",
     "timm",
     "torchao",
+    "ncnn",
+    "pnnx",
+    "mnn",
 )
 
 

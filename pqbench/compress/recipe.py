@@ -16,11 +16,19 @@ from pqbench.core.step import Kind, Step
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
     "torch": ("onnx",),
     "torch_int8": (),
-    "onnx": ("openvino",),
+    "onnx": ("openvino", "ncnn", "mnn"),
     "onnx_calibrated": (),
     "openvino": (),
+    "ncnn": (),
+    "mnn": (),
 }
 """Conversions that exist; there is no way back to an earlier representation."""
+
+FLOAT_ONLY: Mapping[Representation, str] = {
+    "ncnn": "pnnx has no ncnn layer for the quantizers of an ONNX file",
+    "mnn": "MNN's converter ends by SIGABRT on the quantizers of an ONNX file",
+}
+"""What only a float model can be converted to, and why."""
 
 LOADED_BY: Mapping[Representation, str] = {
     "torch": "torch",
@@ -28,6 +36,8 @@ LOADED_BY: Mapping[Representation, str] = {
     "onnx": "ort",
     "onnx_calibrated": "tensorrt",
     "openvino": "openvino",
+    "ncnn": "ncnn",
+    "mnn": "mnn",
 }
 """A backend that loads each representation, for hints."""
 
@@ -105,13 +115,14 @@ def _check_order(steps: Mapping[str, Step | type[Step]]) -> None:
             )
 
 
-def _routes(start: Representation) -> Iterator[tuple[Representation, ...]]:
+def _routes(start: Representation, quantized: bool = False) -> Iterator[tuple[Representation, ...]]:
     """Every representation reachable from ``start`` as the way to it, shortest first."""
     waiting: list[tuple[Representation, ...]] = [()]
     while waiting:
         route = waiting.pop(0)
         yield route
-        waiting += [(*route, after) for after in FORWARD[route[-1] if route else start]]
+        nexts = FORWARD[route[-1] if route else start]
+        waiting += [(*route, n) for n in nexts if not (quantized and n in FLOAT_ONLY)]
 
 
 def _conversions(start: Representation, route: tuple[Representation, ...]) -> list[Action]:
@@ -127,12 +138,14 @@ def _find(
     start: Representation,
     loads: Sequence[Representation],
     fixed: bool = False,
+    quantized: bool = False,
 ) -> list[Action] | None:
     """The preferred way through all steps to ``loads``, or None. At most 4 routes per step.
 
-    ``fixed``: the step before was final, so nothing is converted.
+    ``fixed``: the step before was final, so nothing is converted. ``quantized``: some step before
+    has quantized the model.
     """
-    routes = [()] if fixed else list(_routes(start))
+    routes = [()] if fixed else list(_routes(start, quantized))
     if not steps:
         for route in routes:
             if (route[-1] if route else start) in loads:
@@ -144,7 +157,8 @@ def _find(
     for route in takes:
         here = route[-1] if route else start
         given = step.result_of(here)
-        tail = _find(rest, given, loads, bool(step.final))
+        after = quantized or step.kind == "quantize"
+        tail = _find(rest, given, loads, bool(step.final), after)
         if tail is not None:
             return [*_conversions(start, route), Action("step", name, given), *tail]
     return None
@@ -158,9 +172,9 @@ def _explain(
 ) -> UnsupportedError:
     """Why there is no way: the first step that cannot be reached, or the backend."""
     reachable, before = {start}, f"the model is given as {start}"
-    last, stays = "", ""
+    last, stays, quantized = "", "", False
     for name, step in steps:
-        usable = _further(reachable, stays) & set(step.takes)
+        usable = _further(reachable, stays, quantized) & set(step.takes)
         if not usable:
             if stays:
                 return UnsupportedError(f"{name} after {last}: {stays}", hint=f"leave out {name}")
@@ -172,9 +186,10 @@ def _explain(
                 hint=hint,
             )
         reachable, last, stays = {step.result_of(r) for r in usable}, name, step.final
+        quantized = quantized or step.kind == "quantize"
         before = f"{name} gives {_one(reachable)}"
     wanted = " or ".join(loads)
-    backends = [LOADED_BY[r] for r in FORWARD if r in _further(reachable, stays)]
+    backends = [LOADED_BY[r] for r in FORWARD if r in _further(reachable, stays, quantized)]
     hint = f"use backend={' or backend='.join(backends)}"
     if not last:
         return UnsupportedError(
@@ -183,7 +198,8 @@ def _explain(
             hint=hint,
         )
     reasons = steps[-1][1].why_not
-    reason = next((reasons[r] for r in loads if r in reasons), stays)
+    known = {**(FLOAT_ONLY if quantized else {}), **reasons}
+    reason = next((known[r] for r in loads if r in known), stays)
     why = f" ({reason})" if reason else ""
     return UnsupportedError(
         f"{last} gives {_one(reachable)} model{why}, backend '{backend_name}' cannot load that: "
@@ -192,16 +208,23 @@ def _explain(
     )
 
 
-def _further(heres: set[Representation], stays: str = "") -> set[Representation]:
+def _further(
+    heres: set[Representation], stays: str = "", quantized: bool = False
+) -> set[Representation]:
     """What can be had from representations by conversion; themselves alone if they must stay."""
     if stays:
         return heres
-    return {route[-1] if route else here for here in heres for route in _routes(here)}
+    return {route[-1] if route else here for here in heres for route in _routes(here, quantized)}
 
 
 def _one(representations: set[Representation]) -> str:
     """``an onnx or openvino``, in the order of conversion."""
     names = [r for r in FORWARD if r in representations]
-    shown = {"onnx": "ONNX", "openvino": "OpenVINO", "onnx_calibrated": "calibrated ONNX"}
+    shown = {
+        "onnx": "ONNX",
+        "openvino": "OpenVINO",
+        "onnx_calibrated": "calibrated ONNX",
+        "mnn": "MNN",
+    }
     text = " or ".join(shown.get(n, n) for n in names)
     return f"an {text}" if text[0] in "OEe" else f"a {text}"

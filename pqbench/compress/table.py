@@ -57,6 +57,8 @@ BACKENDS: Mapping[str, tuple[Representation, ...]] = {
     "ort": ("onnx",),
     "openvino": ("openvino",),
     "tensorrt": ("onnx", "onnx_calibrated"),
+    "ncnn": ("ncnn",),
+    "mnn": ("mnn",),
 }
 """The table's columns: a backend of each sort, and what it loads; a test holds them to conf/."""
 

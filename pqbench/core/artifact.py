@@ -15,7 +15,9 @@ from typing import Any, Literal, Self
 
 from pqbench.core.files import file_sha256, write_json
 
-Representation = Literal["torch", "torch_int8", "onnx", "onnx_calibrated", "openvino"]
+Representation = Literal[
+    "torch", "torch_int8", "onnx", "onnx_calibrated", "openvino", "ncnn", "mnn"
+]
 DESCRIPTION = "artifact.json"
 RESULT = "result.json"  # what a stage's cache puts beside an artifact that it keeps
 CALIBRATION = "calibration"  # folder of samples for a runtime's own calibration; not deployed

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
+from pqbench.export.edge_reference import mnn_outputs, ncnn_outputs
+from pqbench.export.mnn_convert import convert_mnn
+from pqbench.export.ncnn_convert import convert_ncnn
 from pqbench.export.onnx_export import export_onnx
 from pqbench.export.openvino_convert import convert_openvino
 from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
@@ -23,6 +26,18 @@ AGREEMENT = 0.97
 # Outputs are compared in float64, a few copies at a time. A map of 1,000 classes at 224 px takes
 # 200 MB a sample.
 OUTPUT_BYTES = 256 * 2**20
+Batch = Mapping[str, npt.NDArray[Any]]
+# By representation: what makes it of an ONNX model, and what it computes.
+FROM_ONNX: Mapping[
+    Representation,
+    tuple[
+        Callable[[Artifact, Path], Artifact], Callable[[Artifact, Batch], list[npt.NDArray[Any]]]
+    ],
+] = {
+    "openvino": (convert_openvino, openvino_outputs),
+    "ncnn": (convert_ncnn, ncnn_outputs),
+    "mnn": (convert_mnn, mnn_outputs),
+}
 
 
 def convert(
@@ -35,8 +50,8 @@ def convert(
 ) -> Artifact:
     """Convert an artifact and prove that the result computes what the source computes.
 
-    ``torch`` goes to ``onnx``, ``onnx`` to ``openvino``, and ``torch`` to ``openvino`` by way of
-    ``onnx`` with both conversions checked.
+    ``torch`` goes to ``onnx``; ``onnx`` to ``openvino``, ``ncnn`` and ``mnn``; and ``torch`` to
+    these by way of ``onnx`` with both conversions checked.
 
     Args:
         artifact: The source model.
@@ -60,7 +75,7 @@ def convert(
     quantized = False
     if source == to:
         return artifact
-    if (source, to) == ("torch", "openvino"):
+    if source == "torch" and to in FROM_ONNX:
         with tempfile.TemporaryDirectory() as between:
             onnx = convert(artifact, "onnx", batch, Path(between), min_sqnr_db, min_agreement)
             return convert(onnx, to, batch, workdir, min_sqnr_db, min_agreement)
@@ -68,10 +83,11 @@ def convert(
         new = export_onnx(artifact, workdir, batch)
         batch = _affordable(partial(onnx_outputs, new), batch)
         reference, got = torch_outputs(artifact, batch), onnx_outputs(new, batch)
-    elif (source, to) == ("onnx", "openvino"):
-        new = convert_openvino(artifact, workdir)
+    elif source == "onnx" and to in FROM_ONNX:
+        make, outputs = FROM_ONNX[to]
+        new = make(artifact, workdir)
         batch = _affordable(partial(onnx_outputs, artifact), batch)
-        reference, got = onnx_outputs(artifact, batch), openvino_outputs(new, batch)
+        reference, got = onnx_outputs(artifact, batch), outputs(new, batch)
         quantized = is_quantized(artifact)
     else:
         raise UnsupportedError(f"a model cannot be converted from {source} to {to}")

@@ -67,6 +67,11 @@ def cpu_saturates_int8() -> bool:
     return not {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"} & set(_cpuinfo()[1])
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies BF16 in hardware (AVX512-BF16, AMX-BF16, or Arm's BF16)."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo()[1]))
+
+
 def affinity() -> list[int]:
     """The CPUs this process may run on."""
     try:

@@ -52,7 +52,11 @@ def dataset_name(name: str) -> str:
 
 
 BACKENDS = {
+    "mnn": "MNN",
+    "ncnn": "ncnn",
+    "ncnn_bf16": "ncnn (BF16)",
     "openvino": "OpenVINO",
+    "openvino_bf16": "OpenVINO (BF16)",
     "ort": "ONNX Runtime",
     "ort_cuda": "ONNX Runtime (CUDA)",
     "ort_tensorrt": "ONNX Runtime (TensorRT)",
@@ -61,6 +65,7 @@ BACKENDS = {
     "tensorrt_fp16": "TensorRT (FP16)",
     "tensorrt_rtx": "TensorRT for RTX",
     "torch": "PyTorch",
+    "torch_bf16": "PyTorch (BF16)",
     "torch_compile": "torch.compile",
     "torch_cuda": "PyTorch (CUDA)",
     "torch_cuda_fp16": "PyTorch (CUDA, FP16)",

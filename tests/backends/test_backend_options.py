@@ -15,7 +15,8 @@ from pqbench.core.instantiate import make
 from pqbench.experiment.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino")
+NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino", "ncnn", "mnn")
+OPTIONAL = ("torch_compile", "ncnn", "mnn")
 GPU_NAMES = (
     "torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
@@ -37,7 +38,7 @@ def test_backend_yaml_makes_a_backend_that_is_available(name: str, threads: int 
     assert isinstance(backend, Backend)
     assert backend.threads >= 1 if threads is None else backend.threads == 2
     found = backend.availability()
-    if name == "torch_compile" and not found.available:
+    if name in OPTIONAL and not found.available:
         pytest.skip(found.reason)
     assert found.available and found.device == "cpu" and found.versions
     assert found.reason == found.hint == ""
