@@ -17,7 +17,6 @@ from typing import Any
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report import references
 from pqbench.report.environments import environment_labels
-from pqbench.report.methods import methods_paragraphs
 from pqbench.report.predictions import predicted
 from pqbench.report.rows import Estimate, Row
 from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
@@ -34,6 +33,7 @@ def to_html(
     table: Table,
     answered: Sequence[Sequence[str]] = (),
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
+    methods: Sequence[str] = (),
 ) -> str:
     """The page.
 
@@ -44,8 +44,10 @@ def to_html(
         answered: The lines of each answer; see :func:`pqbench.report.answer.lines`.
         folders: Where each record lies, for its predictions; see
             :func:`pqbench.report.predictions.predicted`.
+        methods: The paragraphs that say how it was measured.
     """
     data = page_data(records, rows, table)
+    data["methods"] = [references.plain(text) for text in methods]
     data["answers"] = [list(told) for told in answered]
     data["predicted"] = predicted(records, folders)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -121,7 +123,6 @@ def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> d
             for index, record in enumerate(records)
             if record.error
         ],
-        "methods": [references.plain(text) for text in methods_paragraphs(records)],
         "environments": [
             {"label": label, "facts": _facts(first[label].environment)} for label in places
         ],

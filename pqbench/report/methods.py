@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pqbench.core.margins import Margins
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report import references
 from pqbench.report.environments import environment_labels
@@ -22,10 +23,14 @@ _SHOWN = (
 )
 
 
-def methods_paragraphs(records: Sequence[Record]) -> list[str]:
-    """One paragraph for each of: subject, steps, machine, latency, accuracy, statistics.
+def methods_paragraphs(records: Sequence[Record], margins: Margins | None = None) -> list[str]:
+    """One paragraph for each of: subject, steps, machine, latency, accuracy, statistics, claims.
 
     Citations stand as pandoc writes them, ``[@holm1979]``; see :mod:`pqbench.report.references`.
+
+    Args:
+        records: All of a report.
+        margins: The question that its answers are to; None: there are none, nor are claims told.
     """
     good = [record for record in records if record.ok]
     if not good:
@@ -37,7 +42,33 @@ def methods_paragraphs(records: Sequence[Record]) -> list[str]:
         _latency(good),
         _accuracy(good),
         _statistics(good),
+        *([_claims(good, margins)] if margins is not None else []),
     ]
+
+
+def _claims(good: Sequence[Record], margins: Margins) -> str:
+    """What is claimed, by which tests, and at what error rate all claims together."""
+    metrics = {r.accuracy.metric for r in good if r.accuracy and r.accuracy.against_baseline}
+    tests = [
+        f"Tango's score test of paired proportions{cite('tango1998')}, exact where the models "
+        "hardly differ"
+        if metrics - {"miou"}
+        else "",
+        "Student's t on the jackknife by image" if "miou" in metrics else "",
+    ]
+    by = f" (one-sided: {_list(tests)})" if any(tests) else ""
+    return (
+        f"Claims: of each compressed model it is asked whether at most {margins.max_drop_pt:g} points "
+        f"are lost{by} and whether it is at least {margins.min_speedup:g} times as fast as its "
+        "uncompressed model (one-sided Student's t on the logarithms of the starts' ratios). A "
+        "claim holds, fails, or is undecided; all claims of the report are decided together by "
+        f"Holm's procedure{cite('holm1979')}, which also bounds errors of "
+        f"direction{cite('shaffer1980directional')}, so that any of them is wrong with a "
+        f"probability of at most {1 - margins.confidence:.0%}. The bounds that are quoted hold "
+        "together at the same confidence (Bonferroni). A model that gives one answer, lost a "
+        "class, or is not shown to be better than always answering the most frequent class is "
+        "never an answer."
+    )
 
 
 def _statistics(good: Sequence[Record]) -> str:

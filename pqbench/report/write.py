@@ -62,7 +62,8 @@ def write_report(
     records = ordered(records)
     rows = make_rows(records)
     summary, batches = summary_table(rows), batch_table(rows)
-    methods = methods_paragraphs(records)
+    margins = answered[0].margins if answered else None
+    methods = methods_paragraphs(records, margins)
     cited = references.keys_in(methods)
     table = [(x.step, x.name, x.value) for x in settings(records)]
     parts = [
@@ -74,7 +75,7 @@ def write_report(
     ]
     told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary, told, folders),
+        "report.html": to_html(records, rows, summary, told, folders, methods),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from record_factory import make_failed, make_record, make_sweep
 
+from pqbench.core.margins import Margins
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.references import keys_in
 from pqbench.report.write import write_report
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +134,12 @@ def test_methods_name_what_was_measured():
     ):
         assert part in text
     assert "no method" in methods_paragraphs([make_failed()])[0]
+
+
+def test_methods_say_what_is_claimed_and_by_which_tests() -> None:
+    text = methods_paragraphs(make_sweep(), Margins(max_drop_pt=0.5, confidence=0.9))[-1]
+    assert "at most 0.5 points are lost" in text
+    assert "Tango's score test" in text
+    assert "with a probability of at most 10%" in text
+    assert {"tango1998", "holm1979", "shaffer1980directional"} <= set(keys_in([text]))
+    assert "Claims:" not in " ".join(methods_paragraphs(make_sweep()))
