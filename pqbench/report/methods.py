@@ -58,9 +58,9 @@ def _claims(good: Sequence[Record], margins: Margins) -> str:
     ]
     by = f" (one-sided: {_list(tests)})" if any(tests) else ""
     return (
-        f"Claims: of each compressed model it is asked whether at most {margins.max_drop_pt:g} points "
-        f"are lost{by} and whether it is at least {margins.min_speedup:g} times as fast as its "
-        "uncompressed model (one-sided Student's t on the logarithms of the starts' ratios). A "
+        f"Claims: of each compressed model it is asked whether at most {margins.max_drop_pt:g} "
+        f"points are lost{by} and whether it is at least {margins.min_speedup:g} times as fast as "
+        "its uncompressed model (one-sided Student's t on the logarithms of the starts' ratios). A "
         "claim holds, fails, or is undecided; all claims of the report are decided together by "
         f"Holm's procedure{cite('holm1979')}, which also bounds errors of "
         f"direction{cite('shaffer1980directional')}, so that any of them is wrong with a "
