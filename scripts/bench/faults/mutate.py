@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+LIMIT_S = 300
 PARTS = ("pqbench", "conf", "hydra_plugins", "scripts", "tests", "pyproject.toml", "setup.cfg")
 
 
@@ -201,22 +203,30 @@ GUARDS = (
 )
 
 
-def run(copy: Path, guard: Guard, rows: bool) -> subprocess.CompletedProcess[str]:
-    """What shows a guard, run in the copy."""
+def run(copy: Path, guard: Guard, rows: bool) -> tuple[int, str]:
+    """What shows a guard, run in the copy: its exit code and output."""
     if rows:
         script = copy / "scripts" / "bench" / "faults" / "faults.py"
         command = f"{sys.executable} {script} --jobs 1 --only '{guard.row}'"
     else:
         command = f"{sys.executable} -m pytest -q -x -n 0 -p no:cacheprovider {guard.test}"
-    return subprocess.run(
+    process = subprocess.Popen(
         command,
         shell=True,
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
+        start_new_session=True,
     )
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:  # without the guard it waits for good: that is noticed
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return 1, f"not at its end after {LIMIT_S} s\n{output}"
+    return process.returncode, output
 
 
 def main() -> int:
@@ -246,15 +256,17 @@ def main() -> int:
             text = path.read_text(encoding="utf-8")
             if text.count(guard.code) != 1:
                 raise SystemExit(f"{guard.file}: not there exactly once: {guard.code!r}")
-            if args.whole and (done := run(copy, guard, args.rows)).returncode:
-                raise SystemExit(f"{guard.name}: fails unedited:\n{done.stdout}{done.stderr}")
+            if args.whole:
+                code, output = run(copy, guard, args.rows)
+                if code:
+                    raise SystemExit(f"{guard.name}: fails unedited:\n{output}")
             path.write_text(text.replace(guard.code, guard.without), encoding="utf-8")
-            done = run(copy, guard, args.rows)
+            code, _ = run(copy, guard, args.rows)
             path.write_text(text, encoding="utf-8")
             # 1: a test or row failed; anything else did not run at all
-            noticed = done.returncode == 1
+            noticed = code == 1
             unnoticed += not noticed
-            outcome = "noticed" if noticed else f"NOT NOTICED (exit {done.returncode})"
+            outcome = "noticed" if noticed else f"NOT NOTICED (exit {code})"
             print(f"| {guard.name} | {shown.replace('|', ' or ')} | {outcome} |", flush=True)
     print(f"\n{unnoticed} not noticed")
     return 1 if unnoticed else 0
