@@ -149,8 +149,8 @@ ONNX = {
     "detector": onnx_case("detector.onnx", says="no output holds one score per class"),
 }
 CHOSEN = (
-    "natural-class-order", "one-logit-head",
-    "stale-cache-two-files", "classes-differ-from-head", "prune-vit-qkv", "softmax-twice",
+    "natural-class-order", "stale-cache-two-files", "classes-differ-from-head", "prune-vit-qkv",
+    "softmax-twice",
     "stale-model-file", "weights-in-constant-nodes-mixed", "ir-too-new",
 )  # fmt: skip
 ONNX_REFUSED = ("sequence-input", "ir-too-new", "detector")
