@@ -37,6 +37,11 @@ class Bundled:
         """True if it was trained on exactly these classes, in this order."""
         return list(self.card.get("classes", [])) == list(classes)
 
+    def is_of(self, builder: Mapping[str, Any]) -> bool:
+        """True unless its card names another network than this builder's."""
+        known = self.card.get("builder")
+        return known is None or dict(known) == dict(builder)
+
     def load(self) -> dict[str, Tensor]:
         """The state dict with every floating-point tensor in float32.
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.artifact import Artifact, LineageEntry, TensorSpec
-from pqbench.core.errors import ConfigError, UnsupportedError, WeightsError
+from pqbench.core.errors import UnsupportedError, WeightsError
 from pqbench.core.files import file_sha256
-from pqbench.models import bundled
-from pqbench.models.checkpoint_file import Checkpoint, read_checkpoint, some
+from pqbench.models.checkpoint_file import read_checkpoint, some
+from pqbench.models.find_weights import Found, Source, find_weights
 from pqbench.models.function_check import check_function, check_rebuilt
 from pqbench.models.heads import (
     FittedHead,
@@ -28,16 +28,14 @@ from pqbench.models.heads import (
     slice_head,
 )
 from pqbench.models.outputs import are_probabilities, choose, ends_in_sigmoid
-from pqbench.models.pretrained import WeightsFile
-from pqbench.models.settings import ModelSettings, WeightsSource
-from pqbench.models.weights import apply, fits, load_file, match, match_names
+from pqbench.models.settings import ModelSettings
+from pqbench.models.weights import apply, fits, match, match_names
 from pqbench.nets.adapt import Adaptation, adapt, computed_weights, is_lazy, materialise
 from pqbench.nets.checkpoint import build_network, load_network, save_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Source = Literal["bundled", "pretrained", "file", "scratch", "none"]  # auto, resolved
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 OUTPUT = "logits"
 LOGITS, PROBABILITIES = "logits", "probabilities"  # what the scores are
@@ -71,93 +69,10 @@ class PreparedWeights:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Found:
-    source: Source
-    state: Mapping[str, Tensor] | None = None
-    path: Path | None = None
-    checkpoint: Checkpoint | None = None
-    card: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _pretrained(node: Mapping[str, Any]) -> WeightsFile | Mapping[str, Tensor]:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        result = instantiate(dict(node), _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ConfigError | WeightsError):
-            raise cause from error
-        raise ConfigError(
-            f"cannot get pretrained weights by {node.get('_target_')}: {cause or error}",
-            hint="check model.pretrained",
-        ) from error
-    if not isinstance(result, WeightsFile | Mapping):
-        raise ConfigError(
-            f"{node.get('_target_')} gives {type(result).__name__}",
-            hint="model.pretrained must give a WeightsFile or a state dict",
-        )
-    return result
-
-
-def _find_weights(
-    model: ModelSettings, classes: Sequence[str], dataset_name: str, scratch_ok: bool
-) -> _Found:
-    """Follow ``model.weights``; the order of ``auto`` is in :func:`prepare_model`'s docstring."""
-    wanted, name = model.weights, model.name
-    shipped = (
-        bundled.find(name, dataset_name)
-        if wanted in (WeightsSource.auto, WeightsSource.bundled)
-        else None
-    )
-    if wanted == WeightsSource.bundled and shipped is None:
-        raise WeightsError(
-            f"no bundled weights for model {name} on data set {dataset_name}",
-            hint="model.weights=auto takes what there is",
-        )
-    if shipped is not None and not shipped.fits(classes):
-        if wanted == WeightsSource.bundled:
-            raise WeightsError(
-                f"the bundled weights {shipped.path.name} know the classes "
-                f"{shipped.card.get('classes')}, the data set has {list(classes)}",
-                hint="model.weights=auto takes what fits",
-            )
-        shipped = None
-    if shipped is not None:
-        return _Found("bundled", shipped.load(), shipped.path, card=shipped.card)
-    if wanted == WeightsSource.file:
-        if not model.weights_file:
-            raise ConfigError("model.weights=file without a file", "set model.weights_file=PATH")
-        path = Path(model.weights_file)
-        if not path.is_file():
-            raise WeightsError(f"no weights file {path}", hint="set model.weights_file to a file")
-        return _Found("file", path=path, card={"weights": path.name})
-    if wanted == WeightsSource.scratch:
-        return _Found("scratch")
-    if wanted == WeightsSource.none:
-        return _Found("none")
-    if not model.pretrained:
-        if wanted == WeightsSource.auto and scratch_ok:
-            return _Found("scratch")
-        raise WeightsError(
-            f"model {name} names no pretrained weights",
-            hint="set model.weights=file model.weights_file=PATH, or model.weights=none for timing",
-        )
-    given = _pretrained(model.pretrained)
-    if isinstance(given, Mapping):
-        return _Found("pretrained", given)
-    if wanted == WeightsSource.auto and scratch_ok and not given.present:
-        return _Found("scratch")
-    path = given.get()
-    return _Found("pretrained", load_file(path), path, card=given.card)
-
-
 def _fit_head(
     network: nn.Module,
     model: ModelSettings,
-    found: _Found,
+    found: Found,
     classes: Sequence[str],
     dataset_name: str,
     imagenet_indices: Sequence[int] | None,
@@ -343,7 +258,7 @@ def prepare_model(
 
     began = time.perf_counter()
     # Weights first: what is missing should be said before a network is built.
-    found = _find_weights(model, classes, dataset_name, scratch_ok)
+    found = find_weights(model, classes, dataset_name, scratch_ok)
     builder = dict(model.network)
     given = _made_up(input_specs) if example is None else example
     batch = tuple(torch.from_numpy(np.array(given[spec.name])) for spec in input_specs)

@@ -149,6 +149,22 @@ def test_prepare_model_auto_passes_over_bundled_for_other_classes(
         run(tmp_path / "x", {**model, "weights": "bundled"}, classes=("a", "c", "b"))
 
 
+def test_prepare_model_bundled_for_another_width_is_passed_over(
+    shipped: Path, local: dict[str, Any], tmp_path: Path
+) -> None:
+    card = json.loads((shipped / "tiny-letters.json").read_text())
+    card["builder"] = {"_target_": f"{__name__}.TinyNet"}
+    (shipped / "tiny-letters.json").write_text(json.dumps(card))
+    model = settings(pretrained=local)
+    _, weights = run(tmp_path / "same", model)
+    assert weights.source == "bundled"
+    model["network"] = {**model["network"], "classes": 7}
+    _, weights = run(tmp_path / "other", model)
+    assert weights.source == "pretrained"
+    with pytest.raises(WeightsError, match=r"of the network .*TinyNet.*'classes': 7"):
+        run(tmp_path / "x", {**model, "weights": "bundled"})
+
+
 def test_prepare_model_bundled_absent_or_without_card_is_explained(
     shipped: Path, tmp_path: Path
 ) -> None:
