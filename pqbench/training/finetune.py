@@ -7,25 +7,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_like
-from pqbench.nets.layers import recalibrate_batch_norm, torch_threads
+from pqbench.nets.layers import feed_tensors, recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size
+from pqbench.training.budget import find_budget
 from pqbench.training.fit import fit
 from pqbench.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pqbench.training.penalty import Penalty
 
 
 @dataclass(frozen=True)
 class Finetune(Step):
-    """Train for a few epochs; with ``teacher_weight`` following the model before the first step.
+    """Train for a while; with ``teacher_weight`` following the model before the first step.
 
-    The settings are those of ``TrainingSettings``; ``recalibrate_bn`` comes on top.
+    The settings are those of ``TrainingSettings``; these come on top.
 
     Attributes:
+        budget: ``quick``, ``default`` or ``full``: how often the train split is passed, and whether
+            a part of it is kept out to stop early (``pqbench.training.budget``).
+        epochs: Passes, instead of the budget's.
+        validation_share: Share kept out, instead of the budget's.
+        patience: Passes without progress before it stops, instead of the budget's.
+        ema: Share of the moving average that a step keeps, instead of the budget's; 0: no average.
         teacher_weight: Share of the loss that follows the teacher; the step is called ``distill``
             in lineages if it is above 0.
         recalibrate_bn: After training at another size than the model's own, BatchNorm's statistics
@@ -36,7 +48,8 @@ class Finetune(Step):
     takes: ClassVar[tuple[Representation, ...]] = ("torch",)
     limits: ClassVar[Sequence[str]] = ("tasks other than classification: training needs classes",)
 
-    epochs: int = 2
+    budget: str = "quick"
+    epochs: int | None = None
     batch_size: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
@@ -46,7 +59,8 @@ class Finetune(Step):
     augment: str = "flip"
     max_steps: int | None = None
     patience: int | None = None
-    validation_share: float = 0.0
+    validation_share: float | None = None
+    ema: float | None = None
     teacher_weight: float = 0.0
     temperature: float = 2.0
     keep_zeros: bool = True
@@ -66,9 +80,32 @@ class Finetune(Step):
             ConfigError: A setting is out of its range.
         """
         own = {f.name for f in fields(TrainingSettings)} & {f.name for f in fields(self)}
-        return TrainingSettings(
-            **{name: getattr(self, name) for name in own}, seed=seed, threads=threads
-        )
+        given = {name: getattr(self, name) for name in own}
+        budget = find_budget(self.budget)
+        if self.epochs is None:
+            given["epochs"] = budget.epochs
+        if self.ema is None:
+            given["ema"] = budget.ema
+        if self.validation_share is None:
+            # What comes after a number of passes of one's own is one's own affair as well.
+            given["validation_share"] = 0.0 if self.epochs else budget.validation_share
+            if self.patience is None and not self.epochs:
+                given["patience"] = budget.patience
+        return TrainingSettings(**given, seed=seed, threads=threads)
+
+    @property
+    def action(self) -> str:
+        """The step's name in lineages."""
+        return "distill" if self.teacher_weight > 0 else "finetune"
+
+    def find_penalty(self, network: nn.Module, example: tuple[Tensor, ...]) -> Penalty | None:  # noqa: ARG002
+        """What draws the weights somewhere else than the loss does; nothing here.
+
+        Args:
+            network: The network that is trained.
+            example: Two samples for each of its inputs.
+        """
+        return None
 
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         """Train and save.
@@ -87,16 +124,17 @@ class Finetune(Step):
         teacher = load_network(data.teacher) if distils and data.teacher is not None else None
         settings = self.settings(data.seed, data.threads)
         shown = sys.stderr.isatty()
-        report = fit(network, data.train, settings, teacher, shown, data.resume)
+        names = [spec.name for spec in artifact.inputs]
+        penalty = self.find_penalty(network, feed_tensors(data.train, names, slice(0, 2)))
+        report = fit(network, data.train, settings, teacher, shown, data.resume, penalty)
         used = 0
         if self.recalibrate_bn and changes_size(self.train_size, data.train):
-            names = [spec.name for spec in artifact.inputs]
             with torch_threads(data.threads):
                 used = recalibrate_batch_norm(
                     network, data.train, names, data.train.spread(self.recalibrate_bn, data.seed)
                 )
         entry = LineageEntry(
-            action="distill" if distils else "finetune",
+            action=self.action,
             seconds=time.perf_counter() - start,
             config=asdict(self),
             details={**asdict(report), "batch_norm_images": used},

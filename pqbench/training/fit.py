@@ -25,6 +25,8 @@ from pqbench.training.trainer import train as run_trainer
 if TYPE_CHECKING:
     from torch import nn
 
+    from pqbench.training.penalty import Penalty
+
 BATCH_NORM_IMAGES = 512
 
 
@@ -35,6 +37,7 @@ def fit(
     teacher: nn.Module | None = None,
     progress: bool = False,
     resume: Path | None = None,
+    penalty: Penalty | None = None,
 ) -> FitReport:
     """Train a classification network in place; deterministic on the CPU for a given seed.
 
@@ -51,6 +54,7 @@ def fit(
         resume: Folder for a checkpoint after each epoch. If it has one of the same training, that
             goes on from there, to the same weights (on one device bit by bit). The caller removes
             the folder when it has kept the result.
+        penalty: Called after each step of the optimizer; on one device alone.
 
     Returns:
         What was done.
@@ -71,7 +75,7 @@ def fit(
             hint="add images to the train split, or raise dataset.train_limit",
         )
     start = time.perf_counter()
-    job = TrainingJob(network, teacher, train, trained, watched, settings, resume)
+    job = TrainingJob(network, teacher, train, trained, watched, settings, resume, penalty)
     with spawn_ranks(find_rank(settings), run_trainer, (job,)) as rank:
         done = run_trainer(rank, job, progress)
     history = done.history

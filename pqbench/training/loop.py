@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pqbench.nets.layers import first_output
+from pqbench.training.average import Average
 from pqbench.training.batches import Batch, Batches
+from pqbench.training.penalty import Penalty
 from pqbench.training.ranks import Rank
 from pqbench.training.settings import TrainingSettings
 
@@ -62,7 +64,12 @@ class Learner(pl.LightningModule):
     """Cross entropy, with a share of distillation if there is a teacher; AdamW."""
 
     def __init__(
-        self, network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, total: int
+        self,
+        network: nn.Module,
+        teacher: nn.Module | None,
+        settings: TrainingSettings,
+        total: int,
+        penalty: Penalty | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -70,10 +77,13 @@ class Learner(pl.LightningModule):
         self.teacher = () if teacher is None else (teacher,)
         self.settings = settings
         self.total = total
+        self.penalty = penalty
+        self.rates = sum(schedule(step, total) for step in range(total)) if penalty else 0.0
         self.images = 0
         self.stopped = False
         # Before a checkpoint is loaded: a trained weight may have become zero by chance.
         self.masks = zero_masks(network) if settings.keep_zeros else []
+        self.average = Average(network, settings.ema) if settings.ema else None
 
     def loss(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Mean loss of one batch."""
@@ -102,18 +112,29 @@ class Learner(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook, after the optimizer's step."""
+        if self.penalty is not None:
+            self.penalty(schedule(self.trainer.global_step - 1, self.total) / self.rates)
         with torch.no_grad():
             for parameter, mask in self.masks:
                 parameter.mul_(mask)
+        if self.average is not None:
+            self.average.update()
         # Lightning's own max_steps takes the end of an epoch for its middle when it resumes.
         if self.trainer.global_step >= self.total:
             self.trainer.should_stop = True
 
     def on_validation_start(self) -> None:
-        """Lightning's hook: every process validates rank 0's network, on the same images."""
+        """Lightning's hook: every process validates rank 0's network, or the average of its own."""
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, 0)
+        if self.average is not None:
+            self.average.swap()
+
+    def on_validation_end(self) -> None:
+        """Lightning's hook: the weights that are trained come back."""
+        if self.average is not None:
+            self.average.swap()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook: one validation batch."""
@@ -178,11 +199,13 @@ class History(pl.Callback):
     Args:
         network: What is trained.
         feed: The training batches.
+        average: The network's moving average, where there is one: it is what is kept.
     """
 
-    def __init__(self, network: nn.Module, feed: Batches) -> None:
+    def __init__(self, network: nn.Module, feed: Batches, average: Average | None = None) -> None:
         self.network = network
         self.feed = feed
+        self.average = average
         self.loss: list[float] = []
         self.validation_loss: list[float] = []
         self.seconds: list[float] = []
@@ -204,6 +227,7 @@ class History(pl.Callback):
             "best": self.best,
             "passes": self.feed.passes,
             "random": [torch.get_rng_state(), *cuda],
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -216,6 +240,8 @@ class History(pl.Callback):
         self.resumed_epochs = len(self.loss)
         self.feed.passes = state_dict["passes"]
         self._random = state_dict["random"]
+        if self.average is not None:
+            self.average.load_state_dict(state_dict["average"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Lightning's hook."""
@@ -232,6 +258,12 @@ class History(pl.Callback):
         """Lightning's hook."""
         self._began = time.perf_counter()
 
+    def kept(self) -> dict[str, Tensor] | None:
+        """The weights to keep, where they are others than the network's last."""
+        if self.best is not None or self.average is None:
+            return self.best
+        return self.average.weights
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Lightning's hook; the epoch's validation has run before it."""
         metrics = trainer.callback_metrics
@@ -243,7 +275,8 @@ class History(pl.Callback):
         self.validation_loss.append(float(metrics["validation_loss"]))
         if self.validation_loss[-1] <= min(self.validation_loss):
             self.kept_epoch = len(self.loss) - 1
-            self.best = deepcopy(self.network.state_dict())
+            now = self.network.state_dict() if self.average is None else self.average.weights
+            self.best = deepcopy(now)
 
 
 class RankEnvironment(ClusterEnvironment):

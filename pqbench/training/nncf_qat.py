@@ -56,6 +56,7 @@ class NncfQat(Finetune):
 
     epochs: int = 1
     learning_rate: float = 1e-5
+    ema: float | None = 0.0
     train_size: int | None = None
     recalibrate_bn: int = 0
     calibration_size: int = 300

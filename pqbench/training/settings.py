@@ -41,6 +41,9 @@ class TrainingSettings:
         patience: Stop after so many epochs in which the validation loss has not fallen, and keep
             the best weights; None trains to the end.
         validation_share: Share of the train split kept out of the training for ``patience``.
+        ema: What is validated and kept is the moving average of the weights over the steps, each
+            of which keeps this share of it (Polyak and Juditsky 1992; a warm-up makes short
+            trainings forget their start); 0: the weights themselves.
         teacher_weight: Share of the loss that follows the teacher, in [0, 1].
         temperature: Divides both sides' logits in the teacher's part of the loss.
         keep_zeros: Weights that are zero stay zero, in tensors of two or more dimensions with at
@@ -64,6 +67,7 @@ class TrainingSettings:
     max_steps: int | None = None
     patience: int | None = None
     validation_share: float = 0.0
+    ema: float = 0.0
     teacher_weight: float = 0.0
     temperature: float = 2.0
     keep_zeros: bool = True
@@ -80,7 +84,7 @@ class TrainingSettings:
         for key in ("learning_rate", "temperature"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"training: {key} must be above 0, got {getattr(self, key)}")
-        for key in ("label_smoothing", "validation_share"):
+        for key in ("label_smoothing", "validation_share", "ema"):
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"training: {key} must lie in [0, 1), got {getattr(self, key)}")
         if not 0 <= self.teacher_weight <= 1:

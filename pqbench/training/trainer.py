@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pqbench.training.loop import History
+    from pqbench.training.penalty import Penalty
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class TrainingJob:
         watched: Indices to watch; may be empty.
         settings: How.
         resume: Folder for the last finished epoch's checkpoint; None keeps none.
+        penalty: Called after each step; None: there is none.
     """
 
     network: nn.Module
@@ -51,6 +53,7 @@ class TrainingJob:
     watched: npt.NDArray[np.int64]
     settings: TrainingSettings
     resume: Path | None = None
+    penalty: Penalty | None = None
 
     def batches(self, shuffle: bool, rank: Rank) -> Batches:
         """The training batches (this rank's share), or the whole of those that are watched."""
@@ -98,8 +101,8 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     total = len(feed) * settings.epochs
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
-    learner = Learner(network, teacher, settings, total)
-    history = History(network, feed)
+    learner = Learner(network, teacher, settings, total, job.penalty)
+    history = History(network, feed, learner.average)
     callbacks: list[Callback] = [history]
     if settings.patience:
         callbacks.insert(0, EarlyStopping("validation_loss", patience=settings.patience))
@@ -142,8 +145,9 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
             ckpt_path=last,
             weights_only=True,
         )
-        if history.best is not None:
-            network.load_state_dict(history.best)
+        kept = history.kept()
+        if kept is not None:
+            network.load_state_dict(kept)
         network.to("cpu").to(memory_format=torch.contiguous_format)
         if teacher is not None:
             teacher.to("cpu")

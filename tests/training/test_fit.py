@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, PqbenchError, UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.checkpoint import load_network
+from pqbench.training.average import Average
 from pqbench.training.finetune import Finetune
 from pqbench.training.fit import fit, fit_artifact
 from pqbench.training.settings import TrainingSettings
@@ -136,6 +138,62 @@ def test_fit_stops_early_and_keeps_the_best(tiny: Tiny, split: PreparedSplit) ->
     assert 2 <= report.epochs < 30
     assert report.kept_epoch == int(np.argmin(report.validation_loss))
     assert len(report.validation_loss) == report.epochs
+
+
+def test_average_weighs_recent_steps_and_trades_places_with_the_network() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        network.weight.fill_(0.0)
+    average = Average(network, share=0.5)
+    for value in range(1, 31):  # from the tenth step on half of the average is kept
+        with torch.no_grad():
+            network.weight.fill_(float(value))
+        average.update()
+    expected = 0.0
+    for step, value in enumerate(range(1, 31), 1):
+        keep = min(0.5, step / (step + 10))
+        expected = keep * expected + (1 - keep) * value
+    assert average.weights["weight"].item() == pytest.approx(expected)
+    average.swap()
+    assert network.weight.item() == pytest.approx(expected)
+    average.swap()
+    assert network.weight.item() == 30.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_fit_keeps_the_average_and_zeros_stay_zero(
+    share: float, tiny: Tiny, split: PreparedSplit
+) -> None:
+    """Weights that flew far in the last steps: the average is behind them, and still pruned."""
+    with torch.no_grad():
+        tiny.body[0].weight[::2] = 0
+    begun = deepcopy(tiny)
+    settings = TrainingSettings(epochs=2, batch_size=40, validation_share=share)
+    plain, averaged = deepcopy(begun), deepcopy(begun)
+    fit(plain, split, settings)
+    fit(averaged, split, replace(settings, ema=0.95))
+    start, last, mean = (n.head.weight.detach() for n in (begun, plain, averaged))
+    assert 0 < float((mean - start).norm()) < float((last - start).norm())
+    assert bool((averaged.body[0].weight[::2] == 0).all())
+
+
+@pytest.mark.parametrize(
+    ("step", "epochs", "share", "patience", "ema"),
+    [
+        (Finetune(), 2, 0.0, None, 0.0),
+        (Finetune(budget="default"), 10, 0.0, None, 0.99),
+        (Finetune(budget="full"), 60, 0.1, 12, 0.99),
+        (Finetune(budget="full", validation_share=0.0, ema=0.0), 60, 0.0, None, 0.0),
+        (Finetune(budget="full", epochs=3), 3, 0.0, None, 0.99),
+        (Finetune(epochs=3, validation_share=0.3, patience=2, ema=0.9), 3, 0.3, 2, 0.9),
+    ],
+)
+def test_finetune_budget_says_what_is_not_said(
+    step: Finetune, epochs: int, share: float, patience: int | None, ema: float
+) -> None:
+    settings = step.settings(seed=0, threads=1)
+    assert (settings.epochs, settings.validation_share) == (epochs, share)
+    assert (settings.patience, settings.ema) == (patience, ema)
 
 
 def test_fit_follows_its_teacher(split: PreparedSplit, tiny: Tiny, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def comparable(report: FitReport) -> FitReport:
 
 @pytest.mark.parametrize(
     "settings",
-    [SETTINGS, WATCHED, replace(SETTINGS, max_steps=11)],
+    [SETTINGS, replace(WATCHED, ema=0.8), replace(SETTINGS, max_steps=11, ema=0.8)],
     ids=["plain", "watched", "max_steps"],
 )
 def test_resumed_training_ends_with_the_same_bits(
