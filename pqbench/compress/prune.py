@@ -17,6 +17,7 @@ from pqbench.compress.attention_heads import find_attention, prune_heads
 from pqbench.compress.careful import FAILURES, BrokenError, checker, prune_carefully
 from pqbench.compress.criteria import check_criterion, gather_gradients, importance
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
+from pqbench.compress.runtime_latency import RUNTIMES
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -63,8 +64,9 @@ class Prune(Step):
         pruning_ratio: Share of the ``target`` to remove, in (0, 1).
         target: ``channels``: of each layer, or of the whole network with ``global_pruning``; 0.3
             removes about half of the parameters. ``parameters``, ``macs``, ``latency`` (of one
-            sample in PyTorch): the channel ratio that removes at least so much is searched. The
-            reduction achieved is in the lineage.
+            sample, in FP32, on ``runtime``): the channel ratio that removes at least so much is
+            searched. The reduction achieved is in the lineage.
+        runtime: Where ``target=latency`` is timed: ``ort``, ``openvino`` or ``torch``.
         criterion: How a channel's importance is judged; one of ``criteria.CRITERIA``.
         gradient_images: Labelled training images for the gradients of ``taylor`` and ``hessian``.
         global_pruning: Rank the channels of all layers together rather than layer by layer.
@@ -94,6 +96,7 @@ class Prune(Step):
 
     pruning_ratio: float = 0.3
     target: str = "channels"
+    runtime: str = "ort"
     criterion: str = "magnitude_l2"
     gradient_images: int = 64
     global_pruning: bool = False
@@ -109,6 +112,11 @@ class Prune(Step):
             raise ConfigError(
                 f"pruning target '{self.target}' is unknown",
                 hint=f"choose one of {', '.join(TARGETS)}",
+            )
+        if self.runtime not in RUNTIMES:
+            raise ConfigError(
+                f"pruning runtime '{self.runtime}' is unknown",
+                hint=f"choose one of {', '.join(RUNTIMES)}",
             )
         if self.layer_ratios and (self.global_pruning or self.target != "channels"):
             raise ConfigError(
@@ -147,7 +155,7 @@ class Prune(Step):
             images = data.train.spread(self.gradient_images, data.seed)
             graded = gather_gradients(network, data.train, names, images, self.criterion)
             macs = measures(example)["macs"](network)
-            done = self._shrink(network, example, kept, data.seed)
+            done = self._shrink(network, example, kept, data)
             network = done.network
             used = 0
             if self.recalibrate_bn:
@@ -223,7 +231,7 @@ class Prune(Step):
         return [*output_layers(network, example), *self.ignored_layers]
 
     def _shrink(
-        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], seed: int
+        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], data: StepData
     ) -> _Pruned:
         """The pruned network, and how it came to be."""
         import torch
@@ -232,7 +240,7 @@ class Prune(Step):
         heads: dict[str, list[int]] = {}
 
         def fresh() -> nn.Module:
-            torch.manual_seed(seed)
+            torch.manual_seed(data.seed)
             copy = deepcopy(network)
             for ours, theirs in zip(copy.parameters(), network.parameters(), strict=True):
                 ours.grad = None if theirs.grad is None else theirs.grad.clone()
@@ -260,7 +268,7 @@ class Prune(Step):
 
         if self.target == "channels":
             return _Pruned(attempt(self.pruning_ratio), self.pruning_ratio, left, heads)
-        measure = measures(example)[self.target]
+        measure = measures(example, self.runtime, data.threads)[self.target]
 
         def measured(ratio: float) -> tuple[nn.Module, float]:
             copy = attempt(ratio)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from pqbench.compress.runtime_latency import latency_s
 from pqbench.core.errors import UnsupportedError
 from pqbench.nets.layers import parameter_count
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 TARGETS = ("channels", "parameters", "macs", "latency")
 TRIALS = 7
 HIGHEST_RATIO = 0.95
-LATENCY_RUNS = 20
 
 
 def product_macs(network: nn.Module, example: tuple[Tensor, ...]) -> float:
@@ -32,26 +31,20 @@ def product_macs(network: nn.Module, example: tuple[Tensor, ...]) -> float:
     return float(counter.get_total_flops()) / 2
 
 
-def latency_s(network: nn.Module, example: tuple[Tensor, ...]) -> float:
-    """Least of 20 forward passes of one sample in PyTorch itself, in seconds."""
-    import torch
+def measures(
+    example: tuple[Tensor, ...], runtime: str = "ort", threads: int = 1
+) -> Mapping[str, Callable[[nn.Module], float]]:
+    """How much of each target a network has.
 
-    one = tuple(tensor[:1] for tensor in example)
-    times = []
-    with torch.inference_mode():
-        for _ in range(LATENCY_RUNS + 3):
-            start = time.perf_counter()
-            network(*one)
-            times.append(time.perf_counter() - start)
-    return min(times[3:])
-
-
-def measures(example: tuple[Tensor, ...]) -> Mapping[str, Callable[[nn.Module], float]]:
-    """How much of each target a network has."""
+    Args:
+        example: A batch for each of its inputs.
+        runtime: For ``latency``: one of ``runtime_latency.RUNTIMES``.
+        threads: Of that runtime.
+    """
     return {
         "parameters": lambda network: float(parameter_count(network)),
         "macs": lambda network: product_macs(network, example),
-        "latency": lambda network: latency_s(network, example),
+        "latency": lambda network: latency_s(network, example, runtime, threads),
     }
 
 

@@ -98,6 +98,8 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
         ("finetune", "epochs", 0),
         ("finetune", "augment", "mixup"),
         ("finetune", "patience", 2),
+        ("finetune", "budget", "endless"),
+        ("finetune", "ema", 1.0),
         ("distill", "teacher_weight", 1.5),
         ("ort_int8", "calibration_size", 0),
         ("ort_int8", "method", "guess"),
@@ -119,6 +121,12 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
         ("prune", "target", "speed"),
         ("prune", "gradient_images", 0),
         ("prune_unstructured", "sparsity", 1),
+        ("low_rank", "energy", 1.0),
+        ("low_rank", "least_saving", 1.0),
+        ("low_rank", "round_to", 0),
+        ("sparsify", "penalty", "hope"),
+        ("sparsify", "strength", 0),
+        ("sparsify", "devices", 2),
         ("prune_unstructured", "scope", "all"),
         ("sensitivity", "action", "guess"),
         ("sensitivity", "ratio", 1),
@@ -156,7 +164,7 @@ def test_the_same_step_twice_has_settings_of_its_own(conf: Path) -> None:
     recipe = _compose(conf, *arguments)
     assert list(recipe) == ["finetune", "prune", "finetune_2"]
     assert recipe["finetune_2"]["epochs"] == 5
-    assert {**recipe["finetune_2"], "epochs": 2} == recipe["finetune"]
+    assert {**recipe["finetune_2"], "epochs": None} == recipe["finetune"]
     assert make(recipe["finetune_2"], "compress.finetune_2", Step).epochs == 5
 
 
@@ -186,6 +194,15 @@ def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> Non
         ("prune_2_4", "prune_unstructured", {"pattern": "2:4"}),
         ("nncf_int8_full", "nncf_int8", {"fast_bias_correction": False}),
         ("distill", "finetune", {"teacher_weight": 0.7}),
+        (
+            "sparsify",
+            "finetune",
+            {
+                "_target_": "pqbench.training.sparsify.Sparsify",
+                "penalty": "group_norm",
+                "strength": 4.0,
+            },
+        ),
         (
             "ort_int8_trt",
             "ort_int8",

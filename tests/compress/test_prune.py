@@ -14,6 +14,7 @@ from torch import nn
 from pqbench.compress.criteria import CRITERIA, gather_gradients, task_loss
 from pqbench.compress.prune import Prune
 from pqbench.compress.prune_unstructured import PruneUnstructured
+from pqbench.compress.runtime_latency import RUNTIMES, latency_s
 from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.split import PreparedSplit
@@ -170,15 +171,39 @@ def test_prune_reaches_its_target(
 ) -> None:
     import pqbench.compress.prune_target as module
 
-    network = load_network(small)
-    assert module.latency_s(network, (torch.zeros(2, 3, 64, 64),)) > 0
+    asked: set[tuple[str, int]] = set()
+
+    def clock(network: nn.Module, example: object, runtime: str, threads: int) -> float:
+        asked.add((runtime, threads))
+        return float(parameter_count(network))
+
     # A stand-in for the clock, which a test must not depend on.
-    monkeypatch.setattr(module, "latency_s", lambda network, _: float(parameter_count(network)))
-    step = Prune(pruning_ratio=0.5, target=target, recalibrate_bn=0)
+    monkeypatch.setattr(module, "latency_s", clock)
+    step = Prune(pruning_ratio=0.5, target=target, runtime="openvino", recalibrate_bn=0)
     details = step.apply(small, data, tmp_path).lineage[-1].details
     assert 0.05 < details["channel_ratio"] < 0.8
     achieved = "macs_reduction" if target == "macs" else "parameter_reduction"
     assert 0.5 <= details[achieved] < 0.62
+    assert asked == ({("openvino", 1)} if target == "latency" else set())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_latency_is_that_of_the_runtime_named(runtime: str) -> None:
+    """Sixteen times the work takes longer, on each of them; and only there is anything run."""
+    torch.manual_seed(0)
+    thin, wide = (nn.Sequential(nn.Conv2d(3, w, 3), nn.Conv2d(w, w, 3)).eval() for w in (16, 256))
+    example = (torch.zeros(2, 3, 40, 40),)
+    fast, slow = (latency_s(network, example, runtime, 1) for network in (thin, wide))
+    assert 0 < fast < slow
+    calls: list[int] = []
+    thin.register_forward_hook(lambda *_: calls.append(1))
+    latency_s(thin, example, runtime, 1)
+    assert (len(calls) > 20) == (runtime == "torch")
+
+
+def test_prune_refuses_an_unknown_runtime() -> None:
+    with pytest.raises(ConfigError, match="pruning runtime 'abacus' is unknown"):
+        Prune(runtime="abacus")
 
 
 def test_prune_refuses_a_target_out_of_reach(
