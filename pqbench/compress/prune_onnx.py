@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pqbench.compress.calibration import refuse_quantized
 from pqbench.compress.onnx_ready import require_share
+from pqbench.compress.prune_unstructured import NO_FASTER
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
@@ -107,6 +108,7 @@ class PruneOnnx(Step):
                 "zero_weights": zeros,
                 "zero_share": zeros / total,
                 "layers": {name: float((value == 0).mean()) for name, value in pruned.items()},
+                "speed": NO_FASTER,
             },
         )
         return artifact.derive(workdir, FILE, entry)
