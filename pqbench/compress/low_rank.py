@@ -90,10 +90,10 @@ class LowRank(Step):
         with torch.no_grad():
             for name, layer in old.items():
                 first, second = split_weight(layer.weight, ranks[name])  # type: ignore[arg-type]
-                modules[f"{name}.0"].weight.copy_(first)  # type: ignore[operator, union-attr]
-                modules[f"{name}.1"].weight.copy_(second)  # type: ignore[operator, union-attr]
+                modules[f"{name}.0"].weight.copy_(first)
+                modules[f"{name}.1"].weight.copy_(second)
                 if layer.bias is not None:
-                    modules[f"{name}.1"].bias.copy_(layer.bias)  # type: ignore[operator, union-attr]
+                    modules[f"{name}.1"].bias.copy_(layer.bias)
         network.eval()
         used = 0
         if self.recalibrate_bn:

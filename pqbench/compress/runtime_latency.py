@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,17 +51,16 @@ def _ort(network: nn.Module, one: Example, threads: int) -> Callable[[], object]
     import onnxruntime
     import torch
 
-    content = io.BytesIO()
     names = [f"input_{i}" for i in range(len(one))]
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The exporter that traces is the quick one; the file is timed and thrown away.
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, one, content, input_names=names, dynamo=False)
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(network, one, file, input_names=names, dynamo=False)
+        content = file.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(
-        content.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     feed = {name: tensor.numpy() for name, tensor in zip(names, one, strict=True)}
     return lambda: session.run(None, feed)
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench_models import make_split
@@ -66,7 +67,7 @@ MODELS = {
     ),
     "resnet18": Model({"_target_": "torchvision.models.resnet18", "num_classes": 10}, 224, 96, 32),
 }
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "fit": {},
     "fit, bf16": {"precision": "bf16-mixed"},
     "fit, bf16, average kept": {"precision": "bf16-mixed", "ema": 0.99},
@@ -86,7 +87,7 @@ def bare(network: nn.Module, split: PreparedSplit, batch: int) -> None:
         x = torch.from_numpy(images[picked.numpy()]).permute(0, 3, 1, 2).float() / 255
         loss = functional.cross_entropy(network((x - mean) / std), labels[picked])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
 
