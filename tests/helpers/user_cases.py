@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,32 +36,31 @@ def place_weights(folder: Path) -> None:
         for name in _named(place):
             if (weights / name).is_file():
                 shutil.copy(weights / name, case / name)
-    for case, name in (
+    for kind, name in (
         ("features-and-logits", "featlog"),
         ("dict-output", "dictout"),
         ("squeeze-batch-1", "squeezer"),
     ):
-        shutil.copy(weights / "plain.pth", folder / case / f"{name}.pth")
-    for case, file in (
+        shutil.copy(weights / "plain.pth", folder / kind / f"{name}.pth")
+    for kind, file in (
         ("lightning-class-weights", "lit_criterion.ckpt"),
         ("lightning-hydra-template", "lit_net.ckpt"),
     ):
-        shutil.copy(weights / file, folder / case / file)
-    import tbnets
-
+        shutil.copy(weights / file, folder / kind / file)
+    networks: Any = importlib.import_module("tbnets")  # beside the cases, on the path of a user
     torch.manual_seed(0)
-    for case, name, kind in (
-        ("prune-c2f", "c2f", tbnets.C2fNet),
-        ("prune-pixelshuffle", "pixshuf", tbnets.PixShuf),
-        ("prune-vit-qkv", "vit", tbnets.Vit),
+    for kind, name, network in (
+        ("prune-c2f", "c2f", networks.C2fNet),
+        ("prune-pixelshuffle", "pixshuf", networks.PixShuf),
+        ("prune-vit-qkv", "vit", networks.Vit),
     ):
-        torch.save(kind().state_dict(), folder / case / f"{name}.pth")
+        torch.save(network().state_dict(), folder / kind / f"{name}.pth")
 
 
 def _named(conf: Path) -> list[str]:
     """The weights that a case's configurations name."""
-    found = [OmegaConf.load(file).get("weights_file") for file in conf.glob("model/*.yaml")]
-    return [str(name) for name in found if name]
+    found: list[Any] = [OmegaConf.load(file) for file in conf.glob("model/*.yaml")]
+    return [str(node.weights_file) for node in found if node.get("weights_file")]
 
 
 def case_model(folder: Path, name: str, **change: Any) -> dict[str, Any]:
