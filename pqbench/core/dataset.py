@@ -107,6 +107,7 @@ class DataIndex:
                 check_text(str(path))
                 stamp = _stamp(path, small) if split.samples is None else str(path)
                 mask = split.masks[index] if split.masks is not None else None
+                check_text(str(mask) if isinstance(mask, Path) else "")
                 stamp += f":{_stamp(mask, small)}" if isinstance(mask, Path) else ""
                 digest.update(f"{name}:{stamp}:{label}\n".encode())
         return digest.hexdigest()
