@@ -33,7 +33,7 @@ class Contest:
         more_is_better: Otherwise less is.
         by: What decides where it is not the figure that is shown.
         ratio: Figures are compared by their ratio, otherwise by their difference.
-        beats_baseline: Only what is shown to differ from the baseline may win.
+        beats_baseline: Only what is shown to be better than the baseline may win.
     """
 
     within: Callable[[Row], tuple[str, ...]]

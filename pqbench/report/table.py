@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pqbench.core.record import Record
 from pqbench.report.column import Column, Contest, Kind, Value
 from pqbench.report.columns import batch_columns, csv_columns, summary_columns
 from pqbench.report.rows import Estimate, Row, make_rows
-from pqbench.report.significance import NOISE, TOO_FEW, beats_all, compare_with_baselines
+from pqbench.report.significance import BETTER, NOISE, TOO_FEW, beats_all, compare_with_baselines
 
 NONE = "\u2013"  # an en dash
 UNSTABLE, DISTURBED = "unstable", "disturbed"
@@ -111,7 +111,8 @@ def build(
     everywhere = common_notes(rows)
     judged = compare_with_baselines(rows)
     noise = {(c.row, c.name) for c in judged if c.verdict in (NOISE, TOO_FEW)}
-    best = {c.name: _best(rows, c, c.contest, noise) for c in columns if c.contest}
+    better = {(c.row, c.name) for c in judged if c.verdict == BETTER}
+    best = {c.name: _best(rows, c, c.contest, better) for c in columns if c.contest}
     lines = []
     for index, row in enumerate(rows):
         line = []
@@ -192,7 +193,7 @@ def _legend(
 
 
 def _best(
-    rows: Sequence[Row], column: Column, contest: Contest, noise: Iterable[tuple[int, str]]
+    rows: Sequence[Row], column: Column, contest: Contest, better: Collection[tuple[int, str]]
 ) -> set[int]:
     """Rows that beat every competitor beyond both intervals and after Holm's correction.
 
@@ -213,7 +214,7 @@ def _best(
             others
             and low > max(entry[1] for entry in others)
             and column.name not in rows[index].untrusted
-            and not (contest.beats_baseline and (index, column.name) in noise)
+            and (not contest.beats_baseline or (index, column.name) in better)
             and beats_all(value, [entry[3] for entry in others], ratio=contest.ratio)
         ):
             winners.add(index)
