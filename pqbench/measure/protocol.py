@@ -52,7 +52,7 @@ class MeasureProtocol:
     warmup_s: float = 0.15
     warmup_calls: int = 2
     block_s: float = 0.15
-    min_pairs: int = 16
+    min_pairs: int = 24
     max_pairs: int = 200
     max_seconds: float = 10.0
     processes: int = 8

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 NOISES = ("quiet", "correlated", "bimodal", "drift", "heavy")
 START_SD = 0.015  # of a ratio's logarithm from start to start
-CALL_MS = 3.5
+CALL_MS = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Plan:
     name: str
     starts: int
     pairs: int
-    calls: int = 34
+    calls: int = 24
     start_sd: float = START_SD
 
 
 PLANS = (
-    Plan("quick", 5, 2),
-    Plan("default", 8, 2),
+    Plan("quick", 5, 3),
+    Plan("default", 8, 3),
     Plan("paper", 12, 4, 50),
     Plan("two starts", 2, 5),
     Plan("one start, few blocks", 1, 4, start_sd=0.0),
