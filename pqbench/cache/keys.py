@@ -36,5 +36,5 @@ def code_hash() -> str:
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that may decide a result: all that are declared but ``NO_CAUSE``."""
+    """Versions of the declared libraries that may decide a result: all but ``NO_CAUSE``."""
     return {name: version for name, version in versions().items() if name not in NO_CAUSE}
