@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pqbench.cache.keys import NO_CAUSE, library_versions
 from pqbench.machine import cpu
 from pqbench.machine.describe import describe
 from pqbench.machine.gpu import visible_gpu
+from pqbench.machine.software import installed, versions
 from pqbench.workers.child import child_environment
 
 
@@ -114,3 +118,25 @@ def test_visible_gpu_maps_cuda_to_nvml(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_gpu(index) == expected
+
+
+def declared_in_setup_cfg() -> set[str]:
+    setup = configparser.ConfigParser()
+    setup.read(Path(cpu.__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    lists = [setup["options"]["install_requires"]]
+    lists += [extras[name] for name in extras if name not in ("dev", "docs")]
+    lines = [line.strip() for block in lists for line in block.splitlines() if line.strip()]
+    names = {re.split(r"[\[<>=!~;@ ]", line)[0].lower().replace("_", "-") for line in lines}
+    return names - {"pqbench"}
+
+
+def test_versions_hold_every_declared_library_that_is_installed() -> None:
+    known = {line.split("==")[0] for line in installed()}
+    assert declared_in_setup_cfg() & known - set(versions()) == set()
+
+
+def test_library_versions_leave_out_only_what_decides_no_figure() -> None:
+    assert set(NO_CAUSE) - {"pqbench"} <= declared_in_setup_cfg()
+    assert set(library_versions()) == set(versions()) - set(NO_CAUSE)
+    assert {"torch", "numpy", "openvino"} <= set(library_versions())

@@ -242,6 +242,13 @@ def test_best_speedup_is_one_that_is_shown():
     assert not cell(table, 2, "speedup_b1").best
 
 
+def test_best_is_never_slower_than_the_baseline():
+    slow, slower = make_record(recipe=("a",), speedup=0.92), make_record(recipe=("b",), speedup=0.5)
+    table = make_table([make_record(), slow, slower])
+    assert not cell(table, 1, "speedup_b1").noise
+    assert not any(cell(table, row, "speedup_b1").best for row in range(3))
+
+
 def test_best_needs_to_lie_beyond_the_intervals():
     base = make_record(ms=6.0)
     clear = make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)
