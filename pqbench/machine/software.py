@@ -54,8 +54,7 @@ def installed() -> list[str]:
     import importlib.metadata
 
     found = {
-        _normalized(d.metadata["Name"] or ""): d.version
-        for d in importlib.metadata.distributions()
+        _normalized(d.metadata["Name"] or ""): d.version for d in importlib.metadata.distributions()
     }
     return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
 
