@@ -40,6 +40,32 @@ def spread_of(sets: Iterable[Sequence[Record]]) -> Spread:
         sets: Records of one sweep each: between two sweeps the program may have changed, so only
             repetitions within one count.
     """
+    squares, dof = _repetitions(sets)
+    total = USUAL.dof + dof
+    return Spread(math.sqrt((USUAL.dof * USUAL.deviation**2 + squares) / total), total)
+
+
+def level_note(records: Sequence[Record]) -> str:
+    """What a reader of this sweep's latencies must know; empty where they held still.
+
+    Args:
+        records: Of one report.
+
+    Returns:
+        A sentence where the baselines' repetitions differ by more than ``USUAL``.
+    """
+    squares, dof = _repetitions([records])
+    if dof < 2 or (deviation := math.sqrt(squares / dof)) <= USUAL.deviation:
+        return ""
+    return (
+        f"The machine's own speed changed: the same baseline, timed again in this sweep, differs by "
+        f"\u00b1{deviation:.0%} (standard deviation of {dof} repetitions). The latencies of a model on "
+        "a backend share that; speedups are taken in turns and do not."
+    )
+
+
+def _repetitions(sets: Iterable[Sequence[Record]]) -> tuple[float, int]:
+    """Sum of squares of the log medians about their groups' means, and its degrees of freedom."""
     squares, dof = 0.0, 0
     for records in sets:
         groups: dict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -57,5 +83,4 @@ def spread_of(sets: Iterable[Sequence[Record]]) -> Spread:
             middle = sum(values) / len(values)
             squares += sum((value - middle) ** 2 for value in values)
             dof += len(values) - 1
-    total = USUAL.dof + dof
-    return Spread(math.sqrt((USUAL.dof * USUAL.deviation**2 + squares) / total), total)
+    return squares, dof

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pqbench.core.record import Record
+from pqbench.report.between_runs import level_note
 from pqbench.report.column import Column, Contest, Kind, Value
 from pqbench.report.columns import batch_columns, csv_columns, summary_columns
 from pqbench.report.rows import Estimate, Row, make_rows
@@ -59,6 +60,7 @@ class Table:
         name: ``summary`` or ``batches``.
         more: Further columns, for CSV alone.
         everywhere: Notes of all experiments.
+        level: That the machine's own speed changed meanwhile; empty if it did not.
     """
 
     columns: tuple[Column, ...]
@@ -69,11 +71,12 @@ class Table:
     name: str = "summary"
     more: tuple[Column, ...] = ()
     everywhere: tuple[str, ...] = ()
+    level: str = ""
 
     def legend_of(self, shown: Sequence[int]) -> str:
         """The legend where only these columns are shown, by their places."""
         lines = [[line[i] for i in shown] for line in self.cells]
-        return _legend([self.columns[i] for i in shown], lines, self.everywhere)
+        return _legend([self.columns[i] for i in shown], lines, self.everywhere, self.level)
 
 
 def make_table(records: Sequence[Record]) -> Table:
@@ -134,15 +137,17 @@ def build(
             )
         lines.append(tuple(line))
     known = {c.name for c in columns}
+    level = level_note([row.record for row in rows])
     return Table(
         tuple(columns),
         tuple(rows),
         tuple(lines),
         tuple(numbers),
-        _legend(columns, lines, everywhere),
+        _legend(columns, lines, everywhere, level),
         name,
         tuple(c for c in more if c.name not in known),
         everywhere,
+        level,
     )
 
 
@@ -176,7 +181,10 @@ def shown(column: Column, row: Row, value: Value) -> tuple[str, str]:
 
 
 def _legend(
-    columns: Sequence[Column], lines: Sequence[Sequence[Cell]], everywhere: Sequence[str]
+    columns: Sequence[Column],
+    lines: Sequence[Sequence[Cell]],
+    everywhere: Sequence[str],
+    level: str,
 ) -> str:
     """How to read what is there, and nothing else."""
     cells = [cell for line in lines for cell in line]
@@ -188,6 +196,7 @@ def _legend(
         *([f"{NS[0]}: {NS[1]}."] if any(cell.noise for cell in cells) else []),
         *(f"{sign}: {words}." for flag, (sign, words) in FLAGS.items() if flag in used),
         *dict.fromkeys(column.legend for column in columns if column.legend),
+        *([level] if level and any(column.name.startswith("p50_ms") for column in columns) else []),
     ]
     return " ".join(sentences)
 

@@ -507,3 +507,15 @@ def test_terminal_does_not_cut_a_long_name(width):
     text = rendered(make_table([make_record("efficientnet_lite0"), make_record("my_net")]), width)
     assert "EfficientNet-Lite0" in text
     assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("factor, told", [(1.01, False), (1.3, True)])
+def test_legend_tells_where_the_machines_own_speed_changed(factor, told):
+    candidates = [make_record(recipe=(name,), ms=3.0, speedup=2.0) for name in ("a", "b", "c")]
+    for record, slower in zip(candidates, (1.0, factor, 1 / factor), strict=True):
+        for gain in record.speedup:
+            gain.baseline_p50_ms *= slower
+    table = make_table([make_record(ms=6.0), *candidates])
+    assert ("The machine's own speed changed" in table.legend) is told
+    shown = [i for i, c in enumerate(table.columns) if not c.name.startswith("p50_ms")]
+    assert "own speed" not in table.legend_of(shown)
