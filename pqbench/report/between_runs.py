@@ -58,9 +58,9 @@ def level_note(records: Sequence[Record]) -> str:
     if dof < 2 or (deviation := math.sqrt(squares / dof)) <= USUAL.deviation:
         return ""
     return (
-        f"The machine's own speed changed: the same baseline, timed again in this sweep, differs by "
-        f"\u00b1{deviation:.0%} (standard deviation of {dof} repetitions). The latencies of a model on "
-        "a backend share that; speedups are taken in turns and do not."
+        "The machine's own speed changed: the same baseline, timed again in this sweep, differs "
+        f"by \u00b1{deviation:.0%} (standard deviation of {dof} repetitions). The latencies of a "
+        "model on a backend share that; speedups are taken in turns and do not."
     )
 
 

@@ -57,7 +57,7 @@ def sessions(threads: int) -> dict[str, Callable[[], object]]:
 def median_ms(call: Callable[[], object]) -> float:
     """Median time of a call in ms over a slice of time."""
     end = time.perf_counter() + SLICE_S
-    times = []
+    times: list[int] = []
     while not times or time.perf_counter() < end:
         begin = time.perf_counter_ns()
         call()
