@@ -40,6 +40,8 @@ class Placement:
         precision: The floating-point precision in force (``f32``, ``bf16``), read back.
         quantizable: Operators that could run as integer kernels (convolutions, matrix products).
         integer: How many of those do. None if the runtime cannot tell.
+        int8_macs_share: Share, 0..1, of those operators' multiply-accumulates that integer kernels
+            do. None if the runtime does not tell shapes.
         float_reasons: For quantizable operators left in float, and costly extras such as runtime
             (de)quantization: ``{description: count}``.
         kernels: Executed kernel or layer types and how many of each.
@@ -55,6 +57,7 @@ class Placement:
     kernels: Mapping[str, int] = field(default_factory=dict)
     threads: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    int8_macs_share: float | None = None
 
     @property
     def int8_share(self) -> float | None:

@@ -293,6 +293,10 @@ class _Cell:
                 if placement.integer is None
                 else "the model has no quantizable operator"
             )
+        if placement.int8_macs_share is None:
+            result.reasons["placement.int8_macs_share"] = result.reasons.get(
+                "placement.int8_share", "the runtime does not tell the work of each operator"
+            )
 
     def score(self, ours: SessionWorker, folder: Path, file: str) -> str:
         """Score a whole split through the session that was timed; gives the name of the file."""

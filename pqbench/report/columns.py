@@ -145,6 +145,11 @@ def _ratio(row: Row) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
 
+def _by_macs(row: Row) -> str:
+    share = row.int8_macs_pct
+    return "" if share is None else f"{share:.0f} %"
+
+
 def _resources() -> list[Column]:
     return [
         Column(
@@ -154,9 +159,11 @@ def _resources() -> list[Column]:
         _rss(7),
         Column(
             "int8_pct", "INT8", lambda r: r.int8_pct, "%", decimals=lambda _: 0, rank=8,
+            detail=_by_macs, detail_title="by MACs",
             reasons=("placement.int8_share", "placement.integer", "placement"),
             notes=lambda r: footnotes.low_int8(r.record),
-            legend="INT8: share of convolutions and matrix products run as integer kernels.",
+            legend="INT8: share of convolutions and matrix products run as integer kernels, by "
+            "count and by multiply-accumulates.",
         ),
     ]  # fmt: skip
 
@@ -223,6 +230,13 @@ def csv_columns(rows: Sequence[Row]) -> list[Column]:
         Column("top1_pct", "top-1", lambda r: r.top1_pct, "%", interval=True),
         Column("drop_p", "p", lambda r: r.drop_p),
         Column("size_ratio", "size ratio", lambda r: r.record.size.file_ratio),
+        Column(
+            "int8_macs_pct",
+            "INT8 by MACs",
+            lambda r: r.int8_macs_pct,
+            "%",
+            reasons=("placement.int8_macs_share", "placement.int8_share", "placement"),
+        ),
         _vram(),
         *(_own_p50(size) for size in dict.fromkeys([*sizes[:1], *sizes[-1:]])),
         Column("created", "measured", lambda r: r.record.created),

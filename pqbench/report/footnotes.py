@@ -66,5 +66,10 @@ def low_int8(record: Record) -> tuple[str, ...]:
     return (
         f"INT8 in name more than in fact: {placement.integer} of {placement.quantizable} "
         "convolutions and matrix products run as integer kernels"
+        + (
+            f", {placement.int8_macs_share:.0%} of their multiply-accumulates"
+            if placement.int8_macs_share is not None
+            else ""
+        )
         + (f" (in float: {reasons})" if reasons else ""),
     )

@@ -143,6 +143,13 @@ class Row:
         share = placement.int8_share if placement else None
         return None if share is None else 100 * share
 
+    @property
+    def int8_macs_pct(self) -> float | None:
+        """Share of their multiply-accumulates that ran in integer kernels, in percent."""
+        placement = self.record.placement
+        share = placement.int8_macs_share if placement else None
+        return None if share is None else 100 * share
+
     def paired(self, batch_size: int) -> Estimate | None:
         """Speedup; 1 for a baseline. What is not paired with its baseline has none."""
         if self.record.is_baseline:

@@ -133,6 +133,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, float | None]]:
     yield "energy/joules_per_sample", record.energy.joules_per_sample
     if record.placement:
         yield "int8_share", record.placement.int8_share
+        yield "int8_macs_share", record.placement.int8_macs_share
     yield "stages/total_s", record.seconds
     for stage in record.stages:
         yield f"stages/{stage.name}_s", stage.seconds

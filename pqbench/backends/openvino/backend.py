@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pqbench.backends.openvino.graph import check_compiled, read_layers, runtime_layers
+from pqbench.backends.openvino.graph import check_compiled, products, read_layers, runtime_layers
 from pqbench.backends.support import last_line, library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, Placement, Session
@@ -239,6 +239,7 @@ class OpenvinoSession(Session):
             device=backend.target,
             precision=backend.precision,
             threads=int(compiled.get_property("INFERENCE_NUM_THREADS")),
+            work=products(compiled),
         )
         details = {
             "hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2].lower(),

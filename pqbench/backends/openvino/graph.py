@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pqbench.backends.work import Product, Shape, integer_share
 from pqbench.core.backend import Placement
 from pqbench.core.errors import PlacementError
 
@@ -18,6 +19,14 @@ QUANTIZABLE = frozenset(
         "MHA", "LSTMCell", "LSTMSequence", "GRUCell", "GRUSequence", "RNNCell", "RNNSeq",
     }
 )  # fmt: skip
+KINDS = {
+    "Convolution": "convolution",
+    "Deconvolution": "transposed",
+    "FullyConnected": "matmul",
+    "MatMul": "matmul",
+    "ScaledDotProductAttention": "attention",
+    "RNNSeq": "recurrent",
+}
 INTEGER = frozenset({"i8", "u8", "i4", "u4"})
 FLOAT = frozenset({"f32", "f16", "bf16", "f64"})
 AT_RUN_TIME = ("FakeQuantize", "Reorder", "Convert")
@@ -60,10 +69,43 @@ def runtime_layers(compiled: ov.CompiledModel) -> list[tuple[str, str, str]]:
     ]
 
 
+def products(compiled: ov.CompiledModel) -> list[Product]:
+    """Shapes of the convolutions and matrix products that were compiled, integer or not."""
+    found = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        info = operation.get_rt_info()
+        kind = info["layerType"].astype(str)
+        if kind not in QUANTIZABLE:
+            continue
+        integer = info["runtimePrecision"].astype(str).lower() in INTEGER
+        inputs = [_sizes(port.get_source_output()) for port in operation.inputs()]
+        if KINDS.get(kind) == "recurrent":  # data, states, lengths, then weights W, R and the bias
+            inputs = [inputs[0], *inputs[-3:-1]]
+        found.append(Product(KINDS.get(kind, kind), inputs, _sizes(operation.output(0)), integer))
+    return found
+
+
+def _sizes(output: ov.Output) -> Shape:
+    """Its shape; empty where a size is free."""
+    shape = output.get_partial_shape()
+    return list(shape.to_shape()) if shape.is_static else []
+
+
 def read_layers(
-    layers: Sequence[tuple[str, str, str]], device: str, precision: str, threads: int
+    layers: Sequence[tuple[str, str, str]],
+    device: str,
+    precision: str,
+    threads: int,
+    work: Sequence[Product] = (),
 ) -> Placement:
     """Turn a runtime graph's layers into a ``Placement``.
+
+    Args:
+        layers: Type, precision and kernel of each.
+        device: Where they run.
+        precision: The floating-point precision in force.
+        threads: Of the runtime.
+        work: Shapes of the convolutions and matrix products among them.
 
     Raises:
         PlacementError: A convolution or matrix product runs at a float precision not asked for.
@@ -86,4 +128,5 @@ def read_layers(
         float_reasons=dict((reasons + extras).most_common()),
         kernels=dict(Counter(f"{k} {name}".strip() for k, _, name in executed).most_common()),
         threads=threads,
+        int8_macs_share=integer_share(work),
     )

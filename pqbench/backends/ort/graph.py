@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pqbench.backends.work import Product, Shape
+
 if TYPE_CHECKING:
     import onnx
 
@@ -29,6 +31,24 @@ INTEGER_KERNELS = frozenset(
         "QAttention", "DynamicQuantizeLSTM", "QOrderedMatMul", "QOrderedAttention",
     }
 )  # fmt: skip
+# What its work is counted as, and which inputs are its weights.
+_KINDS: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvInteger"), ("convolution", 1)
+    ),
+    "QLinearConv": ("convolution", 3),
+    "ConvTranspose": ("transposed", 1),
+    "QLinearConvTranspose": ("transposed", 3),
+    **dict.fromkeys(
+        (
+            "MatMul", "FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", "Gemm",
+            "FusedGemm", "GemmFastGelu", "MatMulNBits", "QLinearMatMul", "QGemm", "MatMulInteger",
+            "MatMulInteger16", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+        ),
+        ("matmul",),
+    ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), ("recurrent", 1, 2)),
+}  # fmt: skip
 AT_RUN_TIME = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose")
 PRECISIONS = {1: "f32", 10: "f16", 11: "f64", 16: "bf16"}  # onnx.TensorProto element types
 
@@ -52,11 +72,11 @@ class GraphFacts:
     precision: str
 
 
-def read_graph(path: Path) -> GraphFacts:
-    """Count the kernels of the graph that ONNX Runtime wrote after its own optimization."""
+def load(path: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime wrote after its own optimization, without external weights."""
     import onnx
 
-    return graph_facts(onnx.load(path, load_external_data=False))
+    return onnx.load(path, load_external_data=False)
 
 
 def graph_facts(model: onnx.ModelProto) -> GraphFacts:
@@ -77,6 +97,49 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
         kernels=_largest_first(kernels),
         precision=_precision(model.graph, nodes),
     )
+
+
+def products(model: onnx.ModelProto, profile: Path) -> list[Product]:
+    """Shapes of the convolutions and matrix products that one run executed.
+
+    Args:
+        model: The optimized graph, which holds the weights' shapes.
+        profile: What ONNX Runtime's profiler wrote of a run of the same session; it holds those of
+            activations, but not of weights that were packed.
+    """
+    events: list[dict[str, Any]] = json.loads(profile.read_text(encoding="utf-8"))
+    ran = {
+        e["name"].removesuffix("_kernel_time"): e["args"]
+        for e in events
+        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")
+    }
+    weights = {w.name: list(w.dims) for w in model.graph.initializer}
+    found = []
+    for node in _nodes(model.graph):
+        if node.op_type not in FLOAT_KERNELS | INTEGER_KERNELS:
+            continue
+        facts = ran.get(node.name, {})
+        seen, given = (_shapes(facts.get(f"{side}_type_shape")) for side in ("input", "output"))
+        kind, *places = _KINDS.get(node.op_type, (node.op_type,))
+        first = _turned(node, seen[0]) if seen else []
+        operands: list[Shape] = [
+            weights.get(node.input[i], []) for i in places if i < len(node.input)
+        ]
+        if places and not operands[0] and len(seen) > 1:  # not a constant
+            operands = [seen[1]]
+        output = given[0] if given else []
+        found.append(Product(kind, [first, *operands], output, node.op_type in INTEGER_KERNELS))
+    return found
+
+
+def _shapes(entries: Sequence[Mapping[str, Shape]] | None) -> list[Shape]:
+    return [shape for entry in entries or () for shape in entry.values()]
+
+
+def _turned(node: onnx.NodeProto, shape: Shape) -> Shape:
+    """The first operand's shape with the size that is summed over last."""
+    turned = any(a.name == "transA" and a.i for a in node.attribute)
+    return [*shape[:-2], shape[-1], shape[-2]] if turned else shape
 
 
 def profile_ms(path: Path, skip: int, runs: int) -> dict[str, float]:

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from pqbench.backends.ort import graph as ort_graph
 from pqbench.backends.support import first_line
+from pqbench.backends.work import integer_share
 from pqbench.core.artifact import Artifact
 from pqbench.core.backend import Placement, Session
 from pqbench.core.errors import OutOfMemoryFailure, UnsupportedError
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime as ort
 
 Batch = Mapping[str, npt.NDArray[Any]]
@@ -108,8 +110,10 @@ class OrtSession(Session):
             return self._assigned(nodes, threads)
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
-            self._again(optimized=optimized)
-            facts = ort_graph.read_graph(optimized)
+            session = self._again(optimized=optimized, profile=Path(folder) / "profile")
+            model = ort_graph.load(optimized)
+            facts = ort_graph.graph_facts(model)
+            share = self._int8_macs_share(session, model)
         return Placement(
             nodes=nodes,
             precision=facts.precision,
@@ -119,7 +123,24 @@ class OrtSession(Session):
             kernels=facts.kernels,
             threads=threads,
             details=self._details,
+            int8_macs_share=share,
         )
+
+    def _int8_macs_share(
+        self, session: ort.InferenceSession, model: onnx.ModelProto
+    ) -> float | None:
+        """From the shapes of one run on zeros; None where the model does not run on them."""
+        zeros = {
+            spec.name: np.zeros([size or 1 for size in spec.shape], spec.dtype)
+            for spec in self._artifact.inputs
+        }
+        try:
+            session.run(self._outputs, zeros)
+        except self._errors:
+            return None
+        finally:
+            profile = Path(session.end_profiling())
+        return integer_share(ort_graph.products(model, profile))
 
     def _assigned(self, nodes: Mapping[str, int], threads: int) -> Placement:
         """Where a provider compiles whole subgraphs, only the nodes given to it are known."""

@@ -20,6 +20,9 @@ class PlacementInfo(Part):
     float_reasons: dict[str, int] = doc("Operators left in float, and added conversions")
     kernels: dict[str, int] = doc("Executed kernels by type")
     threads: int | None = doc("Threads of the runtime, read back")
+    int8_macs_share: float | None = doc(
+        "Share, 0..1, of their multiply-accumulates that integer kernels do", default=None
+    )
     details: dict[str, Any] = doc(
         "Of this backend alone: mode, provider options, engine size, warnings of a builder",
         default_factory=dict,
