@@ -364,7 +364,8 @@ def test_speedup_fits_the_published_schema() -> None:
 
 
 def test_save_blocks_keeps_every_call_and_the_blocks_set_aside(tmp_path: Path) -> None:
-    result = run(World(on_s=3, off_s=3), MeasureProtocol(max_seconds=8, max_disturbed=50))
+    protocol = MeasureProtocol(min_pairs=16, max_seconds=8, max_disturbed=50)
+    result = run(World(on_s=3, off_s=3), protocol)
     save_blocks([result], tmp_path / "latency.parquet")
     table = pd.read_parquet(tmp_path / "latency.parquet")
     assert len(table) == sum(len(block.times.ns) for block in result.blocks)
