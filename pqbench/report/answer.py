@@ -67,6 +67,7 @@ class Answer:
         equals: Cells whose claims hold as well and that cannot be told from the best.
         others: What was tried and is not the answer, in one line each.
         surer: What would make it surer: a command, and about how long it takes; empty if nothing.
+        lacks: The same without the command: which experiment lacks what.
         tried: Cells that were tried, the reference included.
     """
 
@@ -79,6 +80,7 @@ class Answer:
     equals: tuple[Found, ...] = ()
     others: tuple[str, ...] = ()
     surer: str = ""
+    lacks: str = ""
     tried: int = 0
 
 
@@ -221,6 +223,7 @@ def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
         _sentence(best, reference, margins) if best else _stay(found, group, reference, margins)
     )
     named = {id(best), *(id(f) for f in equals)}
+    command, lacks = _surer(found)
     return Answer(
         model=group[0].experiment.model,
         dataset=group[0].experiment.dataset,
@@ -230,7 +233,8 @@ def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
         sentence=sentence,
         equals=equals,
         others=tuple(_others([f for f in found if id(f) not in named], group, best)),
-        surer=_surer(found),
+        surer=f"{command}; {lacks}" if command else "",
+        lacks=lacks,
         tried=len({r.fingerprint for r in group}),
     )
 
@@ -382,8 +386,8 @@ def _others(rest: Sequence[Found], group: Sequence[Record], best: Found | None) 
     return lines
 
 
-def _surer(found: Sequence[Found]) -> str:
-    """The command that would decide the most promising undecided cell."""
+def _surer(found: Sequence[Found]) -> tuple[str, str]:
+    """The command that would decide the most promising undecided cell, and what that cell lacks."""
     wanted: list[tuple[float, Found, Judged, str, float]] = []
     for one in found:
         cell = one.own
@@ -408,12 +412,11 @@ def _surer(found: Sequence[Found]) -> str:
                 setting = f"protocol.processes={starts + judged.more}"
                 wanted.append((more, one, judged, setting, 1 + more))
     if not wanted:
-        return ""
+        return "", ""
     _, one, judged, setting, factor = min(wanted, key=lambda item: item[0])
     minutes = max(1, round(one.record.seconds * factor / 60))
-    return (
-        f"{one.record.command} {setting}    # about {minutes} min; {one.name} lacks {judged.needs}"
-    )
+    command = f"{one.record.command} {setting}    # about {minutes} min"
+    return command, f"{one.name} lacks {judged.needs}"
 
 
 def _unlikely(judged: Judged) -> bool:
@@ -425,8 +428,13 @@ def _unlikely(judged: Judged) -> bool:
     return judged.estimate < judged.claim.margin
 
 
-def lines(answer: Answer) -> list[str]:
-    """The answer for a reader: the sentence first, then what else is worth a line."""
+def lines(answer: Answer, commands: bool = True) -> list[str]:
+    """The answer for a reader: the sentence first, then what else is worth a line.
+
+    Args:
+        answer: What to tell.
+        commands: With the command that would make it surer; print has no use for it.
+    """
     found = [f"{model_name(answer.model)} on {dataset_name(answer.dataset)}. {answer.sentence}"]
     if answer.equals:
         names = ", ".join(f.name for f in answer.equals)
@@ -437,7 +445,9 @@ def lines(answer: Answer) -> list[str]:
     rest = len(answer.others) - len(shown)
     if rest > 0:
         found.append(f"and {rest} more, each with its reason in the table.")
-    if answer.surer:
+    if answer.lacks and not commands:
+        found.append(f"Not decided for want of data: {answer.lacks}.")
+    elif answer.surer:
         found.append(f"Surer: {answer.surer}")
     return found
 

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import re
+
 from pqbench.core.record import Record
 
+_GROUPS = "backend|claim|compress|dataset|fit|limits|model|protocol|tracking"
+_TYPED = re.compile(rf"(?<![\w/])(?:(?:{_GROUPS})[.=]\w|--\w|pqbench |pip install)")
 LOW_INT8_SHARE = 0.5
 
 
 def batch_field(name: str, batch_size: int) -> str:
     """Name of a figure at one batch size, as columns and verdicts use it."""
     return f"{name}_b{batch_size}"
+
+
+def note_in_print(note: str) -> str:
+    """A footnote for a thesis: without the parts that say what to type on a command line.
+
+    Such a part is a remark in parentheses, or a clause after a semicolon, that names a setting. A
+    note that is nothing else keeps its words.
+    """
+
+    def kept(found: re.Match[str]) -> str:
+        return "" if _TYPED.search(found[0]) else found[0]
+
+    text = re.sub(r" ?\([^()]*\)", kept, note)
+    clauses = text.split("; ")
+    told = [clause for clause in clauses if not _TYPED.search(clause)]
+    return "; ".join(told or clauses[:1]).rstrip()
 
 
 def failure(record: Record) -> tuple[str, ...]:
@@ -25,7 +45,9 @@ def failure(record: Record) -> tuple[str, ...]:
 def failure_in_print(record: Record) -> tuple[str, ...]:
     """The same for a thesis: without what to type and which log to read."""
     error = record.error
-    return (f"{record.status} in stage {error.stage}: {error.message}",) if error else ()
+    if error is None:
+        return ()
+    return (note_in_print(f"{record.status} in stage {error.stage}: {error.message}"),)
 
 
 def unstable(record: Record, batch_size: int) -> str:

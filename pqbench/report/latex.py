@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from pqbench.report import footnotes
+from pqbench.report.captions import caption
 from pqbench.report.column import Column, Kind
 from pqbench.report.escape import latex as escape
+from pqbench.report.names import backend_name, in_print
 from pqbench.report.table import FLAGS, NONE, NS, Cell, Table
 from pqbench.report.terminal import grouping, place_of, unsupported, unsupported_line
 
 MAX_LINES = 16  # of one float: as many as fit a page with their footnotes
-MAX_SETTINGS = 45  # lines of a table of settings on one page
 MAX_NOTE = 180  # characters of a footnote
 PREAMBLE = r"\usepackage{booktabs,siunitx}"
 _CAPTIONS = {
@@ -26,7 +27,7 @@ _CAPTIONS = {
 }
 
 
-def _breakable(text: str) -> str:
+def breakable(text: str) -> str:
     """Escaped, and free to break after what joins long names and paths."""
     return re.sub(r"(\\_|/|\+|=)", r"\1\\allowbreak{}", escape(text))
 
@@ -62,26 +63,8 @@ def _place(table: Table, row: int) -> list[str]:
 
 def caption_of(table: Table, lines: Sequence[int]) -> str:
     """What is shown, of which models, on how many samples, at which batch sizes, on what."""
-    rows = [table.rows[i] for i in lines]
-    good = [row for row in rows if row.status == "ok"] or rows
-    text = _CAPTIONS.get(table.name, table.name) + f" of {_few([r.model for r in good])}"
-    counted = [f"{r.dataset} (n = {r.count})" if r.count else r.dataset for r in good]
-    text += f" on {_few(counted)}"
     sizes = dict.fromkeys(c.at.removeprefix("batch ") for c in table.columns if "batch" in c.at)
-    if sizes:
-        text += f"; batch size{'s' if len(sizes) > 1 else ''} {_few(list(sizes), 12)}"
-    threads = dict.fromkeys(str(t) for r in good if (t := r.record.config.get("threads")))
-    text += f"; {_few([r.machine for r in good])}"
-    noun = "thread" if list(threads) == ["1"] else "threads"
-    return text + (f", {_few(list(threads))} {noun}" if threads else "") + "."
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    """The different ones in words."""
-    different = list(dict.fromkeys(names))
-    if len(different) > most:
-        return f"{', '.join(different[: most - 1])} and {len(different) - most + 1} more"
-    return " and ".join([", ".join(different[:-1]), different[-1]][len(different) < 2 :])
+    return caption(_CAPTIONS.get(table.name, table.name), [table.rows[i] for i in lines], sizes)
 
 
 def _notes(table: Table, row: int, column: int) -> list[str]:
@@ -89,7 +72,8 @@ def _notes(table: Table, row: int, column: int) -> list[str]:
     if table.columns[column].kind is Kind.STATUS:
         notes: Sequence[str] = footnotes.failure_in_print(table.rows[row].record)
     else:
-        notes = [table.footnotes[n - 1] for n in table.cells[row][column].notes]
+        told = [table.footnotes[n - 1] for n in table.cells[row][column].notes]
+        notes = [footnotes.note_in_print(note) for note in told]
     return [_shortened(text) for text in notes]
 
 
@@ -119,12 +103,13 @@ def _float(table: Table, lines: Sequence[int], label: str, first: bool) -> str:
     previous = ""
     for index in lines:
         line = table.cells[index]
-        title = _breakable(" · ".join(line[i].text for i in grouping(table)))
+        title = breakable(" · ".join(_printed(table, line, i) for i in grouping(table)))
         if title != previous:
             out += [r"\addlinespace"] if previous else []
             out.append(rf"\multicolumn{{{len(numeric) + 1}}}{{@{{}}l}}{{\textbf{{{title}}}}} \\")
         previous = title
-        name = r" +\,".join(escape(part) for part in line[recipe].text.split("+"))
+        steps = in_print(line[recipe].text).replace(" + ", "+").split("+")
+        name = r" +\,".join(escape(part) for part in steps)
         name = rf"\quad {name}{raised(index, recipe)}"
         if line[status].text != "ok":
             why = rf"\textit{{{escape(line[status].text)}}}{raised(index, status)}"
@@ -136,8 +121,8 @@ def _float(table: Table, lines: Sequence[int], label: str, first: bool) -> str:
             if any(details):
                 out[-1] += r"[-2.5pt]"
                 out.append(" & ".join(["", *details]) + r" \\")
-    notes = [rf"\textsuperscript{{{new}}}~{_breakable(text)}\par" for text, new in numbers.items()]
-    left_out = unsupported_line(table) if first else ""
+    notes = [rf"\textsuperscript{{{new}}}~{breakable(text)}\par" for text, new in numbers.items()]
+    left_out = in_print(unsupported_line(table, backend_name)) if first else ""
     return "\n".join(
         [
             *out,
@@ -145,13 +130,19 @@ def _float(table: Table, lines: Sequence[int], label: str, first: bool) -> str:
             r"\end{tabular}",
             r"\par\vspace{3pt}\parbox{\linewidth}{\scriptsize\raggedright",
             *notes,
-            *([rf"{_breakable(left_out)}.\par"] if left_out else []),
+            *([rf"{breakable(left_out)}.\par"] if left_out else []),
             escape(table.legend.replace("Low…high:", "In brackets:")),
             "}",
             r"\end{table}",
             "",
         ]
     )
+
+
+def _printed(table: Table, line: Sequence[Cell], column: int) -> str:
+    """A heading's part; a runtime by its name in print."""
+    text = line[column].text
+    return backend_name(text) if table.columns[column].name == "backend" else text
 
 
 def _shortened(note: str) -> str:
@@ -204,76 +195,3 @@ def _detail(cell: Cell) -> str:
 def _interval(cell: Cell) -> str:
     low, _, high = cell.detail.partition("…")
     return f"[{low}, {high}]" if high else f"({low})" if low else ""
-
-
-def plain_table(
-    header: Sequence[str], lines: Sequence[Sequence[str]], caption: str, label: str
-) -> str:
-    """A table of texts; the first column is left empty where it repeats, the last one wraps."""
-    floats = []
-    pages = [lines[i : i + MAX_SETTINGS] for i in range(0, len(lines), MAX_SETTINGS)]
-    for number, page in enumerate(pages, start=1):
-        suffix = f"-{number}" if len(pages) > 1 else ""
-        columns = "l" * (len(header) - 1) + r"p{0.45\linewidth}"
-        out = [
-            r"\begin{table}[htbp]",
-            r"\centering\footnotesize\setlength{\belowcaptionskip}{4pt}",
-            rf"\caption{{{escape(caption)}}}",
-            rf"\label{{{label}{suffix}}}",
-            rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
-            r"\toprule",
-            " & ".join(map(escape, header)) + r" \\",
-            r"\midrule",
-        ]
-        above = ""
-        for line in page:
-            if above and line[0] != above:
-                out.append(r"\addlinespace")
-            first = "" if line[0] == above else escape(line[0])
-            out.append(" & ".join([first, *map(_breakable, line[1:])]) + r" \\")
-            above = line[0]
-        out += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-        floats.append("\n".join(out))
-    return f"% needs {PREAMBLE}\n" + "\n".join(floats)
-
-
-def document(parts: Sequence[str], figures: Sequence[str], cites: bool = False) -> str:
-    """A whole document that shows the tables and figures; each can be taken into a thesis as it is.
-
-    Args:
-        parts: Names of the LaTeX files beside it.
-        figures: Names of the PDF figures beside it.
-        cites: Texts cite works of ``references.bib``.
-    """
-    shown = [
-        "\\begin{figure}[htbp]\n\\centering\n"
-        rf"\includegraphics[width=\linewidth,height=0.8\textheight,keepaspectratio]{{{name}}}"
-        f"\n\\caption{{{escape(FIGURES.get(name, name))}}}\n\\label{{fig:pqbench-{name}}}\n"
-        "\\end{figure}"
-        for name in figures
-    ]
-    return "\n".join(
-        [
-            r"\documentclass[a4paper,11pt]{article}",
-            r"\usepackage[margin=2.2cm]{geometry}",
-            r"\usepackage[T1]{fontenc}",
-            r"\usepackage{textcomp,graphicx,url}",
-            PREAMBLE,
-            r"\begin{document}",
-            *(rf"\input{{{name}}}" for name in parts),
-            *shown,
-            *([r"\bibliographystyle{plain}", r"\bibliography{references}"] if cites else []),
-            r"\end{document}",
-            "",
-        ]
-    )
-
-
-FIGURES = {
-    "accuracy_latency": "Accuracy against latency, with the Pareto front",
-    "accuracy_size": "Accuracy against the size of the deployed files, with the Pareto front",
-    "speedup": "Speedup against the same backend's baseline",
-    "latency_batch": "Latency per sample by batch size",
-    "latency_distribution": "Distribution of the latency of single calls",
-    "layer_sensitivity": "Sensitivity of the layers: drop with each compressed alone",
-}

@@ -9,7 +9,7 @@ from pqbench.core.margins import Margins
 from pqbench.core.record import METRIC_NAMES, Record
 from pqbench.report import references
 from pqbench.report.environments import environment_labels
-from pqbench.report.names import dataset_name, model_name
+from pqbench.report.names import backend_name, dataset_name, in_print, model_name
 from pqbench.report.references import cite
 
 _SHOWN = (
@@ -37,6 +37,7 @@ def methods_paragraphs(records: Sequence[Record], margins: Margins | None = None
         return ["No experiment has a result, so there is no method to describe."]
     return [
         _subject(records, good),
+        *_fitted(good),
         *_steps(good),
         *_machines(good),
         _latency(good),
@@ -54,18 +55,22 @@ def _claims(good: Sequence[Record], margins: Margins) -> str:
         "hardly differ"
         if metrics - {"miou"}
         else "",
-        "Student's t on the jackknife by image" if "miou" in metrics else "",
+        f"Student's t on the jackknife{cite('efron1982jackknife')} by image"
+        if "miou" in metrics
+        else "",
     ]
     by = f" (one-sided: {_list(tests)})" if any(tests) else ""
+    points = "1 point is" if margins.max_drop_pt == 1 else f"{margins.max_drop_pt:g} points are"
     return (
-        f"Claims: of each compressed model it is asked whether at most {margins.max_drop_pt:g} "
-        f"points are lost{by} and whether it is at least {margins.min_speedup:g} times as fast as "
-        "its uncompressed model (one-sided Student's t on the logarithms of the starts' ratios). A "
+        f"Claims: of each compressed model it is asked whether at most {points} lost{by} and "
+        f"whether it is at least {margins.min_speedup:g} times as fast as its uncompressed model "
+        "(one-sided Student's t on the logarithms of the starts' ratios). A "
         "claim holds, fails, or is undecided; all claims of the report are decided together by "
         f"Holm's procedure{cite('holm1979')}, which also bounds errors of "
         f"direction{cite('shaffer1980directional')}, so that any of them is wrong with a "
         f"probability of at most {1 - margins.confidence:.0%}. The bounds that are quoted hold "
-        "together at the same confidence (Bonferroni). A model that gives one answer, lost a "
+        f"together at the same confidence (Bonferroni's inequality{cite('dunn1961')}). A model "
+        "that gives one answer, lost a "
         "class, or is not shown to be better than always answering the most frequent class is "
         "never an answer."
     )
@@ -96,11 +101,11 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
     def names(values: Iterable[str]) -> str:
         return _list(sorted(set(values)))
 
-    recipes = {"+".join(r.experiment.recipe).replace("+", " then ") for r in good} - {""}
+    recipes = {in_print("+".join(r.experiment.recipe)) for r in good} - {""}
     text = (
         f"We measured {names(_model(r) for r in good)} on {names(_dataset(r) for r in good)}, "
         "uncompressed"
-        + (f" and after {_list(sorted(recipes))}" if recipes else "")
+        + (f" and after {_list(sorted(recipes))} (steps in order)" if recipes else "")
         + f", executed by {names(_backend(r) for r in good)}."
     )
     calibration = {
@@ -122,7 +127,7 @@ def _subject(records: Sequence[Record], good: Sequence[Record]) -> str:
 
 def _model(record: Record) -> str:
     name = record.experiment.model
-    return model_name(name) + references.model(name)
+    return model_name(name) + references.model(record)
 
 
 def _dataset(record: Record) -> str:
@@ -132,7 +137,29 @@ def _dataset(record: Record) -> str:
 
 def _backend(record: Record) -> str:
     name = record.experiment.backend
-    return name + references.backend(name)
+    return backend_name(name) + references.backend(name)
+
+
+def _fitted(good: Sequence[Record]) -> list[str]:
+    """How models learned the data set's classes, where they had to."""
+    how = {
+        "linear_probe": "a linear layer on frozen features, by logistic regression"
+        + cite("kornblith2019better"),
+        "finetune": f"training of all weights with AdamW{cite('loshchilov2019adamw')}",
+        "scratch": f"training from random weights with AdamW{cite('loshchilov2019adamw')}",
+    }
+    found: dict[str, dict[str, None]] = {}
+    for record in good:
+        for entry in record.lineage:
+            method = str((entry.get("config") or {}).get("method"))
+            if entry.get("action") == "fit" and method in how:
+                found.setdefault(method, {})[model_name(record.experiment.model)] = None
+    told = [f"{_list(list(models))} by {how[method]}" for method, models in found.items()]
+    return (
+        [f"The data set's classes were learned first, on its training split: {'; '.join(told)}."]
+        if told
+        else []
+    )
 
 
 def _steps(good: Sequence[Record]) -> list[str]:
@@ -228,7 +255,7 @@ def _accuracy(good: Sequence[Record]) -> str:
         return "Accuracy was not measured."
     counts = _list(sorted({f"{a.count} samples ({a.split})" for a in scored}))
     interval = {
-        "miou": "Student's t on the jackknife by image",
+        "miou": f"Student's t on the jackknife{cite('efron1982jackknife')} by image",
         "top1": f"Wilson's interval{cite('wilson1927')}",
     }
     metrics = sorted({a.metric for a in scored}, reverse=True)

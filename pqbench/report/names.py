@@ -1,10 +1,13 @@
 """Names as they are printed: EfficientNet-Lite0, where the configuration says efficientnet_lite0.
 
-A model or data set that is not listed keeps its own name. Conditions (``--where``) and CSV files
-use the names of the configuration.
+What is not listed keeps its own name. Conditions (``--where``), CSV files, the terminal and
+Markdown use the configuration's names of steps and runtimes, which can be typed; LaTeX, figures
+and the methods use those of print.
 """
 
 from __future__ import annotations
+
+import re
 
 MODELS = {
     "bert": "MiniLM-L6",
@@ -55,6 +58,7 @@ BACKENDS = {
     "mnn": "MNN",
     "ncnn": "ncnn",
     "ncnn_bf16": "ncnn (BF16)",
+    "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "openvino_bf16": "OpenVINO (BF16)",
     "ort": "ONNX Runtime",
@@ -70,9 +74,58 @@ BACKENDS = {
     "torch_cuda": "PyTorch (CUDA)",
     "torch_cuda_fp16": "PyTorch (CUDA, FP16)",
     "torchscript": "TorchScript",
+    "torchscript_cuda": "TorchScript (CUDA)",
+    "torchscript_cuda_fp16": "TorchScript (CUDA, FP16)",
 }
+STEPS = {
+    "distill": "distil",
+    "finetune": "fine-tune",
+    "fp16": "FP16",
+    "low_rank": "low rank",
+    "nncf_accuracy_int8": "NNCF INT8, accuracy-controlled",
+    "nncf_int8": "NNCF INT8",
+    "nncf_int8_full": "NNCF INT8, full correction",
+    "nncf_qat": "NNCF QAT",
+    "nncf_weights": "NNCF weights",
+    "ort_dynamic": "ORT dynamic INT8",
+    "ort_int8": "ORT INT8",
+    "ort_int8_trt": "ORT INT8 for TensorRT",
+    "prune": "prune",
+    "prune_2_4": "prune 2:4",
+    "prune_half": "prune half",
+    "prune_onnx": "prune ONNX weights",
+    "prune_unstructured": "prune weights",
+    "pt2e_int8": "PT2E INT8",
+    "sensitivity": "sensitivity",
+    "sparsify": "sparsify",
+    "torch_dynamic": "PyTorch dynamic INT8",
+    "trt_entropy_int8": "TensorRT entropy INT8",
+}
+_STEP = rf"(?:{'|'.join(sorted(STEPS, key=len, reverse=True))})(?:_\d+)?"
+_RECIPE = re.compile(rf"(?<![\w.\-]){_STEP}(?:\+{_STEP})*(?![\w\-])")
 
 
 def backend_name(name: str) -> str:
     """A runtime's name in print."""
     return BACKENDS.get(name, name)
+
+
+def step_name(name: str) -> str:
+    """A step's name in print; ``finetune_2``, the second of a recipe, is ``fine-tune (2)``."""
+    plain, _, number = name.rpartition("_")
+    if plain in STEPS and number.isdigit() and name not in STEPS:
+        return f"{STEPS[plain]} ({number})"
+    return STEPS.get(name, name)
+
+
+def in_print(text: str) -> str:
+    """A text with its recipes as print has them: ``prune+finetune`` is ``prune + fine-tune``.
+
+    Args:
+        text: Plain, with recipes as the configuration names them.
+    """
+
+    def printed(found: re.Match[str]) -> str:
+        return " + ".join(step_name(name) for name in found[0].split("+"))
+
+    return _RECIPE.sub(printed, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
 from pqbench.report.footnotes import batch_field
+from pqbench.report.names import backend_name, in_print
 from pqbench.report.plots_accuracy import MAX_POINTS, accuracy_against, place_of
 from pqbench.report.plots_raw import raw_figures
 from pqbench.report.rows import (
@@ -67,6 +69,7 @@ def save_plots(
     if rows is None:
         records = ordered(records)
         rows = make_rows(records)
+    rows = [_printed(row) for row in rows]
     recipes = dict.fromkeys(sorted((r.recipe for r in rows), key=_recipe_order))
     look = Look(tuple(recipes), tuple(sorted({r.backend for r in rows})))
     written = []
@@ -81,6 +84,12 @@ def save_plots(
                 figure.savefig(path, bbox_inches=frame)
                 written.append(path)
     return written
+
+
+def _printed(row: Row) -> Row:
+    """With recipe and runtime as they are called in print."""
+    recipe = in_print(row.recipe).replace(" + ", "+")
+    return replace(row, recipe=recipe, backend=backend_name(row.backend))
 
 
 def _recipe_order(recipe: str) -> tuple[bool, int, str]:

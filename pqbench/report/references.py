@@ -13,6 +13,7 @@ from typing import Any
 
 from pqbench.core.record import Record
 from pqbench.report.escape import latex
+from pqbench.report.names import step_name
 
 _LIBRARY = Path(__file__).with_name("references.bib")
 _MARKER = re.compile(r" ?\[(@[\w:-]+(?:; @[\w:-]+)*)\]")
@@ -24,7 +25,12 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "Prune": ("whole channels are removed by Torch-Pruning", ("fang2023depgraph",)),
     "PruneUnstructured": ("single weights are set to zero", ("han2015learning",)),
     "PruneOnnx": ("weights of the ONNX file are set to zero", ("han2015learning",)),
+    "LowRank": (
+        "layers are replaced by two thinner ones, from their singular values",
+        ("denton2014exploiting", "zhang2016accelerating"),
+    ),
     "Finetune": ("the network is trained on the training split with AdamW", _TRAINED),
+    "Sparsify": ("the network is trained while whole channels are drawn to zero", _TRAINED),
     "NncfInt8": ("static INT8 quantization by NNCF", (_NNCF, _INT8)),
     "NncfAccuracyInt8": ("static INT8 quantization by NNCF under a limit of the drop", (_NNCF,)),
     "NncfQat": ("quantization-aware training with NNCF", (_NNCF, _INT8)),
@@ -37,14 +43,21 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "Fp16": ("weights in half precision", ()),
     "Sensitivity": ("each layer compressed alone, as a scan", ("li2017pruning",)),
 }
-CRITERIA = {
-    "magnitude_l1": "li2017pruning",
-    "magnitude_l2": "li2017pruning",
-    "lamp": "lee2021lamp",
-    "bn_scale": "liu2017slimming",
-    "fpgm": "he2019fpgm",
-    "taylor": "molchanov2019importance",
-    "hessian": "lecun1990obd",
+CRITERIA = {  # in words, works
+    "magnitude_l1": ("the L1 norm", "li2017pruning"),
+    "magnitude_l2": ("the L2 norm", "li2017pruning"),
+    "lamp": ("layer-adaptive magnitude", "lee2021lamp"),
+    "bn_scale": ("the scale of batch normalization", "liu2017slimming"),
+    "fpgm": ("the distance from the geometric median", "he2019fpgm"),
+    "taylor": ("a first-order Taylor expansion", "molchanov2019importance"),
+    "hessian": ("a diagonal Hessian", "lecun1990obd"),
+}
+PENALTIES = {"group_norm": "fang2023depgraph", "bn_scale": "liu2017slimming"}
+RANGES = {  # how a quantizer finds the range of activations
+    "minmax": ("the least and greatest values", ()),
+    "mean_minmax": ("the mean least and greatest values of the images", ()),
+    "entropy": ("the least relative entropy", ("wu2020integer",)),
+    "percentile": ("a percentile of the values", ("wu2020integer",)),
 }
 MODELS = {
     "bert": "wang2020minilm",
@@ -83,6 +96,8 @@ _BACKENDS = (  # start of the name; the first that fits
     ("onnxruntime", "onnxruntime"),
     ("openvino", "openvino"),
     ("tensorrt", "tensorrt"),
+    ("ncnn", "ncnn"),
+    ("mnn", "jiang2020mnn"),
     ("torch_compile", "ansel2024pytorch2"),
     ("torch", "paszke2019pytorch"),
 )
@@ -94,9 +109,14 @@ def cite(*keys: str) -> str:
     return f" [{'; '.join(f'@{key}' for key in different)}]" if different else ""
 
 
-def model(name: str) -> str:
-    """The citation of a model by its name in the configuration."""
-    return cite(*([MODELS[name]] if name in MODELS else []))
+def model(record: Record) -> str:
+    """The citation of a record's model; of one of timm's that is not listed, timm's."""
+    name = record.experiment.model
+    if name in MODELS:
+        return cite(MODELS[name])
+    network = (record.config.get("model") or {}).get("network") or {}
+    library = isinstance(network, Mapping) and str(network.get("_target_")) == "timm.create_model"
+    return cite("wightman2019timm") if library else ""
 
 
 def dataset(name: str) -> str:
@@ -106,7 +126,8 @@ def dataset(name: str) -> str:
 
 def backend(name: str) -> str:
     """The citation of a runtime by the name of its backend."""
-    return cite(*[key for start, key in _BACKENDS if name.startswith(start)][:1])
+    keys = [key for start, key in _BACKENDS if name.startswith(start)][:1]
+    return cite(*keys, *(["kalamkar2019bfloat16"] if name.endswith("_bf16") else []))
 
 
 def steps(records: Sequence[Record]) -> list[str]:
@@ -115,7 +136,8 @@ def steps(records: Sequence[Record]) -> list[str]:
     for record in records:
         for name, node in (record.config.get("compress") or {}).items():
             if isinstance(node, Mapping) and (text := _step(node)):
-                found.setdefault(name, {})[text] = None
+                text += _recalibrated(record, node)
+                found.setdefault(step_name(name), {})[text] = None
     return [f"{name}: {text}" for name, texts in found.items() for text in texts]
 
 
@@ -124,18 +146,40 @@ def _step(node: Mapping[str, Any]) -> str:
     if not words:
         return ""
     text = words + cite(*keys)
+    return text + "".join(part for part in _details(node) if part)
+
+
+def _recalibrated(record: Record, node: Mapping[str, Any]) -> str:
+    """That BatchNorm's statistics were measured anew after a step that changed the network."""
+    changes = str(node.get("_target_", "")).endswith((".Prune", ".LowRank"))
+    images = any((e.get("details") or {}).get("batch_norm_images") for e in record.lineage)
+    if not (changes and node.get("recalibrate_bn") and images):
+        return ""
+    return f", then statistics of batch normalization measured anew{cite('yu2019universally')}"
+
+
+def _details(node: Mapping[str, Any]) -> Iterable[str]:
+    """What a step's settings add, each with its work."""
     criterion = str(node.get("criterion") or "")
     if criterion:
-        text += f" by the criterion {criterion}" + cite(*_known(CRITERIA, criterion))
+        named, key = CRITERIA.get(criterion, (criterion, ""))
+        yield f", chosen by {named}{cite(*([key] if key else []))}"
     if node.get("pattern"):
-        text += f" in the pattern {node['pattern']}{cite('mishra2021sparse')}"
+        yield f", in the pattern {node['pattern']}{cite('mishra2021sparse')}"
+    if node.get("method") in RANGES:
+        named, works = RANGES[str(node["method"])]
+        yield f", with ranges from {named}{cite(*works)}"
+    if "fast_bias_correction" in node:
+        how = "fast" if node["fast_bias_correction"] else "full"
+        yield f", with {how} bias correction{cite('nagel2019datafree')}"
+    if node.get("penalty") in PENALTIES:
+        yield f", by the penalty {node['penalty']}{cite(PENALTIES[str(node['penalty'])])}"
     if node.get("teacher_weight"):
-        text += f", towards the outputs of the network as it was{cite('hinton2015distilling')}"
-    return text
-
-
-def _known(works: Mapping[str, str], name: str) -> list[str]:
-    return [works[name]] if name in works else []
+        yield f", towards the outputs of the network as it was{cite('hinton2015distilling')}"
+    if node.get("ema"):
+        yield f", with a moving average of the weights{cite('polyak1992acceleration')}"
+    if node.get("label_smoothing"):
+        yield f", with label smoothing{cite('szegedy2016rethinking')}"
 
 
 def keys_in(texts: Iterable[str]) -> list[str]:

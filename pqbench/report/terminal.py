@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,13 +55,18 @@ def unsupported(table: Table) -> list[int]:
     return found if len(found) < len(table.rows) else []
 
 
-def unsupported_line(table: Table) -> str:
-    """The combinations that do not exist, in one line; empty if there are none."""
+def unsupported_line(table: Table, named: Callable[[str], str] = str) -> str:
+    """The combinations that do not exist, in one line; empty if there are none.
+
+    Args:
+        table: Which rows to look at.
+        named: How a backend is called.
+    """
     found = unsupported(table)
     if not found:
         return ""
     rows = [table.rows[i] for i in found]
-    names = dict.fromkeys(f"{row.recipe} · {row.backend}" for row in rows)
+    names = dict.fromkeys(f"{row.recipe} · {named(row.backend)}" for row in rows)
     noun = "combination" if len(found) == 1 else "combinations"
     return f"Unsupported: {len(found)} {noun} ({', '.join(names)})"
 

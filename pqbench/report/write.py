@@ -12,11 +12,13 @@ from types import MappingProxyType
 from pqbench.core.files import write_text
 from pqbench.core.ownership import claim, note
 from pqbench.core.record import Record
-from pqbench.report import escape, latex, references
+from pqbench.report import escape, latex, latex_document, references
 from pqbench.report.answer import Answer, lines, to_plain
+from pqbench.report.captions import caption
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.names import in_print
 from pqbench.report.plots import save_plots
 from pqbench.report.render import (
     csv_text,
@@ -26,7 +28,7 @@ from pqbench.report.render import (
     to_csv,
     to_markdown,
 )
-from pqbench.report.rows import make_rows, ordered
+from pqbench.report.rows import batch_sizes, make_rows, ordered
 from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
 
@@ -72,7 +74,9 @@ def write_report(
         "table",
         "batches",
         *(["settings"] if table else []),
+        *(["figures"] if plots else []),
     ]
+    settings_caption = caption("Settings of the experiments", rows, batch_sizes(rows))
     told = [lines(answer) for answer in answered]
     texts = {
         "report.html": to_html(records, rows, summary, told, folders, methods),
@@ -87,20 +91,22 @@ def write_report(
         "methods.tex": "\n\n".join(references.for_latex(text) for text in methods) + "\n",
         "settings.md": plain_markdown(HEADER, table),
         "settings.csv": csv_text([HEADER, *table]),
-        "settings.tex": latex.plain_table(
-            HEADER, table, "Settings of the experiments", "tab:pqbench-settings"
+        "settings.tex": latex_document.plain_table(
+            HEADER, table, settings_caption, "tab:pqbench-settings"
         ),
         "references.bib": references.bibtex(cited),
         "answer.json": json.dumps(to_plain(answered), indent=2, allow_nan=False) + "\n",
         "answer.md": answer_markdown(answered),
-        "answer.tex": "\n\n".join(escape.latex(line) for part in told for line in part) + "\n",
+        "answer.tex": answer_latex(answered),
     }
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
     try:
         drawn = save_plots(records, aside, folders, font, rows) if plots else []
         figures = [path.stem for path in drawn if path.suffix == ".pdf"]
-        texts["report.tex"] = latex.document(parts, figures, bool(cited))
+        if plots:
+            texts["figures.tex"] = latex_document.figures_tex(figures, rows)
+        texts["report.tex"] = latex_document.document(parts, bool(cited))
         claim(folder, [*texts, *(path.name for path in drawn)], _HINT)
         drawn = [path.replace(folder / path.name) for path in drawn]
     finally:
@@ -112,6 +118,12 @@ def write_report(
         written.append(path)
     note(folder)
     return written + drawn
+
+
+def answer_latex(answered: Sequence[Answer]) -> str:
+    """The answers in LaTeX, in the names of print and without what one would type."""
+    told = [line for answer in answered for line in lines(answer, commands=False)]
+    return "\n\n".join(escape.latex(in_print(line)) for line in told) + "\n"
 
 
 def answer_markdown(answered: Sequence[Answer]) -> str:

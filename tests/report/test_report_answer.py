@@ -155,9 +155,21 @@ def test_answer_is_in_every_format_and_first(tmp_path: Path) -> None:
     assert value["answer"]["recipe"] == ["nncf_int8"]
     assert value == to_plain(found)
     assert (tmp_path / "table.md").read_text().startswith("**")
-    assert "nncf" in (tmp_path / "answer.tex").read_text()
+    assert "NNCF INT8 on ONNX Runtime" in (tmp_path / "answer.tex").read_text()
     assert sentence.split(";")[0] in (tmp_path / "report.html").read_text()
     assert r"\input{answer}" in (tmp_path / "report.tex").read_text()
+
+
+def test_answer_in_latex_says_what_is_lacking_without_a_command(tmp_path: Path) -> None:
+    unsure = cell("ort_int8", lost=6, gained=4, count=400)
+    unsure.config["dataset"]["limit"] = 400
+    found = answers([cell(), unsure])
+    write_report([cell(), unsure], tmp_path, plots=False, answered=found)
+    assert "python -m pqbench" in (tmp_path / "answer.md").read_text()
+    text = (tmp_path / "answer.tex").read_text()
+    assert "Not decided for want of data: ORT INT8 on ONNX Runtime lacks about" in text
+    assert "pqbench" not in text
+    assert "limit" not in text
 
 
 def test_pairing_of_another_time_is_not_used(tmp_path: Path) -> None:

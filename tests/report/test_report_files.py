@@ -19,7 +19,7 @@ TEXTS = {
     "report.html", "answer.json", "answer.md", "answer.tex",
     "table.md", "table.csv", "table.tex", "batches.md", "batches.csv",
     "batches.tex", "settings.md", "settings.csv", "settings.tex", "references.bib",
-    "significance.csv", "methods.md", "methods.tex", "report.tex",
+    "significance.csv", "methods.md", "methods.tex", "report.tex", "figures.tex",
 }  # fmt: skip
 
 

@@ -127,8 +127,8 @@ def test_methods_name_what_was_measured():
     for part in (
         "MobileNetV3-Large",
         "ELPV (val)",
-        "nncf_int8",
-        "openvino",
+        "NNCF INT8",
+        "OpenVINO",
         "256 images",
         "525 samples",
     ):
