@@ -97,6 +97,16 @@ class Browser:
                 raise RuntimeError(f"{method}: the browser ended")
             self._buffer += chunk
 
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is loaded."""
+        self.call("Page.navigate", {"url": url})
+        end = time.monotonic() + self._timeout_s
+        there = f"location.href == {json.dumps(url)} && document.readyState == 'complete'"
+        while not self.run(there):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{url} did not load in {self._timeout_s:g} s")
+            time.sleep(0.02)
+
     def run(self, script: str) -> Any:
         """Evaluate JavaScript in the page and return its value."""
         params = {"expression": script, "returnByValue": True, "awaitPromise": True}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +89,54 @@ def order_problem(first: str, second: str, steps: Mapping[str, type[Step]]) -> s
 
 def markdown(steps: Mapping[str, type[Step]]) -> str:
     """The whole page."""
-    lines = [HEAD, "## Step and backend", ""]
-    lines += ["| step | kind | " + " | ".join(f"backend {b}" for b in BACKENDS) + " |"]
-    lines += ["| --- " * (2 + len(BACKENDS)) + "|"]
+    parts = [HEAD, *_where(steps), *_order(steps), "## Models and data that a step refuses", ""]
+    parts += [f"- `{name}`: {text}." for name, step in steps.items() for text in step.limits]
+    return "\n".join(parts) + "\n"
+
+
+def _where(steps: Mapping[str, type[Step]]) -> list[str]:
+    """Which step reaches which backend, and why it does not reach the others."""
+    lines = ["## Step and backend", ""]
+    lines += ["| step | kind | applied to | " + " | ".join(f"`{b}`" for b in BACKENDS) + " |"]
+    lines += ["| --- " * (3 + len(BACKENDS)) + "|"]
+    refused: dict[tuple[str, str], list[str]] = {}  # backends and reason: steps
     for name, step in steps.items():
-        cells = [_cell(way({name: step}, backend)) for backend in BACKENDS]
-        lines.append(f"| `{name}` | {step.kind} | " + " | ".join(cells) + " |")
-    lines += ["", "## Order", "", "Any step may follow any other, except:", ""]
+        ways = {backend: way({name: step}, backend) for backend in BACKENDS}
+        runs = [text for text in ways.values() if text.startswith("`")]
+        applied = dict.fromkeys(text.split(f" > [{name}]")[0].split(" > ")[-1] for text in runs)
+        cells = ["yes" if text.startswith("`") else "-" for text in ways.values()]
+        forms = ", ".join(form.strip("`") for form in applied)
+        lines.append(f"| `{name}` | {step.kind} | {forms} | {' | '.join(cells)} |")
+        reasons: dict[str, list[str]] = {}
+        for backend, text in ways.items():
+            if not text.startswith("`"):
+                reasons.setdefault(_reason(text), []).append(f"`{backend}`")
+        for text, backends in reasons.items():
+            refused.setdefault((", ".join(backends), text), []).append(name)
+    why = [f"- Not on {on}: {text} ({_names(of)})." for (on, text), of in sorted(refused.items())]
+    return [*lines, "", "## Why not", "", *why, ""]
+
+
+def _reason(text: str) -> str:
+    """What stands in the parentheses of a refusal: why there is no such form of the model."""
+    return text.partition(" (")[2].rpartition("), backend ")[0] or text
+
+
+def _order(steps: Mapping[str, type[Step]]) -> list[str]:
+    """Which step may follow which: those with the same followers in one row."""
+    lines = ["## Order", "", "Any step may follow any other, except:", ""]
     lines += [f"- *{later}* after *{earlier}*: {why}." for (earlier, later), why in ILLEGAL.items()]
-    lines += ["", "Pair by pair (`ok`, or `-` for a pair that is refused with such a message):", ""]
-    lines += ["| first, then | " + " | ".join(f"`{n}`" for n in steps) + " |"]
-    lines += ["| --- " * (1 + len(steps)) + "|"]
+    followers: dict[tuple[str, ...], list[str]] = {}
     for first in steps:
-        row = ["-" if order_problem(first, second, steps) else "ok" for second in steps]
-        lines.append(f"| `{first}` | " + " | ".join(row) + " |")
-    lines += ["", "## Models and data that a step refuses", ""]
-    for name, step in steps.items():
-        lines += [f"- `{name}`: {sentence}." for sentence in step.limits]
-    return "\n".join(lines) + "\n"
+        after = tuple(second for second in steps if not order_problem(first, second, steps))
+        followers.setdefault(after, []).append(first)
+    lines += ["", "Pair by pair, for a backend that can be reached:", ""]
+    lines += ["| first | then |", "| --- | --- |"]
+    for after, first in followers.items():
+        then = "any step" if len(after) == len(steps) else _names(after) or "nothing more"
+        lines.append(f"| {_names(first)} | {then} |")
+    return [*lines, ""]
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _names(steps: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in steps)
