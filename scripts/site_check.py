@@ -1,8 +1,8 @@
-"""Check the built documentation: every link and anchor, and that no page is wider than its window.
+"""Check the built documentation: every link and anchor, and that no page is wider than its screen.
 
-``mkdocs build --strict --site-dir site``, then ``python scripts/site_check.py site``. Links need the
-standard library only. ``--widths`` opens every page in headless Chromium at the widths of a phone
-and of a laptop: a page must not scroll sideways, and on the laptop neither may a table.
+``mkdocs build --strict --site-dir site``, then ``python scripts/site_check.py site``. Links need
+the standard library only. ``--widths`` opens every page in headless Chromium at the widths of a
+phone and of a laptop: a page must not scroll sideways, and on the laptop neither may a table.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ class Page(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """Every link of the site that leads nowhere, as ``page: link``; foreign addresses are not asked."""
+    """Links of the site that lead nowhere, as ``page: link``; foreign addresses are not asked."""
     pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
         if path.name == "404.html":
             continue  # served from anywhere, so its addresses begin at the site's root
-        for link in dict.fromkeys(page.links):
-            if not _leads_somewhere(link, path, pages, site):
-                found.append(f"{path.relative_to(site.resolve())}: {link}")
+        found += [
+            f"{path.relative_to(site.resolve())}: {link}"
+            for link in dict.fromkeys(page.links)
+            if not _leads_somewhere(link, path, pages, site)
+        ]
     return found
 
 
