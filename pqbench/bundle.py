@@ -35,9 +35,8 @@ from pqbench.core.parity import FLOAT_SQNR_DB
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
 from pqbench.core.split import PreparedSplit
-from pqbench.core.task import SplitRequest
 from pqbench.experiment.config import ExperimentConfig, from_plain, register
-from pqbench.experiment.tasks import get_task
+from pqbench.experiment.scored_split import scored_split
 from pqbench.report.bundle import card
 from pqbench.report.load import find_records
 
@@ -154,7 +153,7 @@ def bundle(record: Record, folder: Path, out: Path, allow: Sequence[str] = ()) -
         aside = Path(name) / "bundle"
         aside.mkdir()
         file = _model(artifact, aside / "model")
-        scored = _scored(config, Path(name) / "split")
+        scored = scored_split(config, Path(name) / "split")
         _examples(config, scored, inside(folder, record.files["logits"]), aside)
         _about(record, artifact, file, config, aside)
         if out.is_dir():
@@ -204,25 +203,6 @@ def _model(artifact: Artifact, target: Path) -> str:
     )
     torch.export.save(torch.export.export(network, inputs), target / PROGRAM)
     return PROGRAM
-
-
-def _scored(config: ExperimentConfig, folder: Path) -> PreparedSplit:
-    """The scored split, prepared again from the record's configuration."""
-    dataset = config.dataset
-    request = SplitRequest(
-        source=dataset.source,
-        split=dataset.split,
-        scored=dataset.split,
-        task=config.model.task,
-        limit=dataset.limit,
-        seed=config.seed,
-        threads=config.threads,
-        on_error=dataset.on_error,
-        resize_mode=dataset.resize_mode,
-        preprocess=config.model.preprocess,
-        tokenizer=config.model.tokenizer,
-    )
-    return get_task(config.model.task).prepare(request, folder)
 
 
 def _examples(config: ExperimentConfig, scored: PreparedSplit, logits: Path, out: Path) -> None:

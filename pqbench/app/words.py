@@ -17,7 +17,7 @@ from pqbench.core.errors import ConfigError
 
 GROUPS = ("experiment", "search", "hydra/launcher", "hydra/sweeper")
 COMMANDS = (
-    *("report", "compare", "reproduce", "bundle", "plan", "sync", "cache"),
+    *("report", "compare", "reproduce", "bundle", "layers", "plan", "sync", "cache"),
     "testing",
 )
 _QUOTING = "docs/quoting.md says more"

@@ -67,6 +67,44 @@ class Placement:
         return self.integer / self.quantizable
 
 
+@dataclass(frozen=True)
+class KernelTime:
+    """What one executed kernel took.
+
+    Attributes:
+        name: The runtime's own name of it, unique within the model.
+        kind: Its type, with the precision where the runtime tells: ``Convolution u8``.
+        ms: Milliseconds per inference.
+        origins: Names of the operators of the loaded model that it computes; several where they
+            were fused, none where the runtime added it.
+        feeds: Names of the kernels that read what it gives.
+        conversion: Whether it only changes how a tensor is held: quantizing, dequantizing, another
+            memory layout or type.
+        weights: Name of its constant weights, where it has any.
+    """
+
+    name: str
+    kind: str
+    ms: float
+    origins: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
+    conversion: bool = False
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """One look at a model, kernel by kernel.
+
+    Attributes:
+        kernels: In order of execution.
+        call_ms: Milliseconds per inference while profiled: the kernels and what is between them.
+    """
+
+    kernels: tuple[KernelTime, ...]
+    call_ms: float
+
+
 class Session(ABC):
     """An artifact loaded in a backend.
 
@@ -110,6 +148,18 @@ class Session(ABC):
             By kernel type; empty, as here, if the runtime has no profiler.
         """
         return {}
+
+    def kernels(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> KernelProfile | None:  # noqa: ARG002
+        """The same kernel by kernel, with the operators that each computes.
+
+        Args:
+            batch: One C-contiguous array per model input, (n, ...).
+            runs: Inferences to average over.
+
+        Returns:
+            None, as here, if the runtime's profiler does not tell.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027  # nothing to free is a good answer
         """Free the model."""

@@ -127,6 +127,11 @@ class Host:
         found = self.session.profile(self._views(batch_size)[0], runs)
         return {k: float(v) for k, v in sorted(found.items(), key=lambda item: -item[1])}
 
+    def kernels(self, batch_size: int, runs: int) -> dict[str, Any] | None:
+        """Times kernel by kernel; None where the runtime does not tell."""
+        found = self.session.kernels(self._views(batch_size)[0], runs)
+        return None if found is None else dataclasses.asdict(found)
+
     def close(self) -> None:
         """Free the model."""
         self.session.close()

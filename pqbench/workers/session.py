@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pqbench.core.backend import Backend
+from pqbench.core.backend import Backend, KernelProfile, KernelTime
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.machine.foreign_load import process_cpu_s
@@ -219,6 +219,17 @@ class SessionWorker(ChildPipe, Side):
         """Milliseconds per call by kernel type, largest first. Time nothing afterwards."""
         answer: dict[str, float] = self.ask("profile", batch_size=batch_size, runs=runs)
         return answer
+
+    def kernels(self, batch_size: int, runs: int) -> KernelProfile | None:
+        """Times kernel by kernel; None where the runtime does not tell. Time nothing afterwards."""
+        answer = self.ask("kernels", batch_size=batch_size, runs=runs)
+        if answer is None:
+            return None
+        kernels = [
+            KernelTime(**{**k, "origins": tuple(k["origins"]), "feeds": tuple(k["feeds"])})
+            for k in answer["kernels"]
+        ]
+        return KernelProfile(tuple(kernels), answer["call_ms"])
 
 
 def runtime_of(backend: Mapping[str, Any]) -> tuple[Sequence[str], str]:

@@ -9,18 +9,19 @@ compiled for itself unless ``shapes=dynamic``.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pqbench.backends.openvino.graph import check_compiled, products, read_layers, runtime_layers
+from pqbench.backends.openvino.kernels import compiled_kernels
 from pqbench.backends.support import last_line, library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
-from pqbench.core.backend import Availability, Backend, Placement, Session
+from pqbench.core.backend import Availability, Backend, KernelProfile, Placement, Session
 from pqbench.core.errors import UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PIP_NAME = "openvino"
 FREE = -1
+_WARM_CALLS = 3
 
 
 class OpenvinoBackend(Backend):
@@ -149,6 +151,21 @@ class OpenvinoBackend(Backend):
         return core
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a profiled model told: its layers that ran, ms by their names, ms of a whole call."""
+
+    compiled: ov.CompiledModel
+    layers: Sequence[Any]
+    ms: Mapping[str, float]
+    call_ms: float
+
+
+def _counted(request: ov.InferRequest) -> dict[str, float]:
+    """Mean milliseconds per call so far, by the name of the layer."""
+    return {x.node_name: x.real_time.total_seconds() * 1e3 for x in request.profiling_info}
+
+
 class OpenvinoSession(Session):
     """A model in OpenVINO.
 
@@ -253,19 +270,40 @@ class OpenvinoSession(Session):
 
     def profile(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> dict[str, float]:
         """Milliseconds per inference by layer type and precision, compiled apart."""
+        total: defaultdict[str, float] = defaultdict(float)
+        looked = self._look(batch, runs)
+        for layer in looked.layers:
+            precision = layer.exec_type.rpartition("_")[2].lower()
+            total[f"{layer.node_type} {precision}"] += looked.ms[layer.node_name]
+        return {name: ms for name, ms in total.items() if ms > 0}
+
+    def kernels(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> KernelProfile:
+        """Kernel by kernel, compiled apart."""
+        looked = self._look(batch, runs)
+        return KernelProfile(compiled_kernels(looked.compiled, looked.ms), looked.call_ms)
+
+    def _look(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> _Look:
+        """Run a compiled model that counts time.
+
+        Its counters are means over all calls so far, in whole microseconds: what the first calls
+        took is taken off again.
+        """
         feeds = {name: batch[name] for name in self._inputs}
         request = self._backend.profile_request(self._artifact, len(feeds[self._inputs[0]]))
-        total: Counter[str] = Counter()
-        for run in range(runs + 2):
-            request.infer(feeds, share_inputs=True)
-            if run < 2:
-                continue
-            for layer in request.profiling_info:
-                if layer.status == layer.Status.EXECUTED:
-                    precision = layer.exec_type.rpartition("_")[2].lower()
-                    us = round(layer.real_time.total_seconds() * 1e6)
-                    total[f"{layer.node_type} {precision}"] += us
-        return {name: us / 1000.0 / runs for name, us in total.most_common()}
+        for _ in range(_WARM_CALLS):
+            request.infer(feeds, share_inputs=True, share_outputs=True)
+        before = _counted(request)
+        started = time.perf_counter()
+        for _ in range(runs):
+            request.infer(feeds, share_inputs=True, share_outputs=True)
+        call_ms = (time.perf_counter() - started) * 1e3 / runs
+        calls = _WARM_CALLS + runs
+        ms = {
+            name: max(mean * calls - before[name] * _WARM_CALLS, 0.0) / runs
+            for name, mean in _counted(request).items()
+        }
+        layers = [x for x in request.profiling_info if x.status == x.Status.EXECUTED]
+        return _Look(request.get_compiled_model(), layers, ms, call_ms)
 
     def close(self) -> None:
         """Free the model; the session cannot be used afterwards."""

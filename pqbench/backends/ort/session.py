@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.backends.ort import graph as ort_graph
+from pqbench.backends.ort.kernels import kernel_profile
 from pqbench.backends.support import first_line
 from pqbench.backends.work import integer_share
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Placement, Session
+from pqbench.core.backend import KernelProfile, Placement, Session
 from pqbench.core.errors import OutOfMemoryFailure, UnsupportedError
 
 if TYPE_CHECKING:
@@ -169,6 +170,25 @@ class OrtSession(Session):
             for _ in range(skip + runs):
                 session.run(self._outputs, feeds)
             return ort_graph.profile_ms(Path(session.end_profiling()), skip, runs)
+
+    def kernels(self, batch: Batch, runs: int) -> KernelProfile | None:
+        """Kernel by kernel, in a session of its own; None where the graph cannot be written."""
+        if not self._keeps_graph:
+            return None
+        skip = 2
+        feeds = {name: batch[name] for name in self._inputs}
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            session = self._again(optimized=optimized, profile=Path(folder) / "profile")
+            for _ in range(skip + runs):
+                session.run(self._outputs, feeds)
+            return kernel_profile(
+                ort_graph.load(self._artifact.path),
+                ort_graph.load(optimized),
+                Path(session.end_profiling()),
+                skip,
+                runs,
+            )
 
     def close(self) -> None:
         """Free the model; the session cannot be used afterwards."""

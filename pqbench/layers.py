@@ -1,0 +1,275 @@
+"""``python -m pqbench.layers RECORD [RECORD ...]``: which layer gained, and which paid.
+
+One record is compared with its baseline; of several the last is compared with the first. Each is
+profiled by its own runtime, kernel by kernel, in turns with the others; kernels are traced back to
+the layers of the model, with the conversions around them. Records of different runtimes may be
+mixed. Given a folder with ``--out``: table, figure and a page with both.
+
+Exit codes: 0 the layers account for the difference; 1 they do not; 2 nothing could be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pqbench.app.arguments import config_folder
+from pqbench.app.trust import check_trust
+from pqbench.core.artifact import Artifact
+from pqbench.core.backend import KernelProfile
+from pqbench.core.errors import ConfigError, DataError, PqbenchError, UnsupportedError
+from pqbench.core.paths import inside
+from pqbench.core.record import Record
+from pqbench.core.terminal import open_streams
+from pqbench.experiment.config import from_plain, register
+from pqbench.experiment.scored_split import scored_split
+from pqbench.machine import device_lock as lock
+from pqbench.report.layers import LayerTable, layer_table
+from pqbench.report.layers_view import figure, to_csv, to_html, to_rich, verdict
+from pqbench.report.load import find_records
+from pqbench.workers.session import SessionWorker
+
+SAMPLES = 64
+BLOCK_S = 0.15
+RUNS = 20
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One session of the comparison.
+
+    Attributes:
+        name: For headers.
+        record: What was measured.
+        artifact: Folder of its model.
+    """
+
+    name: str
+    record: Record
+    artifact: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare and print.
+
+    Returns:
+        0, 1 or 2, see above.
+    """
+    from rich.console import Console
+
+    open_streams()
+    args = _arguments().parse_args(argv)
+    try:
+        sides = find_sides(args.records)
+        table = measure(sides, args.batch, args.rounds, args.allow)
+        if args.out is not None:
+            write(table, args.out, sides, args.batch, args.rounds)
+    except PqbenchError as error:
+        print(f"pqbench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"pqbench: cannot write {args.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(to_rich(table, args.most))
+    print("*: shown to have changed, after Holm's correction over the layers.")
+    print("\n".join(verdict(table)))
+    if args.out is not None:
+        print(f"Page: {args.out / 'layers.html'}")
+    return 0 if table.accounts else 1
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pqbench.layers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "records", type=Path, nargs="+", metavar="RECORD", help="record.json or its folder"
+    )
+    parser.add_argument("--batch", type=_count, default=1, metavar="N", help="samples per call")
+    parser.add_argument(
+        "--rounds", type=_rounds, default=10, metavar="N",
+        help="turns of all sessions; default %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--most", type=_count, default=15, metavar="N",
+        help="layers to print, those that changed most; default %(default)s",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write csv, png and html there")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="run classes of this package too, if the records name some",
+    )  # fmt: skip
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _rounds(text: str) -> int:
+    if _count(text) < 3:
+        raise argparse.ArgumentTypeError("below 3 rounds nothing can be told")
+    return int(text)
+
+
+def find_sides(paths: Sequence[Path]) -> list[Side]:
+    """The records that are meant: one alone is joined by its baseline.
+
+    Raises:
+        DataError: A record has no result or no model, or its baseline is not beside it.
+    """
+    found = [(Record.load(p), p if p.is_dir() else p.parent) for p in paths]
+    if len(found) == 1:
+        found.insert(0, _baseline(*found[0]))
+    for record, folder in found:
+        if not record.ok or "model" not in record.files:
+            raise DataError(f"{folder} has no model ({record.status})")
+    names = [f"{r.experiment.recipe_name} · {r.experiment.backend}" for r, _ in found]
+    models = [r.experiment.model for r, _ in found]
+    if len(set(models)) > 1:
+        names = [f"{model} · {name}" for model, name in zip(models, names, strict=True)]
+    return [
+        Side(name, record, inside(folder, record.files["model"]))
+        for name, (record, folder) in zip(names, found, strict=True)
+    ]
+
+
+def _baseline(record: Record, folder: Path) -> tuple[Record, Path]:
+    if record.is_baseline:
+        raise DataError(
+            f"{folder} is a baseline", hint="name what it is to be compared with as well"
+        )
+    for other in find_records(folder.parent):
+        if other[0].fingerprint == record.baseline and other[0].ok:
+            return other
+    raise DataError(
+        f"the baseline of {folder} is not in {folder.parent}",
+        hint="name the baseline's record first: pqbench layers BASELINE RECORD",
+    )
+
+
+def measure(
+    sides: Sequence[Side], batch_size: int, rounds: int, allow: Sequence[str] = ()
+) -> LayerTable:
+    """Time and profile the sessions in turns.
+
+    Args:
+        sides: The sessions, two at least.
+        batch_size: Samples per call.
+        rounds: Turns of all, three at least.
+        allow: Packages beside pqbench whose classes the records may name.
+
+    Raises:
+        UnsupportedError: A runtime does not tell kernels, or the models have other inputs.
+        PqbenchError: A session could not be made.
+    """
+    register()
+    configs = []
+    for side in sides:
+        check_trust(side.record.config, config_folder(), allow)
+        configs.append(from_plain(side.record.config))
+    shapes = [tuple(spec.shape for spec in Artifact.load(side.artifact).inputs) for side in sides]
+    if len(set(shapes)) > 1:
+        raise UnsupportedError(
+            "these models have different inputs: no layer of one is one of another"
+        )
+    devices = {str(side.record.config["backend"].get("device", "cpu")).lower() for side in sides}
+    if len(devices) > 1:
+        raise UnsupportedError(f"these ran on {' and '.join(sorted(devices))}")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        work = Path(name)
+        split = scored_split(configs[0], work / "split", SAMPLES)
+        timing, profiling = (
+            [_launch(side, split.folder, work, batch_size, kind, stack) for side in sides]
+            for kind in ("timed", "profiled")
+        )
+        with lock.timing(devices.pop()):
+            return _take_turns(sides, timing, profiling, batch_size, rounds)
+
+
+def _launch(
+    side: Side, split: Path, work: Path, batch_size: int, kind: str, stack: contextlib.ExitStack
+) -> SessionWorker:
+    config: Mapping[str, Any] = side.record.config
+    worker = SessionWorker.launch(
+        backend=config["backend"],
+        artifact=side.artifact,
+        split=split,
+        batch_sizes=[batch_size],
+        threads=int(config["threads"]),
+        log=work / f"{kind}.log",
+        timeout_s=TIMEOUT_S,
+        name=side.name,
+    )
+    return stack.enter_context(worker.opened())
+
+
+def _take_turns(
+    sides: Sequence[Side],
+    timing: Sequence[SessionWorker],
+    profiling: Sequence[SessionWorker],
+    batch_size: int,
+    rounds: int,
+) -> LayerTable:
+    """Rounds in alternating order, after one that does not count."""
+    timed: list[list[float]] = [[] for _ in sides]
+    profiles: list[list[KernelProfile]] = [[] for _ in sides]
+    order = list(range(len(sides)))
+    for number in range(rounds + 1):
+        for index in order if number % 2 else reversed(order):
+            block = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=0.05)
+            profile = profiling[index].kernels(batch_size, RUNS)
+            if profile is None:
+                runtime = sides[index].record.experiment.backend
+                raise UnsupportedError(
+                    f"{runtime} does not tell its kernels",
+                    hint="compare records on ONNX Runtime or OpenVINO",
+                )
+            if number:
+                timed[index].append(block.median_ms)
+                profiles[index].append(profile)
+    return layer_table([side.name for side in sides], profiles, timed)
+
+
+def write(
+    table: LayerTable, out: Path, sides: Sequence[Side], batch_size: int, rounds: int
+) -> None:
+    """Write ``layers.csv``, ``layers.png`` and ``layers.html``.
+
+    Raises:
+        ConfigError: ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file", hint="give a folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "layers.csv").write_text(to_csv(table), encoding="utf-8")
+    png = io.BytesIO()
+    figure(table).savefig(png, format="png", dpi=160)
+    (out / "layers.png").write_bytes(png.getvalue())
+    record = sides[-1].record
+    cpu = (record.environment.get("cpu") or {}).get("model", "an unknown CPU")
+    note = (
+        f"Batch {batch_size}, {record.config['threads']} threads, {rounds} rounds in turns. The "
+        f"records were measured on: {cpu}."
+    )
+    title = f"{record.experiment.model}: {' → '.join(table.sessions)}"
+    (out / "layers.html").write_text(
+        to_html(table, title, png.getvalue(), [note]), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
