@@ -1,20 +1,23 @@
-import contextlib
-import importlib
-import io
 import logging
+import os
 import re
 import shlex
 from pathlib import Path
 
+import docs_pages
 import pytest
+import site_check
 import yaml
 
 ROOT = Path(__file__).parents[1]
+FULL = re.MULTILINE | re.DOTALL
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The documentation, built strictly: a warning is an error."""
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, reason="pip install 'pqbench[docs]'")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
@@ -27,10 +30,81 @@ def site(tmp_path_factory):
 
 
 def test_docs_build_without_warnings_and_without_foreign_addresses(site):
-    pages = {path.name for path in site.glob("*.html")}
-    assert {"index.html", "options.html", "record.html", "reading.html"} <= pages
+    pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
+    assert {"index.html", "options/model.html", "record.html", "records.html"} <= pages
     text = (site / "index.html").read_text()
     assert "fonts.googleapis" not in text
+
+
+def test_every_link_of_the_site_leads_somewhere(site):
+    assert site_check.broken_links(site) == []
+
+
+def test_link_check_finds_a_missing_page_and_a_missing_anchor(tmp_path):
+    (tmp_path / "a.html").write_text('<p id="x"><a href="b.html#y"> <a href="#x"> <a href="#z">')
+    (tmp_path / "b.html").write_text('<a href="a.html#x"> <img src="c.png"> <a href="../d.html">')
+    assert site_check.broken_links(tmp_path) == [
+        "a.html: b.html#y",
+        "a.html: #z",
+        "b.html: c.png",
+        "b.html: ../d.html",
+    ]
+
+
+def test_api_page_shows_the_whole_public_face(site):
+    import pqbench
+    import pqbench.testing
+
+    text = (site / "api.html").read_text()
+    aliases = {"Representation"}  # a Literal, named in the signatures
+    for name in {*pqbench.__all__, *pqbench.testing.__all__} - aliases - {"Accuracy"}:
+        assert re.search(rf'id="pqbench\.[\w.]*\.{name}"', text), name
+
+
+def pages_made():
+    """Every page by its name: those of the repository, and those that are made from the source."""
+    docs = ROOT / "docs"
+    found = {path.relative_to(docs).as_posix(): path.read_text() for path in docs.rglob("*.md")}
+    found |= {name: made() for name, made in docs_pages.pages().items()}
+    return {name: text for name, text in found.items() if not name.startswith("examples/")}
+
+
+def test_every_link_of_a_page_leads_to_a_page_that_is_in_the_navigation():
+    """Without mkdocs: the pages as they are written."""
+    made, listed = pages_made(), navigation()
+    assert set(made) == set(listed)
+    assert len(listed) == len(set(listed))
+    for page, text in made.items():
+        plain = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        for link in re.findall(r"\]\(([^)\s]+)\)", plain):
+            target, _, anchor = link.partition("#")
+            if "://" in link:
+                continue
+            name = os.path.normpath(Path(page).parent / target) if target else page
+            assert name in made or (ROOT / "docs" / name).is_file(), f"{page}: {link}"
+            if anchor and name in made:
+                assert anchor in anchors(made[name]), f"{page}: {link}"
+
+
+def navigation():
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
+
+    def leaves(items):
+        for item in items:
+            value = next(iter(item.values())) if isinstance(item, dict) else item
+            yield from leaves(value) if isinstance(value, list) else [value]
+
+    return [*leaves(config)]
+
+
+def anchors(text):
+    """Of its headings, as mkdocs makes them, or as they say."""
+    found = set()
+    for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        given = re.search(r"\{ #([\w-]+) \}", title)
+        plain = re.sub(r"[^\w\s-]", "", title.lower()).strip()
+        found.add(given[1] if given else re.sub(r"[-\s]+", "-", plain))
+    return found
 
 
 def test_concepts_page_names_the_representations_that_there_are():
@@ -43,41 +117,41 @@ def test_concepts_page_names_the_representations_that_there_are():
     assert f"in one representation ({named})" in text
 
 
-@pytest.mark.parametrize("page", ["concepts.md", "sweeps.md"])
-def test_pages_name_every_status(page):
+def test_concepts_page_names_every_status():
     from pqbench.core.errors import Status
 
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "concepts.md").read_text(), re.MULTILINE)
     assert set(Status) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
-def test_options_page_shows_every_option(site):
-    text = (site / "options.html").read_text()
+def test_options_pages_show_every_option_and_each_fits_a_screen():
+    made = docs_pages.pages()
     for path in (ROOT / "conf").glob("*/*.yaml"):
-        assert f"{path.parent.name}={path.stem}" in text
+        assert f"[{path.stem}]({path.parent.name}.md#" in made["options/index.md"]()
+        page = made[f"options/{path.parent.name}.md"]()
+        section = re.search(
+            rf"^## {path.parent.name}={path.stem} .*?(?=^## |\Z)", page, re.M | re.S
+        )
+        assert section, path
+        assert len(section[0].splitlines()) <= 40, path
 
 
 def test_record_page_shows_every_field():
-    import docs_hook
-
     from pqbench.core.record import json_schema
 
-    text = docs_hook.record_page()
+    text = docs_pages.record_page()
     for name, value in json_schema()["properties"].items():
         assert f"| `{name}` |" in text
         assert value["description"].replace("<", "&lt;").split("|")[0] in text
 
 
-def test_navigation_names_pages_that_exist_or_are_reserved():
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
-    names = [next(iter(item.values())) for item in config]
-    flat = [n for name in names for n in ([name] if isinstance(name, str) else name)]
-    pages = {n if isinstance(n, str) else next(iter(n.values())) for n in flat}
-    docs = ROOT / "docs"
-    there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
-    there -= {path for path in there if path.startswith("examples/")}
-    assert there <= pages
-    assert pages - there <= {"options.md", "record.md", "compress.md", "sweeps.md"}
+def test_commands_page_shows_every_command():
+    from pqbench.app.words import COMMANDS
+
+    text = docs_pages.commands_page()
+    for name in set(COMMANDS) - {"testing"}:
+        assert f"## pqbench {name}\n" in text
+    assert text.count("usage: ") == len(COMMANDS) - 1
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/examples/custom_model/README.md"])
@@ -120,7 +194,7 @@ def test_commands_of_the_pages_can_be_given(words):
 
     if words[0] in COMMANDS:
         options = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
-        assert options <= set(re.findall(r"--[\w-]+", command_help(words[0])))
+        assert options <= set(re.findall(r"--[\w-]+", docs_pages.help_of(words[0])))
         return
     if any(mark in word for word in words for mark in NOT_COMPOSED):
         return
@@ -134,15 +208,6 @@ def test_commands_of_the_pages_can_be_given(words):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = compose("config", overrides=overrides)
     assert to_plain(from_plain(composed))
-
-
-def command_help(name):
-    found = importlib.util.find_spec(f"pqbench.{name}")
-    package = f"pqbench.{name}" + (".__main__" if found.submodule_search_locations else "")
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), pytest.raises(SystemExit):
-        importlib.import_module(package).main(["--help"])
-    return told.getvalue()
 
 
 def test_docs_show_the_answer_in_the_form_that_it_has():
