@@ -10,13 +10,13 @@ from record_factory import make_failed, make_record
 from pqbench.app.sweep_state import (
     LOCK,
     PROGRESS,
+    Progress,
     Sweep,
     command_of,
     find_earlier,
     note_end,
     note_start,
     read_state,
-    view,
 )
 from pqbench.core.errors import ConfigError, OutputError
 
@@ -70,7 +70,29 @@ def test_view_counts_and_names_the_fastest(tmp_path: Path) -> None:
     note_end(tmp_path, "2", make_failed())
     with (tmp_path / PROGRESS).open("a") as file:
         file.write('{"job": "4", "sta')
-    text = view(tmp_path)
+    text = Progress(tmp_path).view()
     for words in ("3 of 5 done", "1 without a result", "1 running", "2 left, about"):
         assert words in text
     assert "fastest m · nncf_int8 · ort (2.50x, drop 0.4 pt)" in text
+
+
+def test_progress_reads_each_line_once_and_sees_a_sweep_begun_again(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, COMMAND, 3)
+    progress = Progress(tmp_path)
+    note_start(tmp_path, "0")
+    assert progress.view() == "0 of 3 done; 1 running"
+    lines = tmp_path / PROGRESS
+    note_end(tmp_path, "0", make_record("m", "ort", ("ort_int8",), speedup=1.5))
+    first = len(lines.read_bytes())
+    with lines.open("ab") as file:
+        file.write(b'{"job": "1", "status"')
+    assert progress.view().startswith("1 of 3 done; 2 left")
+    lines.write_bytes(b"x" * first + lines.read_bytes()[first:])  # is not read again
+    with lines.open("ab") as file:
+        file.write(b': "running", "at": 0}\n')
+    assert progress.view().startswith("1 of 3 done; 1 running; 2 left")
+    assert "fastest m" in progress.view()
+    sweep.finish()
+    Sweep(tmp_path, COMMAND, 3)
+    note_start(tmp_path, "0")
+    assert progress.view() == "0 of 3 done; 1 running"

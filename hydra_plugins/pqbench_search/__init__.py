@@ -12,6 +12,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
@@ -83,6 +85,9 @@ class RecipeSweeper(BasicSweeper):
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
+
+    def validate_batch_is_legal(self, batch: "Sequence[Sequence[str]]") -> None:
+        """Nothing to do: every job was composed and checked before the sweep's folder was made."""
 
     def split_arguments(  # type: ignore[override]  # static there: here it must know the recipes
         self, overrides: list[Override], max_batch_size: int | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,13 @@ from pqbench.app.run_folder import RunFolder, is_given, new_folder
 from pqbench.app.shown import as_given, scrub_folder
 from pqbench.app.sweep_state import (
     BusyError,
+    Progress,
     Sweep,
     command_of,
     find_earlier,
     note_end,
     note_start,
     unwritable_folder,
-    view,
 )
 from pqbench.core.errors import DataError, Status
 
@@ -50,19 +50,19 @@ def check_combinations(config: DictConfig) -> int | None:
         ConfigError: One of them is invalid.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from hydra_plugins.pqbench_search import RecipeSweeper
+    from pqbench.app.composition import sweep_loader
     from pqbench.app.recipe_settings import fit_to_recipes
 
+    loader = sweep_loader()
     plain = (BasicSweeper.__name__, RecipeSweeper.__name__)
     if config.hydra.sweeper._target_.rpartition(".")[2] not in plain:
         trials: int | None = config.hydra.sweeper.get("n_trials")
         return trials
     total = 0
     sweeper = BasicSweeper(max_batch_size=None, params=config.hydra.sweeper.params)
-    loader = GlobalHydra.instance().config_loader()
     arguments = [*sweeper._parse_config(), *as_given(config.hydra.overrides.task)]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
@@ -72,7 +72,7 @@ def check_combinations(config: DictConfig) -> int | None:
 
     for overrides in fit_to_recipes(jobs, steps_of):
         total += 1
-        job = loader.load_sweep_config(config, overrides)
+        job = loader.compose(config, overrides)
         check(_task(job))
     return total
 
@@ -114,10 +114,11 @@ class Results(Callback):
 
     _sweep: Sweep | None = None
     _run: RunFolder | None = None
+    _progress: Progress | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Launchers send callbacks to their workers; folders and their locks stay here."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_sweep", "_run")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_sweep", "_run", "_progress")}
 
     @ends_clearly("the run cannot start")
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -165,7 +166,9 @@ class Results(Callback):
         except DataError as error:
             log.warning("  %s", error)
             return
-        log.info("  [%s]", view(folder))
+        if self._progress is None or self._progress.folder != folder:
+            self._progress = Progress(folder)
+        log.info("  [%s]", self._progress.view())
 
     @ends_clearly("the summary cannot be made")
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -271,7 +274,7 @@ def _mlflow_pages(
 
 def _task(config: DictConfig) -> DictConfig:
     """The configuration of the experiment, without Hydra's own."""
-    task = copy.deepcopy(config)
+    task: DictConfig = pickle.loads(pickle.dumps(config, protocol=5))  # a quick deepcopy
     with read_write(task), open_dict(task):
         del task["hydra"]
     return task

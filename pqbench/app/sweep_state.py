@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -194,33 +196,65 @@ def _append(folder: Path, entry: dict[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def view(folder: Path) -> str:
-    """One line: done, running, failed and left, the time that is left, and the best so far."""
-    state = read_state(folder)
-    entries: dict[str, dict[str, Any]] = {}
-    text = (folder / PROGRESS).read_text(encoding="utf-8", errors="replace")
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-            entries[entry["job"]] = {"status": "failed", **entry}
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # a line that a dying process cut
-    ended = [e for e in entries.values() if e["status"] != "running"]
-    ok = sum(e["status"] == "ok" for e in ended)
-    running = len(entries) - len(ended)
-    of = f" of {state.total}" if state and state.total else ""
-    parts = [f"{len(ended)}{of} done", f"{len(ended) - ok} without a result" * (ok < len(ended))]
-    parts.append(f"{running} running" * bool(running))
-    if state and state.total:
-        left = max(0, state.total - len(ended))
-        if left and ended:
-            seconds = left * max(0.0, time.time() - state.started) / len(ended)
-            parts.append(f"{left} left, about {_duration(seconds)}")
-    best = max((e for e in ended if e.get("speedup")), key=lambda e: e["speedup"], default=None)
-    if best:
-        drop = "" if best["drop_pt"] is None else f", drop {best['drop_pt']:.1f} pt"
-        parts.append(f"fastest {best['title']} ({best['speedup']:.2f}x{drop})")
-    return "; ".join(part for part in parts if part)
+class Progress:
+    """How far a sweep has got, of whatever process runs its jobs; each line is read once.
+
+    Args:
+        folder: The sweep's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._begin()
+
+    def _begin(self) -> None:
+        self._read = self._inode = 0
+        self._status: dict[str, str] = {}
+        self._count: Counter[str] = Counter()
+        self._best: dict[str, Any] | None = None
+
+    def view(self) -> str:
+        """One line: done, running, failed and left, the time that is left, the best so far."""
+        self._read_on()
+        state = read_state(self.folder)
+        running, ok = self._count["running"], self._count["ok"]
+        ended = len(self._status) - running
+        of = f" of {state.total}" if state and state.total else ""
+        parts = [f"{ended}{of} done", f"{ended - ok} without a result" * (ok < ended)]
+        parts.append(f"{running} running" * bool(running))
+        if state and state.total:
+            left = max(0, state.total - ended)
+            if left and ended:
+                seconds = left * max(0.0, time.time() - state.started) / ended
+                parts.append(f"{left} left, about {_duration(seconds)}")
+        best = self._best
+        if best:
+            drop = "" if best["drop_pt"] is None else f", drop {best['drop_pt']:.1f} pt"
+            parts.append(f"fastest {best['title']} ({best['speedup']:.2f}x{drop})")
+        return "; ".join(part for part in parts if part)
+
+    def _read_on(self) -> None:
+        with (self.folder / PROGRESS).open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_size < self._read or self._inode not in (0, stat.st_ino):
+                self._begin()  # the sweep was begun again
+            self._inode = stat.st_ino
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(end)
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            try:
+                entry = {"status": "failed", **json.loads(line)}
+                job, status = str(entry["job"]), str(entry["status"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # a line that a dying process cut
+            if job in self._status:
+                self._count[self._status[job]] -= 1
+            self._status[job] = status
+            self._count[status] += 1
+            ended = status != "running" and entry.get("speedup")
+            if ended and (self._best is None or entry["speedup"] > self._best["speedup"]):
+                self._best = entry
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,11 @@ wall time and, for a machine that has other work, the processor time of the comm
 The fixed cost of a cell is the wall time of a command that finds everything but the timing, less
 its timed calls; it is split by when the command's files were written.
 
-    python scripts/bench/timing/fixed_costs.py [--only help] [--repeats 5] [--cells 8]
+The other figures are those of single functions: the cache, a data set's listing, histogram
+calibration against the bare library, prepared images. ``growth.py`` says how they grow.
+
+    python scripts/bench/timing/fixed_costs.py [--only help cell] [--repeats 5] [--cells 8]
+        [--images data/imagenette2-320]
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(Path(__file__).parent)]
+import costs_in_process  # noqa: E402
 import tiny_sweep as tiny  # noqa: E402
 
 BARE = """
@@ -127,6 +132,54 @@ def cell(folder: Path, backend: str) -> None:
     )
 
 
+def backends(folder: Path) -> None:
+    """``--backends``: which can run here."""
+    taken = [cost([sys.executable, "-m", "pqbench", "--backends"], folder) for _ in range(2)]
+    print(f"--backends: {taken[-1].wall:.1f} s, {taken[-1].cpu:.1f} s of CPU", flush=True)
+
+
+def cache_and_listing(folder: Path) -> None:
+    """``Cache.keep`` among 3,000 entries, an entry found again, the listing of 20,000 files."""
+    ((count, seconds),) = costs_in_process.keep_seconds(folder / "entries", [3000]).items()
+    print(f"cache.keep among {count:,} entries: {seconds * 1e3:.1f} ms", flush=True)
+    taken = costs_in_process.lookup_seconds(folder / "large", 1024)
+    again = ", ".join(f"{s:.2f}" for s in taken)
+    print(f"an entry of 1 GiB found, three times in one process: {again} s", flush=True)
+    costs_in_process.make_images(folder / "many", 20_000)
+    listed, hashed, bare = (s / 0.02 for s in costs_in_process.listing_seconds(folder / "many"))
+    print(
+        f"listing of 20,000 files, us per file: {listed:.1f} and its hash {hashed:.1f}; "
+        f"os.scandir with a stat of each {bare:.1f}",
+        flush=True,
+    )
+
+
+def calibration(folder: Path) -> None:
+    """Entropy and percentile calibration against the bare library, in turns."""
+    costs_in_process.prepare_calibration(folder)
+    for method in ("entropy", "percentile"):
+        for count in (10, 40):
+            (bare, bare_mb), (ours, ours_mb) = (
+                costs_in_process.calibration_cost(folder, method, count, kind)
+                for kind in (True, False)
+            )
+            print(
+                f"ort_int8 method={method}, {count} images: {ours:.1f} s and {ours_mb:.0f} MiB; "
+                f"the bare library {bare:.1f} s and {bare_mb:.0f} MiB: {ours / bare:.2f} times",
+                flush=True,
+            )
+
+
+def images(folder: Path, root: Path, threads: int = 2) -> None:
+    """Images prepared per second."""
+    rates = [costs_in_process.images_per_second(root, folder, 1000, threads) for _ in range(3)]
+    ours, bare = (statistics.median(r[kind] for r in rates) for kind in (0, 1))
+    print(
+        f"images prepared with {threads} threads: {ours:.0f}/s; decoding alone {bare:.0f}/s",
+        flush=True,
+    )
+
+
 def moments_between(run: Path) -> float:
     """From the record of the baseline to that of the cell, in s."""
     return (run / "record.json").stat().st_mtime - (
@@ -154,22 +207,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("help", "stage", "cell", "found"))
+    parts = ("help", "backends", "stage", "cell", "found", "cache", "calibration", "images")
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--images", type=Path, help="a folder of JPEG files; none: left out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         tiny.prepare(folder)
-        if args.only in (None, "help"):
+        if "help" in args.only:
             start_up(folder, args.repeats)
-        if args.only in (None, "stage"):
+        if "backends" in args.only:
+            backends(folder)
+        if "stage" in args.only:
             print(f"first stage after {first_stage(folder):.2f} s", flush=True)
-        if args.only in (None, "cell"):
+        if "cell" in args.only:
             for backend in ("ort", "torch"):
                 cell(folder, backend)
-        if args.only in (None, "found"):
+        if "found" in args.only:
             found_again(folder, args.cells)
+        if "cache" in args.only:
+            cache_and_listing(folder)
+        if "calibration" in args.only:
+            calibration(folder)
+        if "images" in args.only and args.images is not None:
+            images(folder, args.images)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""A sweep composes each job once, reads each file once, and gets what Hydra itself composes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins import pqbench_search
+from pqbench.app import job
+from pqbench.app.arguments import config_folder
+from pqbench.app.callbacks import check_combinations
+from pqbench.app.composition import SweepLoader, share_store, sweep_loader
+from pqbench.core.errors import ConfigError
+
+JOBS = [
+    ["model=resnet18", f"compress={compress}", f"seed={seed}", "backend=ort"]
+    for compress in ("none", "[prune,ort_int8]")
+    for seed in (0, 1)
+]
+SWEEP = ["model=resnet18", "compress=none,[prune,ort_int8]", "seed=0,1", "backend=ort"]
+
+
+@pytest.fixture
+def hydra() -> Iterator[Hydra]:
+    state = copy.copy(Singleton.get_state())
+    assert callable(job.run)  # importing it makes the schema known
+    pqbench_search.register()
+    GlobalHydra.instance().clear()
+    yield Hydra.create_main_hydra2("pqbench", create_config_search_path(str(config_folder())))
+    GlobalHydra.instance().clear()
+    Singleton.set_state(state)
+
+
+def composed(hydra: Hydra, *overrides: str) -> DictConfig:
+    return hydra.compose_config(
+        "config", list(overrides), RunMode.MULTIRUN, with_log_configuration=False
+    )
+
+
+def as_text(config: DictConfig) -> str:
+    return OmegaConf.to_yaml(config, resolve=False)
+
+
+def test_each_job_is_composed_once_and_as_hydra_composes_it(hydra: Hydra) -> None:
+    master = composed(hydra, *SWEEP)
+    plain = hydra.config_loader
+    assert isinstance(plain, ConfigLoaderImpl)
+    assert check_combinations(master) == len(JOBS)
+    loader = hydra.config_loader
+    assert isinstance(loader, SweepLoader)
+    assert (loader.composed, loader.merged) == (4, 2)
+    master.hydra.sweep.dir = "elsewhere/sweep_2"  # where a sweep goes is known after the check
+    master.hydra.overrides.hydra.append("hydra.sweep.dir='elsewhere/sweep_2'")
+    for overrides in JOBS:
+        ours = loader.load_sweep_config(master, list(overrides))
+        theirs = plain.load_sweep_config(master, list(overrides))
+        assert as_text(ours) == as_text(theirs)
+        assert ours.hydra.sweep.dir == "elsewhere/sweep_2"
+        assert OmegaConf.is_struct(ours) == OmegaConf.is_struct(theirs)
+        assert OmegaConf.get_cache(ours) == OmegaConf.get_cache(theirs)
+        assert ours._metadata.object_type is theirs._metadata.object_type
+    assert loader.composed == len(JOBS)
+
+
+def test_job_that_was_not_checked_before_is_composed_from_the_same_files(hydra: Hydra) -> None:
+    master = composed(hydra, *SWEEP)
+    plain, loader = hydra.config_loader, sweep_loader()
+    assert sweep_loader() is loader
+    for seed in range(3):
+        overrides = ["model=resnet18", "compress=prune", f"seed={seed}"]
+        ours = loader.load_sweep_config(master, overrides)
+        assert as_text(ours) == as_text(plain.load_sweep_config(master, overrides))
+    assert (loader.composed, loader.merged) == (3, 1)
+
+
+def test_a_job_changes_nothing_of_the_next(hydra: Hydra) -> None:
+    master, loader = composed(hydra, *SWEEP), sweep_loader()
+    first = loader.load_sweep_config(master, JOBS[0])
+    text = as_text(first)
+    first.model.name = "changed"
+    first.hydra.sweep.dir = "changed"
+    assert as_text(loader.load_sweep_config(master, JOBS[0])) == text
+
+
+def test_invalid_job_is_refused_when_it_is_checked(hydra: Hydra) -> None:
+    master = composed(hydra, "model=resnet18", "protocol.processes=1,0")
+    with pytest.raises(ConfigError, match="processes"):
+        check_combinations(master)
+
+
+def test_copied_sources_share_the_store_and_list_the_same(hydra: Hydra) -> None:
+    loader = hydra.config_loader
+    before = {group: loader.get_group_options(group) for group in ("model", "hydra/sweeper")}
+    share_store()
+    assert isinstance(loader, ConfigLoaderImpl)
+    assert isinstance(loader.repository, ConfigRepository)
+    copied = copy.deepcopy(loader.repository)
+    assert copied.get_schema_source().store is ConfigStore.instance()  # type: ignore[attr-defined]
+    assert {group: loader.get_group_options(group) for group in before} == before
