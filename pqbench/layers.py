@@ -15,10 +15,9 @@ import contextlib
 import io
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pqbench.app.arguments import config_folder
 from pqbench.app.trust import check_trust
@@ -28,7 +27,7 @@ from pqbench.core.errors import ConfigError, DataError, PqbenchError, Unsupporte
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
 from pqbench.core.terminal import open_streams
-from pqbench.experiment.config import from_plain, register
+from pqbench.experiment.config import ExperimentConfig, from_plain, register
 from pqbench.experiment.scored_split import scored_split
 from pqbench.machine import device_lock as lock
 from pqbench.report.layers import LayerTable, layer_table
@@ -186,14 +185,17 @@ def measure(
         raise UnsupportedError(
             "these models have different inputs: no layer of one is one of another"
         )
-    devices = {str(side.record.config["backend"].get("device", "cpu")).lower() for side in sides}
+    devices = {str(config.backend.get("device", "cpu")).lower() for config in configs}
     if len(devices) > 1:
         raise UnsupportedError(f"these ran on {' and '.join(sorted(devices))}")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         work = Path(name)
         split = scored_split(configs[0], work / "split", SAMPLES)
         timing, profiling = (
-            [_launch(side, split.folder, work, batch_size, kind, stack) for side in sides]
+            [
+                _launch(side, config, split.folder, work, batch_size, kind, stack)
+                for side, config in zip(sides, configs, strict=True)
+            ]
             for kind in ("timed", "profiled")
         )
         with lock.timing(devices.pop()):
@@ -201,15 +203,20 @@ def measure(
 
 
 def _launch(
-    side: Side, split: Path, work: Path, batch_size: int, kind: str, stack: contextlib.ExitStack
+    side: Side,
+    config: ExperimentConfig,
+    split: Path,
+    work: Path,
+    batch_size: int,
+    kind: str,
+    stack: contextlib.ExitStack,
 ) -> SessionWorker:
-    config: Mapping[str, Any] = side.record.config
     worker = SessionWorker.launch(
-        backend=config["backend"],
+        backend=config.backend,
         artifact=side.artifact,
         split=split,
         batch_sizes=[batch_size],
-        threads=int(config["threads"]),
+        threads=config.threads,
         log=work / f"{kind}.log",
         timeout_s=TIMEOUT_S,
         name=side.name,

@@ -115,17 +115,83 @@ class RecipeConf(BasicSweeperConf):
     _target_: str = "hydra_plugins.pqbench_search.RecipeSweeper"
 
 
+@dataclass
+class RaceConf:
+    """The node ``hydra.sweeper`` of ``search=best``; see ``conf/search/best.yaml``.
+
+    Attributes:
+        budget: Longest time, as ``90s``, ``30m`` or ``2h``; a look that has begun is finished.
+        n_jobs: Looks at once, for launchers that run several.
+        looks: Overrides of each look, the cheapest first; the full measurement comes after them.
+        params: The space: overrides by key, in Hydra's words for lists.
+        max_batch_size: Not used.
+    """
+
+    _target_: str = "hydra_plugins.pqbench_search.RaceSweeper"
+    budget: str = "30m"
+    n_jobs: int = 1
+    looks: list[list[str]] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    max_batch_size: int | None = None
+
+
+class RaceSweeper(RecipeSweeper):
+    """Looks at all cells cheaply and at the promising ones closely; see :mod:`pqbench.app.race`."""
+
+    def __init__(
+        self,
+        budget: str,
+        n_jobs: int,
+        looks: list[list[str]],
+        max_batch_size: "int | None" = None,
+        params: "DictConfig | None" = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.budget, self.n_jobs, self.looks = budget, n_jobs, looks
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Race until one cell is the answer or the budget is spent."""
+        from pathlib import Path
+
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        from pqbench.app.race_run import RaceRun, earlier_records, seconds_of
+
+        assert self.config is not None and self.hydra_context is not None
+        assert self.launcher is not None
+        config, loader = self.config, self.hydra_context.config_loader
+        budget_s = seconds_of(self.budget)
+        given = [*self._parse_config(), *arguments]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
+        jobs = [job for batch in self.split_arguments(overrides, None) for job in batch]
+        margins: Any = OmegaConf.to_object(config.claim)
+        return RaceRun(
+            Path(config.hydra.sweep.dir),
+            self.launcher,
+            jobs,
+            lambda job: loader.load_sweep_config(config, job),
+            looks=self.looks,
+            budget_s=budget_s,
+            n_jobs=self.n_jobs,
+            margins=margins,
+            earlier=earlier_records(Path(config.outputs)),
+        ).run()
+
+
 def register() -> None:
-    """Make both sweepers known to Hydra, the second in the place of its own ``basic``."""
+    """Make the sweepers known to Hydra, ``RecipeSweeper`` in the place of its own ``basic``."""
     from hydra.core.plugins import Plugins
 
-    for sweeper in (SearchSweeper, RecipeSweeper):
+    for sweeper in (SearchSweeper, RecipeSweeper, RaceSweeper):
         Plugins.instance().register(sweeper)  # Hydra's scan does not see an editable install
     ConfigStore.instance().store(
         group="hydra/sweeper", name="basic", node=RecipeConf, provider="pqbench"
     )
 
 
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="pqbench_race", node=RaceConf, provider="pqbench"
+)
 ConfigStore.instance().store(
     group="hydra/sweeper", name="pqbench_search", node=SearchConf, provider="pqbench"
 )

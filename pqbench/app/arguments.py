@@ -55,7 +55,7 @@ def prepare(arguments: list[str]) -> list[str]:
 
         print_backends(config_folder())
         sys.exit(0)
-    arguments = _options_first(arguments)
+    arguments = _with_budget(_options_first(arguments))
     if not any(a in MULTIRUN for a in arguments):
         return arguments
     rest = [a for a in arguments if a not in MULTIRUN]
@@ -64,6 +64,17 @@ def prepare(arguments: list[str]) -> list[str]:
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
     return ["-m", *each_by_job(rest)]
+
+
+def _with_budget(arguments: list[str]) -> list[str]:
+    """``budget=30m`` beside ``search=best`` as Hydra knows it; that search is a sweep by itself."""
+    if "search=best" not in arguments:
+        return arguments
+    found = [
+        f"hydra.sweeper.{argument}" if argument.startswith("budget=") else argument
+        for argument in arguments
+    ]
+    return found if any(a in MULTIRUN for a in found) else ["-m", *found]
 
 
 def _check_options(arguments: list[str]) -> None:

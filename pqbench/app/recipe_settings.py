@@ -25,7 +25,8 @@ def each_by_job(arguments: Sequence[str]) -> list[str]:
 
     Hydra applies what is not swept over before there are jobs, to the recipe of the defaults.
     """
-    if any(a.startswith(("search=", "hydra/sweeper=")) for a in arguments):
+    own = ("search=", "hydra/sweeper=")
+    if any(a.startswith(own) and a != "search=best" for a in arguments):
         return list(arguments)  # those choose in their own way
     return [_choice(a) if step_of(a) and "=" in a else a for a in arguments]
 

@@ -16,6 +16,7 @@ from pqbench.report.environments import record_keys
 
 log = logging.getLogger(__name__)
 
+LOOKS = "looks"  # folder of a sweep for what a search only looked at
 _MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -37,6 +38,8 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
             continue  # MLflow's copy of a record
         if path.relative_to(root).parts[-4:-2] == ("cache", "records"):
             continue  # the cache's copy
+        if LOOKS in path.relative_to(root).parts[:-2]:
+            continue  # a search looked at it cheaply: that is no result
         try:
             record = Record.load(path)
         except DataError as error:

@@ -1,0 +1,244 @@
+"""A race on its way: looks are launched, records read back, the trail is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pqbench.app.race import Entrant, Race
+from pqbench.core import interrupt
+from pqbench.core.errors import ConfigError, DataError, PqbenchError
+from pqbench.core.files import read_limited, write_json
+from pqbench.core.margins import Margins
+from pqbench.core.record import Record
+from pqbench.report.load import LOOKS, find_records
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from omegaconf import DictConfig
+
+log = logging.getLogger("pqbench")
+
+FILE = "search.json"
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds of ``90s``, ``30m`` or ``2h``.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    if found is None or float(found[1]) <= 0:
+        raise ConfigError(f"budget={budget} is not possible", hint="write it as 90s, 30m or 2h")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the trail.
+
+    Attributes:
+        at_s: Seconds of the search, all its attempts together.
+        cell: What was chosen.
+        look: Number of the look, from 1; 0 where a cell fell by another's look.
+        status: Of the look.
+        ms: Time per call as it was then known, with both ends; None: unknown.
+        drop: Lost, gained and all samples; None: unknown.
+        dropped: Why the cell is out since then; empty if it is not.
+    """
+
+    at_s: float
+    cell: str
+    look: int
+    status: str
+    ms: tuple[float, float, float] | None
+    drop: tuple[int, int, int] | None
+    dropped: str
+
+
+class RaceRun:
+    """Launches the looks of a race.
+
+    Args:
+        folder: Of the sweep.
+        launcher: Hydra's launcher, set up.
+        jobs: The cells: overrides of each.
+        composed: Composes the configuration of some overrides.
+        looks: Overrides of each look, the cheapest first; the full measurement has none.
+        budget_s: Longest time; a look that has begun is finished.
+        n_jobs: Looks at once, for launchers that run several.
+        margins: The question.
+        earlier: Records of this machine from before, for what to look at first.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        launcher: Launcher,
+        jobs: Sequence[Sequence[str]],
+        composed: Callable[[list[str]], DictConfig],
+        *,
+        looks: Sequence[Sequence[str]],
+        budget_s: float,
+        n_jobs: int,
+        margins: Margins,
+        earlier: Sequence[Record] = (),
+    ) -> None:
+        if len(jobs) < 2:
+            raise ConfigError(
+                "the search has nothing to choose from",
+                hint="give a sweep such as compress=none,nncf_int8,ort_int8 backend=ort,openvino",
+            )
+        self.folder, self.launcher = folder, launcher
+        self.looks = [list(look) for look in looks]
+        self.budget_s, self.n_jobs = budget_s, max(1, n_jobs)
+        self.short: dict[int, list[str]] = {}
+        known = _known(earlier)
+        entrants = []
+        for number, job in enumerate(jobs):
+            config = composed(list(job))
+            steps = config.get("compress") or {}
+            trains = [name for name, step in steps.items() if "max_steps" in step]
+            self.short[number] = [f"compress.{name}.max_steps=1" for name in trains]
+            group = f"{config.model.name} · {config.dataset.name}"
+            what = (str(config.model.name), "+".join(steps) or "none", str(config.backend.name))
+            entrants.append(
+                Entrant(
+                    number, tuple(job), group, str(config.backend.name), bool(trains),
+                    known.get(what),
+                )
+            )  # fmt: skip
+        self.race = Race(entrants, len(self.looks) + 1, margins)
+        self.trail: list[Step] = []
+        self.launched = 0
+        self.spent_s = 0.0
+
+    def run(self) -> list[list[Any]]:
+        """Look until all is decided or the budget is spent.
+
+        Returns:
+            Hydra's job returns, by batch.
+        """
+        before = self._spent_before()
+        started = time.monotonic()
+        returns = []
+        while True:
+            interrupt.check()
+            self.spent_s = max(before, time.monotonic() - started)
+            chosen = self.race.next(self.n_jobs)
+            if not chosen:
+                break
+            if self.spent_s >= self.budget_s:
+                log.info("the budget is spent: %d cells are not decided", len(self._open()))
+                break
+            returns.append(self._look(chosen))
+            self.spent_s = max(before, time.monotonic() - started)
+            for entrant in self.race.settle():
+                self._note(entrant, 0, "")
+            self._save()
+        self._save()
+        for line in self.lines():
+            log.info("%s", line)
+        return returns
+
+    def _look(self, chosen: Sequence[Entrant]) -> list[Any]:
+        overrides = []
+        for place, entrant in enumerate(chosen):
+            extra: list[str] = []
+            if entrant.looks < len(self.looks):
+                number = self.launched + place
+                extra = [*self.looks[entrant.looks], "tracking.enabled=false"]
+                extra.append(f"hydra.sweep.subdir={LOOKS}/{number}_look{entrant.looks + 1}")
+                if entrant.looks == 0:
+                    extra += self.short[entrant.number]
+            overrides.append([*entrant.overrides, *extra])
+        jobs = list(self.launcher.launch(overrides, initial_job_idx=self.launched))
+        self.launched += len(jobs)
+        for entrant, job in zip(chosen, jobs, strict=True):
+            _ = job.return_value  # raises what ended the job
+            if job.hydra_cfg is None:
+                raise PqbenchError("the launcher does not say where an experiment went")
+            record = _read(Path(str(job.hydra_cfg.hydra.runtime.output_dir)))
+            self.race.tell(entrant, record)
+            self._note(entrant, entrant.looks, record.status if record else "failed")
+        return jobs
+
+    def _note(self, entrant: Entrant, look: int, status: str) -> None:
+        ms = self.race.milliseconds(entrant)
+        self.trail.append(
+            Step(
+                round(self.spent_s, 1), entrant.name, look, str(status), ms, entrant.drop,
+                entrant.dropped,
+            )
+        )  # fmt: skip
+        if entrant.dropped:
+            log.info("  dropped: %s: %s", entrant.name, entrant.dropped)
+
+    def _spent_before(self) -> float:
+        """Seconds that an earlier attempt in this folder took; what it found is found again."""
+        try:
+            spent = json.loads(read_limited(self.folder / FILE))["spent_s"]
+        except (DataError, ValueError, KeyError, TypeError):
+            return 0.0
+        return float(spent) if isinstance(spent, int | float) else 0.0
+
+    def _open(self) -> list[Entrant]:
+        return [e for e in self.race.entrants if not e.dropped and e.looks < self.race.looks]
+
+    def _save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.folder / FILE,
+            {
+                "kind": "best",
+                "spent_s": round(self.spent_s, 1),
+                "budget_s": self.budget_s,
+                "cells": len(self.race.entrants),
+                "full": sum(e.looks == self.race.looks for e in self.race.entrants),
+                "undecided": [e.name for e in self._open()],
+                "trail": [asdict(step) for step in self.trail],
+            },
+        )
+
+    def lines(self) -> list[str]:
+        """The search in a few lines."""
+        everyone = self.race.entrants
+        full = [e for e in everyone if e.looks == self.race.looks]
+        said = (
+            f"Search: {len(everyone)} cells, {len(full)} measured in full, "
+            f"{sum(bool(e.dropped) for e in everyone)} dropped on evidence, "
+            f"{len(self._open())} not decided ({self.folder / FILE})"
+        )
+        return [said]
+
+
+def _read(folder: Path) -> Record | None:
+    try:
+        return Record.load(folder)
+    except DataError:
+        return None
+
+
+def _known(records: Sequence[Record]) -> Mapping[tuple[str, str, str], float]:
+    """Milliseconds per call at the smallest batch size, by model, recipe and backend."""
+    found = {}
+    for record in records:
+        first = min(record.latency, key=lambda x: x.batch_size, default=None)
+        if record.ok and first is not None:
+            what = record.experiment
+            found[what.model, "+".join(what.recipe) or "none", what.backend] = first.p50_ms
+    return found
+
+
+def earlier_records(outputs: Path) -> list[Record]:
+    """Records that the cache of this machine keeps."""
+    kept = outputs / "cache" / "records"
+    return [record for record, _ in find_records(kept)] if kept.is_dir() else []

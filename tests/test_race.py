@@ -1,0 +1,281 @@
+"""``search=best`` finds the answer of the whole sweep at a fraction of its cost, and says why."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+from record_factory import START_SPREAD, make_failed, make_record
+
+from pqbench.app.arguments import prepare
+from pqbench.app.race import Entrant, Race
+from pqbench.app.race_run import FILE, RaceRun, seconds_of
+from pqbench.core.errors import ConfigError
+from pqbench.core.margins import Margins
+from pqbench.core.record import Record
+from pqbench.report.load import LOOKS, find_records
+
+LOOKS_OF = [["dataset.limit=100"], ["dataset.limit=500"], ["protocol.processes=3"]]
+COST = {
+    "look 1": 5.0,
+    "look 2": 8.0,
+    "look 3": 20.0,
+    "full": 75.0,
+}  # s: four batch sizes in full, else one
+TRAINING_S = 100.0
+SAMPLES = {"look 1": 100, "look 2": 500, "look 3": 3925, "full": 3925}
+STARTS = {"look 1": 2, "look 2": 3, "look 3": 3, "full": 8}
+BASE_MS = {"torch": 20.0, "ort": 9.0, "openvino": 8.0}
+
+
+@dataclass
+class World(Launcher):
+    """A space whose truth is known: speedup and drop of each recipe on each runtime."""
+
+    folder: Path
+    seed: int
+    recipes: tuple[str, ...] = tuple(f"r{i}" for i in range(9))
+    models: tuple[str, ...] = ("small", "large")
+    cost_s: float = 0.0
+    trained: set[str] = field(default_factory=set)
+    launched: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        self.rng = np.random.default_rng(self.seed + 1000)
+        self.truth = {}
+        for model in self.models:
+            for backend in BASE_MS:
+                for number, recipe in enumerate(self.recipes):
+                    trains = number % 3 == 2
+                    speed = math.exp(rng.normal(0.2 + 0.25 * trains, 0.35))
+                    drop = abs(rng.normal(0, 0.02 + 0.04 * trains))
+                    self.truth[model, recipe, backend] = (speed, drop)
+                self.truth[model, "none", backend] = (1.0, 0.0)
+
+    def jobs(self) -> list[list[str]]:
+        return [
+            [f"model={m}", f"compress={r}", f"backend={b}"]
+            for m in self.models
+            for r in ("none", *self.recipes)
+            for b in BASE_MS
+        ]
+
+    def trains(self, recipe: str) -> bool:
+        return recipe != "none" and int(recipe[1:]) % 3 == 2
+
+    def compose(self, job: list[str]) -> Any:
+        chosen = dict(o.split("=", 1) for o in job)
+        recipe = chosen["compress"]
+        step = {"max_steps": None} if self.trains(recipe) else {}
+        compress = {} if recipe == "none" else {recipe: step}
+        names = {key: {"name": chosen[key]} for key in ("model", "backend")}
+        return OmegaConf.create({**names, "dataset": {"name": "photos"}, "compress": compress})
+
+    def setup(self, **kwargs: Any) -> None: ...
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        returns = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            self.launched.append(list(overrides))
+            subdir = next((o for o in overrides if o.startswith("hydra.sweep.subdir=")), "")
+            look = f"look {subdir[-1]}" if subdir else "full"
+            folder = self.folder / (subdir.partition("=")[2] or str(number))
+            folder.mkdir(parents=True, exist_ok=True)
+            self.record(overrides, look).save(folder)
+            cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+            job = JobReturn(hydra_cfg=cfg, status=JobStatus.COMPLETED)
+            returns.append(job)
+        return returns
+
+    def record(self, overrides: Sequence[str], look: str) -> Record:
+        chosen = dict(o.split("=", 1) for o in overrides if not o.startswith("hydra"))
+        model, recipe, backend = chosen["model"], chosen["compress"], chosen["backend"]
+        shortened = f"compress.{recipe}.max_steps=1" in overrides
+        self.cost_s += COST[look]
+        if self.trains(recipe) and not shortened and f"{model}{recipe}" not in self.trained:
+            self.trained.add(f"{model}{recipe}")  # found in the cache by the other runtimes
+            self.cost_s += TRAINING_S
+        speed, drop = self.truth[model, recipe, backend]
+        drop = 0.5 if shortened else drop
+        level = BASE_MS[backend] * math.exp(self.rng.normal(0, 0.04))
+        shape = () if recipe == "none" else (recipe,)
+        made = make_record(model, backend, shape, ms=level / speed, speedup=speed, batches=(1,))
+        count = SAMPLES[look]
+        for gain in made.speedup:
+            gain.baseline_p50_ms = level
+            gain.start_ratios = list(speed * np.exp(self.rng.normal(0, 0.015, STARTS[look])))
+            gain.ratio = float(np.exp(np.mean(np.log(gain.start_ratios))))
+        if shape and made.accuracy and made.accuracy.against_baseline:
+            made.accuracy.count = count
+            # Every look scores the same samples, from the first on.
+            key = zlib.crc32(f"{self.seed}{model}{recipe}{backend}".encode())
+            answered = np.random.default_rng(key).random((2, SAMPLES["full"]))[:, :count]
+            made.accuracy.against_baseline.lost = int((answered[0] < drop + 0.002).sum())
+            made.accuracy.against_baseline.gained = int((answered[1] < 0.002).sum())
+        return made
+
+    def time_of(self, entrant: Entrant) -> float:
+        chosen = dict(o.split("=", 1) for o in entrant.overrides)
+        key = (chosen["model"], chosen["compress"], chosen["backend"])
+        return BASE_MS[key[2]] / self.truth[key][0]
+
+
+def race(world: World, budget_s: float = 1e9, **options: Any) -> RaceRun:
+    return RaceRun(
+        world.folder, world, world.jobs(), world.compose,
+        looks=LOOKS_OF, budget_s=budget_s, n_jobs=1, margins=Margins(), **options,
+    )  # fmt: skip
+
+
+def answers(world: World, entrants: Sequence[Entrant]) -> dict[str, float]:
+    """True milliseconds of the fastest cell of each model that keeps its claims."""
+    return {
+        model: min(
+            world.time_of(e) for e in entrants if e.holds and f"model={model}" in e.overrides
+        )
+        for model in world.models
+    }
+
+
+def exhaustive(folder: Path, seed: int) -> tuple[World, dict[str, float]]:
+    """Everything measured in full."""
+    world = World(folder, seed)
+    entrants = [
+        Entrant(i, tuple(job), job[0], job[2].partition("=")[2])
+        for i, job in enumerate(world.jobs())
+    ]
+    state = Race(entrants, 1, Margins())
+    for entrant in entrants:
+        state.tell(entrant, world.record(entrant.overrides, "full"))
+    return world, answers(world, entrants)
+
+
+def test_race_finds_the_sweeps_answer_at_a_quarter_of_its_cost(tmp_path: Path) -> None:
+    good, costs = 0, []
+    for seed in range(5):
+        world = World(tmp_path / str(seed), seed)
+        assert len(world.jobs()) == 60
+        run = race(world)
+        run.run()
+        whole, wanted = exhaustive(tmp_path / f"{seed} whole", seed)
+        costs.append(world.cost_s / whole.cost_s)
+        found = answers(world, run.race.entrants)
+        # the same, or one that cannot be told from it: within 4 % of its time
+        good += all(found[model] <= 1.04 * wanted[model] for model in world.models)
+    assert good >= 4
+    assert sum(costs) / len(costs) < 0.25
+
+
+def test_race_judges_the_drop_on_its_bound_not_on_the_point(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0",), models=("small",))
+    for backend in BASE_MS:
+        world.truth["small", "r0", backend] = (2.0, 0.009)  # within the margin, not shown to be
+    run = race(world)
+    run.run()
+    quick = [e for e in run.race.entrants if "compress=r0" in e.overrides]
+    assert all(not e.holds for e in quick)
+    assert not any("loses more" in e.dropped for e in quick)
+
+
+def test_race_drops_nobody_for_what_a_shortened_training_gave(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0", "r1", "r2"), models=("small",))
+    for backend in BASE_MS:
+        world.truth["small", "r2", backend] = (4.0, 0.0)  # trains, and is by far the best
+    run = race(world)
+    run.run()
+    winner = min((e for e in run.race.entrants if e.holds), key=world.time_of)
+    assert "compress=r2" in winner.overrides
+    shortened = [o for o in world.launched if "compress.r2.max_steps=1" in o]
+    assert len(shortened) == len(BASE_MS)
+
+
+def test_race_keeps_looks_out_of_reports_and_writes_its_trail(tmp_path: Path) -> None:
+    world = World(tmp_path, 1, recipes=("r0", "r1"), models=("small",))
+    run = race(world)
+    run.run()
+    full = [e for e in run.race.entrants if e.looks == 4]
+    assert len(find_records(tmp_path)) == len(full) < len(world.jobs())
+    assert len(find_records(tmp_path / LOOKS)) == len(world.launched) - len(full)
+    kept = json.loads((tmp_path / FILE).read_text())
+    assert kept["cells"] == 9 and kept["full"] == len(full) and kept["undecided"] == []
+    fallen = [step for step in kept["trail"] if step["dropped"]]
+    assert len(fallen) == sum(bool(e.dropped) for e in run.race.entrants)
+    assert all(step["dropped"] for step in fallen)
+    assert "9 cells" in run.lines()[0]
+
+
+def test_race_chooses_the_same_again_and_stops_at_its_budget(tmp_path: Path) -> None:
+    first, second = World(tmp_path / "a", 2), World(tmp_path / "b", 2)
+    race(first).run()
+    race(second).run()
+    assert first.launched == second.launched
+    third = World(tmp_path / "c", 2)
+    stopped = race(third, budget_s=1e-9)
+    stopped.run()
+    assert not third.launched
+    assert "60 not decided" in stopped.lines()[0]
+
+
+def test_race_looks_first_at_what_was_fast_before(tmp_path: Path) -> None:
+    world = World(tmp_path, 3, recipes=("r0", "r1"), models=("small",))
+    earlier = [make_record("small", "ort", ("r1",), ms=0.5), make_record("small", "ort", (), ms=4)]
+    run = race(world, earlier=earlier)
+    run.run()
+    assert world.launched[0][:3] == ["model=small", "compress=r1", "backend=ort"]
+    assert world.launched[1][:3] == ["model=small", "compress=none", "backend=ort"]
+
+
+def test_race_tells_what_has_no_result() -> None:
+    entrants = [Entrant(0, ("a",), "g", "ort"), Entrant(1, ("b",), "g", "ort")]
+    state = Race(entrants, 3, Margins())
+    state.tell(entrants[0], make_failed())
+    state.tell(entrants[1], None)
+    assert entrants[0].dropped.startswith("unavailable: TensorRT needs an NVIDIA GPU")
+    assert entrants[1].dropped == "failed: no record"
+    assert state.next(2) == []
+
+
+def test_race_drops_what_is_slower_than_a_cell_that_keeps_its_claims() -> None:
+    entrants = [Entrant(i, (n,), "g", "ort") for i, n in enumerate("abc")]
+    state = Race(entrants, 1, Margins())
+    for entrant, speed in zip(entrants, (3.0, 1.5, 2.95), strict=True):
+        made = make_record("m", "ort", ("x",), ms=6 / speed, speedup=speed, batches=(1,))
+        assert made.accuracy and made.accuracy.against_baseline and len(START_SPREAD) > 2
+        made.accuracy.count = 4000
+        made.accuracy.against_baseline.lost = made.accuracy.against_baseline.gained = 1
+        state.tell(entrant, made)
+    for entrant in entrants[1:]:
+        entrant.holds, entrant.looks = False, 0
+    assert [e.number for e in state.settle()] == [1, 2]
+    assert "2.00 times the time of a" in entrants[1].dropped
+    assert entrants[0].holds and not entrants[0].dropped
+
+
+@pytest.mark.parametrize("text, seconds", [("90s", 90), ("30m", 1800), ("1.5h", 5400)])
+def test_budget_is_read_in_seconds_minutes_hours(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "m", "-3m", "0m", "3 weeks", ""])
+def test_budget_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write it as 90s, 30m or 2h"):
+        seconds_of(text)
+
+
+def test_budget_beside_search_best_goes_to_the_sweeper() -> None:
+    assert prepare(["search=best", "budget=30m"]) == [
+        "-m", "search=best", "hydra.sweeper.budget=30m",
+    ]  # fmt: skip
