@@ -10,7 +10,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import docs_pages  # noqa: E402
 
-WIDE = "predecessors/", "models.md", "golden.md", "compression_measured.md", "comparison.md"
+WIDE = (
+    *("predecessors/", "models.md", "golden.md", "compression_measured.md", "comparison.md"),
+    "options/model.md",
+)
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,17 @@ def options_page() -> str:
         "",
         "Keys without a group: `threads=2`, `claim.max_drop_pt=0.5`.",
     ]
-    return "\n".join([*lines, "", *_yaml(ROOT / "conf" / "config.yaml", until="\nhydra:")]) + "\n"
+    return (
+        "\n".join([*lines, "", *_option("", ROOT / "conf" / "config.yaml", until="\nhydra:")])
+        + "\n"
+    )
 
 
 def group_page(name: str) -> str:
     """One group: every option as its commented YAML."""
     lines = [f"# {name}", "", GROUPS.get(name, ""), ""]
     for option, path in _options(name).items():
-        lines += [f"## {name}={option} {{ #{_anchor(name, option)} }}", "", *_yaml(path)]
+        lines += [f"## {name}={option} {{ #{_anchor(name, option)} }}", "", *_option(name, path)]
     return "\n".join(lines) + "\n"
 
 
@@ -98,18 +101,69 @@ def _anchor(group: str, option: str) -> str:
     return re.sub(r"\W+", "-", f"{group}-{option}").lower()
 
 
-def _yaml(path: Path, until: str | None = None) -> list[str]:
-    """The leading comment as text, the rest as a block."""
+def _option(group: str, path: Path, until: str | None = None) -> list[str]:
+    """The leading comment as text; the keys as a table, or as they are if they are a composition.
+
+    Args:
+        group: What the keys begin with; empty: nothing.
+        path: The YAML file.
+        until: Only what stands before this.
+    """
     text = path.read_text(encoding="utf-8")
-    text = text.split(until)[0] if until else text
+    lines = (text.split(until)[0] if until else text).splitlines()
+    if lines[0].startswith("# @package "):
+        package = lines.pop(0).split()[-1]
+        group = "" if package == "_global_" else package
     head: list[str] = []
-    rest = text.splitlines()
-    package = [line for line in rest[:1] if line.startswith("# @package")]
-    rest = rest[len(package) :]
-    while rest and rest[0].startswith("#"):
-        head.append(rest.pop(0).lstrip("# ").rstrip())
-    prose = " ".join(head).replace("<", "&lt;")
-    return [prose, "", "```yaml", *rest, "```", ""]
+    while lines and lines[0].startswith("#"):
+        head.append(lines.pop(0).lstrip("# ").rstrip())
+    prose = _escaped(" ".join(head))
+    rows = _keys(lines, group) if group or until else None
+    block = ["```yaml", *lines, "```"] if rows is None else _table(rows, group) if rows else []
+    return [prose, "", *block, ""]
+
+
+_LINE = re.compile(r"( *)([\w/@-]+):(?: +((?:[^#\s]|(?<=\S)#| (?! *#))+))?(?: *# *(.*))?$")
+
+
+def _keys(lines: Sequence[str], group: str) -> list[tuple[str, str, str]] | None:
+    """Key as it is typed, default and meaning of each; None where a line has another form."""
+    above = [group] if group else []
+    rows: list[tuple[str, str, str]] = []
+    for line in lines:
+        if line.lstrip().startswith("- ") and rows:
+            key, default, meaning = rows[-1]
+            item, _, remark = (part.strip() for part in line.strip()[2:].partition(" #"))
+            rows[-1] = (key, f"{default}, {item}".lstrip(", "), f"{meaning} {remark}".strip())
+        elif found := _LINE.match(line):
+            depth = len(found[1]) // 2 + bool(group)
+            above[depth:] = [found[2]]
+            rows.append((".".join(above), (found[3] or "").strip(), found[4] or ""))
+        elif line.strip():
+            return None
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, str, str]], group: str) -> list[str]:
+    """The keys after their group; class and what is taken over from others stand above them."""
+    taken = [row for row in rows if row[0].endswith(("defaults", ".defaults"))]
+    lines = []
+    for _, names, _ in taken if rows[0][0] != "defaults" else []:  # config.yaml's are the groups
+        bases = [name.partition("@")[0] for name in names.split(", ") if name != "_self_"]
+        lines += [f"As {', '.join(f'`{base}`' for base in bases)}, but for:", ""]
+    made = [row for row in rows if row[0] == f"{group}._target_"]
+    lines += [f"Class: `{name}`. " for _, name, _ in made]
+    lines += [f"Typed as `{group}.KEY=VALUE`.", ""] if group else []
+    rows = [row for row in rows if row not in [*taken, *made] and (row[1] or row[2])]
+    lines += ["| key | default | meaning |", "| --- | --- | --- |"] if rows else []
+    for key, default, meaning in rows:
+        shown = f"`{default}`" if default else ""
+        lines.append(f"| `{key.removeprefix(f'{group}.')}` | {shown} | {_escaped(meaning)} |")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("*", "\\*").replace("|", "\\|")
 
 
 def commands_page() -> str:

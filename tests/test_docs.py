@@ -136,6 +136,35 @@ def test_options_pages_show_every_option_and_each_fits_a_screen():
         assert len(section[0].splitlines()) <= 40, path
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*/*.yaml")), ids=lambda p: p.stem)
+def test_options_tables_have_every_key_with_its_default(path):
+    page = docs_pages.group_page(path.parent.name)
+    (section,) = re.findall(rf"^## {path.parent.name}={path.stem} .*?(?=^## |\Z)", page, FULL)
+    if path.parent.name in ("search", "experiment"):  # compositions are shown as they are
+        assert yaml.safe_load(re.search(r"```yaml\n(.*?)```", section, FULL)[1])
+        return
+    told = dict(re.findall(r"^\| `([\w.]+)` \| `?(.*?)`? \|", section, re.MULTILINE))
+    package = re.match(r"# @package (\S+)", path.read_text())
+    given = yaml.safe_load(path.read_text()) or {}
+    bases = [b for b in given.pop("defaults", []) if b != "_self_"]
+    assert all(f"`{base.partition('@')[0]}`" in section for base in bases)
+    group = package[1] if package else path.parent.name
+    assert given.pop("_target_", "") in section
+    assert f"`{group}.KEY=VALUE`" in section or not given
+    found = {key: v for k, value in given.items() for key, v in leaves(value, k)}
+    assert set(found) <= set(told)
+    for key, value in found.items():
+        shown = yaml.safe_load(f"[{told[key]}]" if isinstance(value, list) else told[key])
+        assert shown in (value, [value]), key
+
+
+def leaves(value, prefix):
+    """Every value that is no mapping, by its dotted key."""
+    if isinstance(value, dict) and value:
+        return [leaf for k, v in value.items() for leaf in leaves(v, f"{prefix}.{k}")]
+    return [(prefix, value)]
+
+
 def test_record_page_shows_every_field():
     from pqbench.core.record import json_schema
 
