@@ -9,7 +9,7 @@ from pqbench.report.escape import latex as escape
 from pqbench.report.latex import PREAMBLE, breakable
 from pqbench.report.rows import Row, batch_sizes
 
-MAX_SETTINGS = 45  # lines of a table of settings on one page
+MAX_SETTINGS = 50  # lines of a table of settings on one page
 _FIGURES = {
     "accuracy_latency": "Accuracy against latency, with the Pareto front,",
     "accuracy_size": "Accuracy against the size of the deployed files, with the Pareto front,",
