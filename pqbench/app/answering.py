@@ -15,6 +15,7 @@ from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.report.answer import Answer, answers, finalists
 from pqbench.report.load import find_records, newest
+from pqbench.report.trail import read_trail
 
 log = logging.getLogger("pqbench")
 
@@ -35,7 +36,8 @@ def answer(
     chosen = newest(list(records))
     places = {record.fingerprint: where for record, where in find_records(folder)}
     paired = pairings(chosen, places, folder, margins) if sweep else []
-    return answers(chosen, paired, margins)
+    trail = read_trail(folder) if sweep else None
+    return answers(chosen, paired, margins, trail.unseen if trail else 0)
 
 
 def pairings(

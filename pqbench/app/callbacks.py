@@ -205,6 +205,7 @@ class Results(Callback):
         from pqbench.report.environments import record_key
         from pqbench.report.load import find_records, load_records
         from pqbench.report.summary import Pointers, print_summary
+        from pqbench.report.trail import read_trail
         from pqbench.report.write import answer_markdown, write_report
 
         records = load_records(folder)
@@ -218,7 +219,14 @@ class Results(Callback):
         places = {record_key(record): where for record, where in find_records(folder)}
         answered = answer(config, records, folder, sweep)
         files = (
-            write_report(records, folder / "report", plots=sweep, folders=places, answered=answered)
+            write_report(
+                records,
+                folder / "report",
+                plots=sweep,
+                folders=places,
+                answered=answered,
+                trail=read_trail(folder) if sweep else None,
+            )
             if records
             else []
         )

@@ -63,6 +63,8 @@ class Entrant:
         overrides: What was chosen.
         group: Cells of one group compete: model and data set.
         backend: Its runtime.
+        label: What tells it from the others.
+        plain: Whether it compresses nothing.
         trains: Whether its recipe trains, which the first look cuts short.
         prior_ms: Milliseconds that earlier records of this machine promise; None: none is known.
         looks: Looks that it has had.
@@ -76,6 +78,8 @@ class Entrant:
     overrides: tuple[str, ...]
     group: str
     backend: str
+    label: str = ""
+    plain: bool = False
     trains: bool = False
     prior_ms: float | None = None
     looks: int = 0
@@ -86,8 +90,8 @@ class Entrant:
 
     @property
     def name(self) -> str:
-        """The choices alone."""
-        return " ".join(self.overrides)
+        """What tells it from the others; all choices where that was not said."""
+        return self.label or " ".join(self.overrides)
 
 
 @dataclass
@@ -123,6 +127,17 @@ class Race:
         while len(chosen) < count and any(groups.values()):
             chosen += [members.pop(0) for members in groups.values() if members]
         return chosen[:count]
+
+    def references(self) -> list[Entrant]:
+        """What runs today in each group with an answer, where it was not measured in full."""
+        wanted = self.margins.reference or "torch"
+        answered = {e.group for e in self.entrants if e.holds}
+        return [
+            e
+            for e in self.entrants
+            if e.plain and e.backend == wanted and e.group in answered
+            and e.pace is not None and e.looks < self.looks
+        ]  # fmt: skip
 
     def tell(self, entrant: Entrant, record: Record | None) -> None:
         """What a look gave; None where it left no record."""
@@ -212,20 +227,24 @@ class Race:
         other = next((e for e in self.entrants if e.holds and e.group == entrant.group), None)
         if other is None:
             return ""  # nobody keeps it yet: how far this one is from it may be the answer
-        bound = 100 * drop_upper(*entrant.drop, self.margins.confidence)
+        bound = 100 * drop_upper(*entrant.drop, 1 - self._alpha)
         return (
             f"may lose up to {bound:.1f} points on all {entrant.drop[2]} samples, and "
             f"{other.name} keeps its claims"
         )
+
+    @property
+    def _alpha(self) -> float:
+        """Of one claim, so that all of all cells hold together; the report's Holm is kinder."""
+        return (1 - self.margins.confidence) / (2 * len(self.entrants))
 
     def _scored_whole(self, entrant: Entrant) -> bool:
         """Whether its last look scored what the full measurement will: the same predictions."""
         return entrant.drop is not None and entrant.looks >= self.looks - 1 >= 1
 
     def _keeps_drop(self, entrant: Entrant) -> bool:
-        alpha = 1 - self.margins.confidence
         return entrant.drop is None or (
-            drop_p_at_least(*entrant.drop, self.margins.max_drop_pt / 100) < alpha
+            drop_p_at_least(*entrant.drop, self.margins.max_drop_pt / 100) < self._alpha
         )
 
     def _too_slow(self, entrant: Entrant) -> str:
@@ -258,7 +277,7 @@ class Race:
         return gap + levels, math.hypot(error, self._level_error(entrant), self._level_error(other))
 
     def _keeps(self, entrant: Entrant) -> bool:
-        """Whether its claims hold, by themselves: the report judges them all together."""
+        """Whether its claims hold; the report has the last word."""
         faster = entrant.pace is not None and (
             not entrant.pace.error  # FP32 on a runtime of its own
             or entrant.pace.ratio - 2 * entrant.pace.error > math.log(self.margins.min_speedup)

@@ -18,6 +18,7 @@ from pqbench.core.files import read_limited, write_json
 from pqbench.core.margins import Margins
 from pqbench.core.record import Record
 from pqbench.report.load import LOOKS, find_records
+from pqbench.report.trail import FILE
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pqbench")
 
-FILE = "search.json"
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -102,6 +103,8 @@ class RaceRun:
         self.budget_s, self.n_jobs = budget_s, max(1, n_jobs)
         self.short: dict[int, list[str]] = {}
         known = _known(earlier)
+        differing = {o for o in jobs[0] for job in jobs if o not in job}
+        fixed = set(jobs[0]) - differing
         entrants = []
         for number, job in enumerate(jobs):
             config = composed(list(job))
@@ -112,7 +115,8 @@ class RaceRun:
             what = (str(config.model.name), "+".join(steps) or "none", str(config.backend.name))
             entrants.append(
                 Entrant(
-                    number, tuple(job), group, str(config.backend.name), bool(trains),
+                    number, tuple(job), group, str(config.backend.name),
+                    " ".join(o for o in job if o not in fixed), not steps, bool(trains),
                     known.get(what),
                 )
             )  # fmt: skip
@@ -144,16 +148,18 @@ class RaceRun:
             for entrant in self.race.settle():
                 self._note(entrant, 0, "")
             self._save()
+        if references := self.race.references():
+            returns.append(self._look(references, full=True))
         self._save()
         for line in self.lines():
             log.info("%s", line)
         return returns
 
-    def _look(self, chosen: Sequence[Entrant]) -> list[Any]:
+    def _look(self, chosen: Sequence[Entrant], full: bool = False) -> list[Any]:
         overrides = []
         for place, entrant in enumerate(chosen):
             extra: list[str] = []
-            if entrant.looks < len(self.looks):
+            if not full and entrant.looks < len(self.looks):
                 number = self.launched + place
                 extra = [*self.looks[entrant.looks], "tracking.enabled=false"]
                 extra.append(f"hydra.sweep.subdir={LOOKS}/{number}_look{entrant.looks + 1}")
@@ -167,7 +173,10 @@ class RaceRun:
             if job.hydra_cfg is None:
                 raise PqbenchError("the launcher does not say where an experiment went")
             record = _read(Path(str(job.hydra_cfg.hydra.runtime.output_dir)))
-            self.race.tell(entrant, record)
+            if full:  # for the report to compare with; what it decides was decided
+                entrant.looks = self.race.looks
+            else:
+                self.race.tell(entrant, record)
             self._note(entrant, entrant.looks, record.status if record else "failed")
         return jobs
 

@@ -241,6 +241,28 @@ class PreparedSplit:
         chosen = np.argsort(rank, kind="stable")[:count]
         return np.sort(chosen).astype(np.int64)
 
+    def take(self, count: int, folder: Path, seed: int = 0) -> PreparedSplit:
+        """A split of fewer samples, spread over the classes; a smaller one is part of a larger.
+
+        Args:
+            count: How many samples, at most.
+            folder: Where it is written.
+            seed: Seeds the choice.
+        """
+        chosen = self.spread(count, seed)
+        for name in (*self.arrays, "labels"):
+            kept = self.labels() if name == "labels" else self.stored(name)
+            np.save(folder / f"{name}.npy", kept[chosen])
+        value: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        value |= {
+            "count": len(chosen),
+            "sources": [self.sources[i] for i in chosen],
+            "notes": [*value["notes"], f"scored: {len(chosen)} of {self.count} samples"],
+            "content": hashlib.sha256(f"{value['content']} {chosen.tolist()}".encode()).hexdigest(),
+        }
+        write_json(folder / MANIFEST, value)
+        return PreparedSplit.load(folder)
+
     def specs(self) -> tuple[TensorSpec, ...]:
         """What the model is fed: names, shapes with a free batch, element types."""
         one = self.feed(slice(0, 1))

@@ -154,6 +154,7 @@ class Pipeline:
         splits = self._other_splits(index, listing, scored, weights, method, actions)
         source = self._fit(method, model, splits)
         current, network = self._recipe(actions, source, splits)
+        scored = self._fewer(scored)
         notes = [*scored.value["notes"], *splits.train_notes, *model.value.get("notes", [])]
         if weights == "none":
             notes.append("weights=none: random weights, so accuracy means nothing")
@@ -162,7 +163,15 @@ class Pipeline:
 
     def scored_split(self, index: DataIndex, listing: str) -> Path:
         """Folder of the split that is scored, found or prepared."""
-        return self._split(index, listing, self.config.dataset.split).folder
+        return self._fewer(self._split(index, listing, self.config.dataset.split)).folder
+
+    def _fewer(self, scored: StageResult) -> StageResult:
+        """What is measured and scored of the split, where the protocol asks for less than all."""
+        limit = self.config.protocol.score_limit
+        if limit is None or limit >= scored.value["count"]:
+            return scored
+        arguments = {"count": limit, "seed": self.config.seed}
+        return self._run(StageCall("take_samples", arguments, {"split": scored}))
 
     def measure_size(self, built: Built) -> dict[str, Any]:
         """Bytes, zipped bytes, parameters and MACs of what was built.

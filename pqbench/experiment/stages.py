@@ -33,6 +33,12 @@ def prepare_split(workdir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"count": prepared.count, "notes": list(prepared.notes)}
 
 
+def take_samples(workdir: Path, split: str, count: int, seed: int) -> dict[str, Any]:
+    """A part of a prepared split, to be scored in its place."""
+    taken = PreparedSplit.load(split).take(count, workdir, seed)
+    return {"count": taken.count, "notes": list(taken.notes)}
+
+
 def prepare_model(
     workdir: Path,
     model: Mapping[str, Any],

@@ -42,6 +42,8 @@ class MeasureProtocol:
         pool_mb: Memory for the pool of real inputs that the calls rotate through, in MiB.
         seed: Seeds the order of the blocks, the choice of inputs and the bootstrap.
         score: Score the whole split through the timed session.
+        score_limit: Score at most so many of its samples; None takes all. What is made of the
+            training split is the same either way.
         profile: Always profile. If false, only an INT8 model that is not 1.1 times as fast as its
             baseline is profiled.
         stage_timeout_s: Longest time for one answer of a session process, in s.
@@ -65,6 +67,7 @@ class MeasureProtocol:
     pool_mb: float = 128.0
     seed: int = 0
     score: bool = True
+    score_limit: int | None = None
     profile: bool = False
     stage_timeout_s: float = 1800.0
 
@@ -87,6 +90,11 @@ class MeasureProtocol:
         for name in ("block_s", "max_seconds", "target_half_width", "pool_mb", "stage_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"protocol.{name} is {getattr(self, name)}; it must be above 0")
+        if self.score_limit is not None and self.score_limit < 1:
+            raise ConfigError(
+                f"protocol.score_limit is {self.score_limit}",
+                hint="give 1 or more, null for all, or protocol.score=false",
+            )
         for name in ("warmup_s", "warmup_calls", "settle_s", "quiet_wait_s", "max_disturbed"):
             if getattr(self, name) < 0:
                 raise ConfigError(

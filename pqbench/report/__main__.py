@@ -26,6 +26,7 @@ from pqbench.report.filters import matching, without
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.pairings import load_pairings
 from pqbench.report.summary import Pointers, print_summary
+from pqbench.report.trail import read_trail
 from pqbench.report.write import write_report
 
 
@@ -90,8 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = {key: folder for key, (_, folder) in zip(keys, found, strict=True)}
     try:
         with _no_collection():
-            answered = answers(records, _pairings(args.folder, records), _margins(records, args))
-            files = write_report(records, out, not args.no_plots, folders, args.font, answered)
+            trail = read_trail(args.folder)
+            paired, margins = _pairings(args.folder, records), _margins(records, args)
+            answered = answers(records, paired, margins, trail.unseen if trail else 0)
+            files = write_report(
+                records, out, not args.no_plots, folders, args.font, answered, trail
+            )
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,6 +88,7 @@ def answers(
     records: Sequence[Record],
     pairings: Sequence[Pairing] = (),
     margins: Margins | None = None,
+    unseen: int = 0,
 ) -> list[Answer]:
     """One answer for each model and data set that was compressed, in the order of the records.
 
@@ -95,9 +96,10 @@ def answers(
         records: Of a sweep or a report; the newest of each experiment.
         pairings: Candidates timed beside the reference.
         margins: The question; None: the usual one.
+        unseen: Cells that a search dropped before they were measured in full.
     """
     margins = margins or Margins()
-    cells = _cells(records, pairings, margins)
+    cells = _cells(records, pairings, margins, unseen)
     return [
         _answer(group, cells, margins)
         for group in _groups(records).values()
@@ -158,14 +160,17 @@ class _Cells:
     against: Mapping[str, Cell]
 
 
-def _cells(records: Sequence[Record], pairings: Sequence[Pairing], margins: Margins) -> _Cells:
+def _cells(
+    records: Sequence[Record], pairings: Sequence[Pairing], margins: Margins, unseen: int
+) -> _Cells:
     by_name = {record.fingerprint: record for record in records if record.ok}
     stood_in = []
     for pairing in pairings:
         record = by_name.get(pairing.candidate)
         if record is not None and pairing.reference in by_name:
             stood_in.append(_beside_reference(record, pairing))
-    judged = judge([*records, *stood_in], margins)
+    each = max((1 + len(record.speedup) for record in records if record.ok), default=2)
+    judged = judge([*records, *stood_in], margins, unseen=unseen * each)
     own: dict[str, Cell] = {}
     against: dict[str, Cell] = {}
     marked = {id(record) for record in stood_in}

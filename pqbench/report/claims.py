@@ -168,6 +168,7 @@ def judge(
     records: Sequence[Record],
     margins: Margins = DEFAULT,
     batch_sizes: Collection[int] | None = None,
+    unseen: int = 0,
 ) -> list[Cell]:
     """Judge every experiment that has a baseline and a result, all claims together.
 
@@ -176,6 +177,8 @@ def judge(
         margins: The question.
         batch_sizes: Whose speedups are claimed; None: all that were measured. The fewer, the
             surer each.
+        unseen: Claims of cells that a search dropped before they were measured in full: chosen
+            among many, the others must be surer.
 
     Returns:
         One cell for each, in the order given.
@@ -186,14 +189,15 @@ def judge(
         if record.ok and not record.is_baseline
     ]
     family = [e for _, evidence in found for e in evidence if not e.missing]
-    adjusted = holm([min(e.p_holds, e.p_fails) for e in family])
+    p_values = [min(e.p_holds, e.p_fails) for e in family]
+    adjusted = holm([*p_values, *[1.0] * unseen])[: len(family)]
     p_of = {id(e): p for e, p in zip(family, adjusted, strict=True)}
     alpha = 1 - margins.confidence
     open_claims = max(sum(p >= alpha for p in adjusted), 1)
     cells = []
     for record, evidence in found:
         judged = tuple(
-            _judged(e, p_of.get(id(e)), alpha, len(family), open_claims) for e in evidence
+            _judged(e, p_of.get(id(e)), alpha, len(family) + unseen, open_claims) for e in evidence
         )
         cells.append(Cell(record, judged, faults_of(record)))
     return cells

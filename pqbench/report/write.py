@@ -31,6 +31,8 @@ from pqbench.report.render import (
 from pqbench.report.rows import batch_sizes, make_rows, ordered
 from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
+from pqbench.report.trail import HEADER as TRAIL_HEADER
+from pqbench.report.trail import Trail
 
 _HINT = "move it away, or give another folder (--out)"
 
@@ -42,6 +44,7 @@ def write_report(
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     font: str = "serif",
     answered: Sequence[Answer] = (),
+    trail: Trail | None = None,
 ) -> list[Path]:
     """Write the tables (Markdown, CSV, LaTeX), figures, methods, settings, and ``report.html``.
 
@@ -53,6 +56,7 @@ def write_report(
         folders: Where each record lies; see :func:`pqbench.report.plots.save_plots`.
         font: ``serif`` or ``sans``, in the figures.
         answered: The answers, with which everything begins; see :mod:`pqbench.report.answer`.
+        trail: Of the search that chose what was measured.
 
     Returns:
         The files written, the page first.
@@ -79,7 +83,9 @@ def write_report(
     settings_caption = caption("Settings of the experiments", rows, batch_sizes(rows))
     told = [lines(answer) for answer in answered]
     texts = {
-        "report.html": to_html(records, rows, summary, told, folders, methods),
+        "report.html": to_html(
+            records, rows, summary, [*told, *([trail.lines()] if trail else [])], folders, methods
+        ),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
         "table.tex": latex.to_latex(summary),
@@ -99,6 +105,9 @@ def write_report(
         "answer.md": answer_markdown(answered),
         "answer.tex": answer_latex(answered),
     }
+    if trail is not None:
+        texts["search.md"] = plain_markdown(TRAIL_HEADER, trail.rows())
+        texts["search.csv"] = csv_text([TRAIL_HEADER, *trail.rows()])
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
     try:

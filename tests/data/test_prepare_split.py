@@ -239,3 +239,19 @@ def test_prepare_real_images_of_the_clean_split(test_data: Path, tmp_path: Path)
     assert sorted(np.bincount(clean.labels(), minlength=10).tolist()) == [2] * 10
     assert clean.feed(slice(0, 4))["input"].shape == (4, 3, 224, 224)
     assert "366 samples left out" in " ".join(train.notes)
+
+
+def test_take_gives_the_same_share_of_each_class_and_less_of_more(
+    files: list[Path], tmp_path: Path
+) -> None:
+    whole = prepare(Listed(val=split_of(files)), "val", SMALL, tmp_path / "out", input_name="image")
+    for count in (2, 4, 9):
+        (tmp_path / str(count)).mkdir()
+    two, four, all_of_it = (whole.take(n, tmp_path / str(n)) for n in (2, 4, 9))
+    assert sorted(two.labels().tolist()) == [0, 1]
+    assert set(two.sources) < set(four.sources) < set(whole.sources)
+    place = whole.sources.index(two.sources[1])
+    np.testing.assert_array_equal(two.feed([1])["image"], whole.feed([place])["image"])
+    assert two.notes[-1] == "scored: 2 of 6 samples"
+    assert len({whole.content, two.content, four.content}) == 3
+    assert all_of_it.sources == whole.sources

@@ -124,6 +124,14 @@ def test_all_claims_are_judged_together() -> None:
     assert cell.claims[0].verdict is Verdict.UNDECIDED
 
 
+def test_claims_count_what_a_search_dropped_unmeasured() -> None:
+    records = [make_record(batches=(1,)), record(lost=1, gained=2, count=700)]
+    (alone,), (chosen,) = judge(records), judge(records, unseen=200)
+    assert verdicts(alone)[0] is Verdict.HOLDS
+    assert verdicts(chosen)[0] is Verdict.UNDECIDED
+    assert chosen.claims[0].p == pytest.approx(201 * (alone.claims[0].p or 0), rel=0.02)
+
+
 def test_segmentation_is_judged_by_its_error() -> None:
     made = record()
     assert made.accuracy is not None
