@@ -132,9 +132,9 @@ def _order(steps: Mapping[str, type[Step]]) -> list[str]:
         followers.setdefault(after, []).append(first)
     lines += ["", "Pair by pair, for a backend that can be reached:", ""]
     lines += ["| first | then |", "| --- | --- |"]
-    for after, first in followers.items():
+    for after, firsts in followers.items():
         then = "any step" if len(after) == len(steps) else _names(after) or "nothing more"
-        lines.append(f"| {_names(first)} | {then} |")
+        lines.append(f"| {_names(firsts)} | {then} |")
     return [*lines, ""]
 
 
