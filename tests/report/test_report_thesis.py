@@ -181,6 +181,7 @@ def test_fit_is_told_as_it_was_done() -> None:
 
 def test_latex_uses_the_names_of_print_and_says_machine_samples_and_batch(tmp_path: Path) -> None:
     records = [r for r in make_sweep() if r.experiment.backend != "onnxruntime"]
+    records[0].notes = ["of two outputs 'a' is scored (model.output)"]
     write_report(records, tmp_path)
     place = "Example CPU @ 2.10GHz, 2 threads."
     of = "MobileNetV3-Large and ResNet-18 on ELPV val (n = 525)"
@@ -198,6 +199,9 @@ def test_latex_uses_the_names_of_print_and_says_machine_samples_and_batch(tmp_pa
     assert r"\textbf{ResNet-18 \textperiodcentered{} OpenVINO}" in table
     assert r"prune +\,fine-tune +\,NNCF INT8" in table
     assert r"\input{figures}" in (tmp_path / "report.tex").read_text()
+    assert "'a' is scored" in table
+    assert "model.output" not in table
+    assert "model.output" in (tmp_path / "table.md").read_text()
 
 
 def test_footnotes_in_print_have_no_command_line() -> None:
