@@ -1,8 +1,10 @@
 """``python -m pqbench.compare A B``: did anything get worse from A to B? For use in CI.
 
-A and B are records, or folders of records, which are matched by model, data set, split, recipe,
-backend and their settings. Speedup, latency, accuracy, size, memory and INT8 share are judged by
-their intervals, corrected for how many there are; see ``--help`` for what may change unjudged.
+A and B are two records of any experiments, or two folders of records, which are matched by model,
+data set, split, recipe, backend and their settings. Predictions on the same samples are compared
+sample by sample, speedups where both are over the same model on the same runtime, latencies by how
+much they vary from run to run; what cannot be paired is said. All is corrected for how many figures
+there are; see below for what may change unjudged.
 
 Exit codes: 0 nothing worse; 1 something is worse, or an experiment of A has no result in B;
 2 nothing to compare, or two environments without ``--across``.
@@ -13,15 +15,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pqbench.core.errors import DataError, PqbenchError
-from pqbench.core.record import Record
+from pqbench.core.record import FILE, Record
 from pqbench.core.terminal import open_streams
 from pqbench.report.between_runs import spread_of
-from pqbench.report.environments import environment_key, environment_labels
-from pqbench.report.load import find_records, newest
+from pqbench.report.environments import environment_labels, may_be_compared
+from pqbench.report.load import find_records, newest_found
+from pqbench.report.predictions import read_predictions, same_samples
 from pqbench.report.regression import (
     SAME,
     UNTRUSTED,
@@ -31,6 +34,7 @@ from pqbench.report.regression import (
     adjusted,
     figures,
     print_figures,
+    same_yardstick,
 )
 
 
@@ -47,27 +51,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     allowances = Allowances(args.latency, args.memory, args.speedup, args.accuracy_pt)
     console = Console()
     try:
-        before, after = load(args.before), load(args.after)
+        found_before, found_after = load(args.before), load(args.after)
+        before, after = ([record for record, _ in found] for found in (found_before, found_after))
         pairs = match(before, after)
         check_environments(pairs, args.across)
+        places = {id(record): folder for record, folder in (*found_before, *found_after)}
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     lost, worse, distrusted = 0, 0, 0
     spread = spread_of([before, after])
     found = [
-        list(figures(old, new, allowances, spread)) if old.ok and new and new.ok else []
+        list(figures(old, new, allowances, spread, flips(old, new, places)))
+        if old.ok and new and new.ok
+        else []
         for old, new in pairs
     ]
     judged = iter(adjusted([f for one in found for f in one]))  # one family over all pairs
     for (old, new), one in zip(pairs, found, strict=True):
         here = [next(judged) for _ in one]
         lost += _lost(old, new)
+        for line in unpaired(old, new, places):
+            print(f"{heading(old, new)}: {line}")
         worse += sum(f.verdict == WORSE for f in here)
         distrusted += sum(f.verdict == UNTRUSTED for f in here)
         shown: list[Figure] = here if args.all else [f for f in here if f.verdict != SAME]
         if shown:
-            console.print(f"\n{title(old)}", style="bold", highlight=False)
+            console.print(f"\n{heading(old, new)}", style="bold", highlight=False)
             print_figures(shown, console, ("A", "B"))
     total = sum(len(one) for one in found)
     print(
@@ -106,18 +116,40 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def load(path: Path) -> list[Record]:
-    """The record, or the newest of each experiment below a folder.
+def load(path: Path) -> list[tuple[Record, Path]]:
+    """The record, or the newest of each experiment below a folder; each with its folder.
 
     Raises:
         DataError: There is none.
     """
-    if path.is_file():
-        return [Record.load(path)]
-    records = newest([record for record, _ in find_records(path)])
-    if not records:
+    if path.is_file() or (path / FILE).is_file():
+        return [(Record.load(path), path.parent if path.is_file() else path)]
+    found = newest_found(find_records(path))
+    if not found:
         raise DataError(f"no record.json below {path}")
-    return records
+    return found
+
+
+def flips(old: Record, new: Record, places: Mapping[int, Path]) -> tuple[int, int, int] | None:
+    """Samples that A alone has right, that B alone has right, and all.
+
+    None where their predictions are not of the same samples, or not beside the records.
+    """
+    one, two = (read_predictions(record, places[id(record)]) for record in (old, new))
+    if one is None or two is None or not same_samples(one, two):
+        return None
+    ours, theirs = (side["prediction"] == side["label"] for side in (one, two))
+    return int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)
+
+
+def unpaired(old: Record, new: Record | None, places: Mapping[int, Path]) -> Iterator[str]:
+    """What of two results cannot be compared pair by pair, and why."""
+    if new is None or not old.ok or not new.ok:
+        return
+    if old.speedup and new.speedup and not same_yardstick(old, new):
+        yield "speedups are over different models or runtimes, so they are not compared"
+    if old.accuracy and new.accuracy and flips(old, new, places) is None:
+        yield "predictions are not of the same samples, or not beside the records"
 
 
 def title(record: Record) -> str:
@@ -126,12 +158,23 @@ def title(record: Record) -> str:
     return f"{e.model} · {e.recipe_name} · {e.backend} · {e.dataset} {e.split}"
 
 
+def heading(old: Record, new: Record | None) -> str:
+    """The experiment; both where they differ."""
+    if new is None or title(old) == title(new):
+        return title(old)
+    return f"{title(old)} -> {title(new)}"
+
+
 def match(before: Sequence[Record], after: Sequence[Record]) -> list[tuple[Record, Record | None]]:
     """Each record of A with its counterpart in B: the same fingerprint, else the same names.
+
+    Two single records are meant to be compared, whatever they are.
 
     Raises:
         DataError: Nothing matches, or names match several records of B.
     """
+    if len(before) == len(after) == 1:
+        return [(before[0], after[0])]
     by_fingerprint = {record.fingerprint: record for record in after}
     by_name: dict[str, list[Record]] = {}
     for record in after:
@@ -160,7 +203,7 @@ def check_environments(pairs: Sequence[tuple[Record, Record | None]], across: bo
         DataError: They differ and ``across`` is false.
     """
     for old, new in pairs:
-        if new is None or environment_key(old) == environment_key(new) or across:
+        if new is None or across or may_be_compared(old, new):
             continue
         names = environment_labels([old, new])
         raise DataError(

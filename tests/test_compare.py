@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from record_factory import make_failed, make_record
 
@@ -68,9 +69,60 @@ def test_compare_refuses_other_machines_and_nothing_in_common(tmp_path, capsys):
     assert compare.main([str(a), str(b)]) == 2
     assert "Another CPU" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--across"]) == 0
-    c = save(make_record("resnet18"), tmp_path / "c")
-    assert compare.main([str(a), str(c)]) == 2
+    save(make_record("resnet18"), tmp_path / "c" / "0")
+    save(make_record("resnet50"), tmp_path / "c" / "1")
+    assert compare.main([str(a), str(tmp_path / "c")]) == 2
     assert compare.main([str(a), str(tmp_path / "nowhere")]) == 2
+
+
+def test_compare_takes_two_records_of_any_experiments(tmp_path, capsys):
+    a = save(make_record("resnet18", "ort"), tmp_path / "a")
+    b = save(candidate(backend="openvino"), tmp_path / "b")
+    compare.main([str(a), str(b), "--all"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "resnet18 · none · ort · elpv val -> mobilenetv3 · nncf_int8 · openvino" in out
+    assert "median latency" in out
+    assert "speedup at" not in out  # over another model on another runtime
+
+
+def predictions(folder, wrong):
+    """A record of 400 samples, of which those in ``wrong`` are answered wrongly."""
+    record = candidate()
+    table = pd.DataFrame({"source": [f"{i:064d}" for i in range(400)], "label": 1})
+    table["prediction"] = [0 if i in wrong else 1 for i in range(400)]
+    record.files = {"predictions": "predictions.parquet"}
+    record.accuracy.top1 = 1 - len(wrong) / 400
+    record.accuracy.top1_low, record.accuracy.top1_high = 0.9, 1.0  # too wide to tell anything
+    path = save(record, folder)
+    table.to_parquet(folder / "predictions.parquet")
+    return path
+
+
+def test_compare_pairs_predictions_on_the_same_samples(tmp_path, capsys):
+    a = predictions(tmp_path / "a", set())
+    b = predictions(tmp_path / "b", set(range(12)))  # 3 points, all of them lost
+    assert compare.main([str(a), str(b), "--all"]) == 1
+    assert "worse" in capsys.readouterr().out
+    assert compare.main([str(a), str(b), "--accuracy-pt", "3"]) == 0
+    even = predictions(tmp_path / "c", set(range(12, 24)))
+    assert compare.main([str(b), str(even)]) == 0  # as many gained as lost
+    (tmp_path / "c" / "predictions.parquet").unlink()
+    capsys.readouterr()
+    compare.main([str(b), str(even)])
+    assert "predictions are not of the same samples" in capsys.readouterr().out
+
+
+def test_compare_minds_only_libraries_that_both_have(tmp_path):
+    def with_libraries(folder, **libraries):
+        record = candidate()
+        record.environment = {"cpu": {"model": "One CPU"}, "libraries": libraries}
+        return str(save(record, folder))
+
+    plain = with_libraries(tmp_path / "a", torch="2.15.0")
+    more = with_libraries(tmp_path / "b", torch="2.15.0", timm="1.0.31")
+    other = with_libraries(tmp_path / "c", torch="2.16.0")
+    assert compare.main([plain, more]) == 0
+    assert compare.main([plain, other]) == 2
 
 
 def test_record_knows_that_it_was_altered(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import pqbench
+from pqbench.app.arguments import prepare
+from pqbench.core.errors import ConfigError
 
 HEAVY = ("numpy", "torch", "hydra", "omegaconf", "mlflow", "pandas", "onnx", "openvino", "pydantic")
 
@@ -56,3 +58,9 @@ def test_each_public_name_is_what_the_type_checker_sees() -> None:
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Stepp'"):
         _ = pqbench.Stepp
+
+
+def test_unfinished_completion_is_refused_with_the_line_to_type() -> None:
+    with pytest.raises(ConfigError, match="install=bash"):
+        prepare(["--shell-completion"])
+    assert prepare(["--shell-completion", "install=bash"])

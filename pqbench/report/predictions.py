@@ -44,7 +44,7 @@ def predicted(
     def predictions(key: tuple[str, str], record: Record | None) -> dict[str, Any] | None:
         if key not in read:
             folder = folders.get(key)
-            read[key] = _read(record, folder) if record is not None and folder else None
+            read[key] = read_predictions(record, folder) if record is not None and folder else None
         return read[key]
 
     by_key = dict(zip(keys, records, strict=True))
@@ -63,7 +63,16 @@ def predicted(
     return found
 
 
-def _read(record: Record, folder: Path) -> dict[str, Any] | None:
+def same_samples(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two predictions, as they are read, are of the same samples in the same order."""
+    return bool(
+        first["place"]
+        and first["place"] == second["place"]
+        and np.array_equal(first["label"], second["label"])
+    )
+
+
+def read_predictions(record: Record, folder: Path) -> dict[str, Any] | None:
     """Labels, predictions and what names each sample; None where there is no such file."""
     import pyarrow as pa
     import pyarrow.parquet as pq

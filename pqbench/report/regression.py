@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pqbench.core.proportions import drop_p_at_most, mcnemar_p
 from pqbench.core.record import Record
 from pqbench.core.statistics import Normal, t_quantile
 from pqbench.report.between_runs import USUAL, Spread
@@ -102,10 +103,29 @@ def adjusted(found: Sequence[Figure]) -> list[Figure]:
     ]
 
 
+def same_yardstick(before: Record, after: Record) -> bool:
+    """Whether both speedups are over the same model on the same runtime."""
+    one, two = before.experiment, after.experiment
+    return (one.model, one.backend) == (two.model, two.backend)
+
+
 def figures(
-    before: Record, after: Record, allowances: Allowances, spread: Spread = USUAL
+    before: Record,
+    after: Record,
+    allowances: Allowances,
+    spread: Spread = USUAL,
+    flips: tuple[int, int, int] | None = None,
 ) -> Iterator[Figure]:
-    """Uncorrected."""
+    """Uncorrected.
+
+    Args:
+        before: The reference.
+        after: What is judged.
+        allowances: What may change for no reason of ours.
+        spread: How much a median varies from run to run.
+        flips: Samples that only the first has right, that only the second has, and all, where
+            both answered the same ones.
+    """
     for old in before.latency:
         new = after.latency_at(old.batch_size)
         if new is None:
@@ -118,7 +138,7 @@ def figures(
         yield _median(name, pair[0], pair[1], allowances.latency, spread, why)
     for old_gain in before.speedup:
         new_gain = after.speedup_at(old_gain.batch_size)
-        if new_gain is None:
+        if new_gain is None or not same_yardstick(before, after):
             continue
         pair = [
             Estimate(x.ratio, x.low, x.high, max(len(x.start_ratios) - 1, 0))
@@ -130,9 +150,11 @@ def figures(
         yield _ratio(name, pair[0], pair[1], allowances.speedup, False, why)
     if before.accuracy and after.accuracy:
         pair = [Estimate(*a.primary).scaled(100) for a in (before.accuracy, after.accuracy)]
-        yield _difference(
-            f"{before.accuracy.metric_name} [%]", pair[0], pair[1], allowances.accuracy_pt
-        )
+        name = f"{before.accuracy.metric_name} [%]"
+        if flips is not None and before.accuracy.metric == after.accuracy.metric == "top1":
+            yield _paired(name, pair[0], pair[1], flips, allowances.accuracy_pt)
+        else:
+            yield _difference(name, pair[0], pair[1], allowances.accuracy_pt)
     if before.size.file_bytes and after.size.file_bytes:
         sizes = [_exact(x.size.file_bytes / MIB) for x in (before, after) if x.size.file_bytes]
         yield _exactly("size of the files [MiB]", sizes[0], sizes[1], 0.001, less_is_better=True)
@@ -183,6 +205,20 @@ def _median(
     between = Normal(0.0, math.sqrt(2) * spread.deviation, spread.dof)
     p = Normal(beyond, math.hypot(*inside), _MANY).minus(between).p_equal()
     return Figure(name, old, new, p, BETTER if change < 0 else WORSE)
+
+
+def _paired(
+    name: str, old: Estimate, new: Estimate, flips: tuple[int, int, int], allowance: float
+) -> Figure:
+    """Judge an accuracy on the same samples: exact McNemar, or Tango's test beyond an allowance."""
+    lost, gained, count = flips
+    if abs(lost - gained) / count * 100 <= allowance:
+        return Figure(name, old, new, 1.0, SAME)
+    more, less = (lost, gained) if lost > gained else (gained, lost)
+    p = mcnemar_p(lost, gained)
+    if allowance:
+        p = min(1.0, 2 * drop_p_at_most(more, less, count, allowance / 100))
+    return Figure(name, old, new, p, WORSE if lost > gained else BETTER)
 
 
 def _difference(name: str, old: Estimate, new: Estimate, allowance: float) -> Figure:

@@ -34,6 +34,18 @@ def test_newest_keeps_an_experiment_of_each_machine():
     assert newest([here, there, again]) == [again, there]
 
 
+def test_a_library_that_some_lack_tells_nobody_apart():
+    plain, more = elsewhere(make_record()), elsewhere(make_record(backend="ort"), timm="1.0.31")
+    newer = elsewhere(make_record(backend="torch"), timm="1.0.40")
+    again = elsewhere(make_record(created="2026-11-27T10:00:00+00:00"), timm="1.0.31")
+    one, two = environment_labels([plain, more])
+    assert one == two == "Example CPU @ 2.10GHz"
+    assert newest([plain, again]) == [again]
+    labels = environment_labels([more, newer, plain])
+    assert labels[0] != labels[1]
+    assert environment_labels([plain, newer, more]) == [labels[2], labels[1], labels[0]]
+
+
 def test_environments_never_compete():
     base, fast = make_record(ms=6.0), make_record(recipe=("nncf_int8",), ms=3.0, speedup=2.0)
     assert any(c.best for c in make_table([base, fast]).cells[1])
