@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from pqbench.cache import GIB, Cache
+from pqbench.cache import GIB, Cache, store
 from pqbench.cache.__main__ import main
+from pqbench.core import files
 from pqbench.core.artifact import RESULT
 
 KIB = 1024
@@ -155,3 +158,81 @@ def test_clean_removes_half_done_work_that_nobody_goes_on_with(tmp_path: Path) -
         os.utime(cache.unfinished / name, (when, when))
     assert cache.clean() == [cache.unfinished / old]
     assert [path.name for path in cache.unfinished.iterdir()] == [new]
+
+
+def bytes_of(cache: Cache) -> int:
+    return sum(entry.size for entry in cache.entries())
+
+
+def test_keeping_looks_at_no_other_entry_below_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path / "cache", limit_gb=1.0)
+    put(cache, "first", 5.0)
+    looks: list[str] = []
+    monkeypatch.setattr(store, "_size_and_use", lambda folder: looks.append(folder.name))
+    for number in range(20):
+        put(cache, str(number), 5.0, KIB * number)
+        other = Cache(cache.root, limit_gb=1.0)  # as the next experiment has it
+        put(other, f"other{number}", 5.0)
+        other.close()
+        assert other.account.counted == 0
+    assert looks == []
+    assert cache.account.counted == 1
+    monkeypatch.undo()
+    cache.remove(cache.stages / "7")
+    put(cache, "8", 5.0, 3)  # in the place of another
+    assert cache.account.total().bytes == bytes_of(cache)
+    assert cache.account.total().entries == 40
+    assert cache.account.counted == 1
+
+
+@pytest.mark.parametrize("what", ["removed", "added", "account cut", "killed in between"])
+def test_account_is_counted_anew_where_it_cannot_be_right(tmp_path: Path, what: str) -> None:
+    cache = Cache(tmp_path / "cache", limit_gb=1.0)
+    folders = [put(cache, str(number), 5.0, 10 * KIB) for number in range(3)]
+    if what == "removed":
+        shutil.rmtree(folders[0])
+    elif what == "added":
+        shutil.copytree(folders[0], cache.records / "0123456789abcdef")
+    elif what == "account cut":
+        (cache.root / "size.json").write_text('{"bytes": 1')
+    else:
+        with contextlib.suppress(KeyboardInterrupt), cache.account.adding(7):
+            raise KeyboardInterrupt
+    again = Cache(cache.root, limit_gb=1.0)
+    assert again.account.total().bytes == bytes_of(again)
+    assert again.account.counted == 1
+
+
+def test_what_cannot_be_evicted_is_not_looked_at_for_every_entry(tmp_path: Path) -> None:
+    limit = 1000 * KIB
+    cache = Cache(tmp_path / "cache", limit_gb=limit / GIB)
+    record = cache.records / "abc"
+    aside = cache.aside(record)
+    (aside / "record.json").write_bytes(b"x" * 2 * limit)
+    cache.keep(aside, record, {"name": "a record"})
+    counted = cache.account.counted
+    for number in range(5):
+        put(cache, str(number), 1000.0 + number, KIB)
+    assert cache.account.counted == counted
+    cache.close()
+    put(cache, "large", 2000.0, 100 * KIB)  # beyond the slack: now they go
+    assert [e.name for e in cache.entries() if e.kind == "stages"] == ["large"]
+
+
+def test_entry_is_read_once_in_a_process_unless_it_changes(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(cache, "one", 5.0)
+    reads: list[str] = []
+    real = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: reads.append(path.name) or real(path))
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
+    for _ in range(3):
+        assert cache.find(folder) is not None
+    assert reads == ["file"]
+    stat = (folder / "part" / "file").stat()
+    (folder / "part" / "file").write_bytes(b"y" * KIB)
+    os.utime(folder / "part" / "file", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cache.find(folder) is None

@@ -10,7 +10,7 @@ from typing import Any
 
 from pqbench.core.artifact import RESULT
 from pqbench.core.errors import DataError
-from pqbench.core.files import file_sha256, write_json
+from pqbench.core.files import content_sha256, file_sha256, write_json
 
 
 def seal(folder: Path, payload: Mapping[str, Any]) -> None:
@@ -32,6 +32,9 @@ def seal(folder: Path, payload: Mapping[str, Any]) -> None:
 def unseal(folder: Path) -> dict[str, Any]:
     """The payload of a sealed folder, after a check of every file.
 
+    A process reads each file once, and again where its size, times or inode have changed: a split
+    of many gigabytes is found by every experiment of a sweep.
+
     Raises:
         FileNotFoundError: There is no such entry.
         DataError: The entry is damaged; the message says which file and how.
@@ -50,7 +53,7 @@ def unseal(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not what was written")
     for name, expected in files.items():
         try:
-            found = file_sha256(folder / name)
+            found = content_sha256(folder / name)
         except OSError as error:
             raise DataError(f"{folder / name}: {error.strerror}") from error
         if found != expected:

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pqbench.cache.account import KINDS, Account, folder_bytes
 from pqbench.cache.seal import seal, unseal
 from pqbench.core.artifact import RESULT
 from pqbench.core.errors import DataError
@@ -31,12 +32,12 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-KINDS = ("stages", "records")
 _LOCK_WAIT_S = 0.0
 _ENTRY = r"[0-9a-f]{16}(-?[0-9a-f]{16})?"  # a stage's key, or a record's fingerprint and identity
 _KEY = re.compile(_ENTRY)
 _HALF_MADE = re.compile(rf"{_ENTRY}\.\d+(-\d+)?\.tmp")
-_LOCK = re.compile(rf"(evict|{_ENTRY}(\.(making|push))?)\.lock")
+_LOCK = re.compile(rf"(evict|account|{_ENTRY}(\.(making|push))?)\.lock")
+_SLACK = 0.02  # of the limit: so much more is freed, so that not every next entry evicts again
 UNFINISHED_S = 7 * 24 * 3600.0  # half-done work that nobody went on with for so long is removed
 
 
@@ -74,6 +75,7 @@ class Cache:
         self.records = root / "records"
         self.locks = root / "locks"
         self.unfinished = root / "unfinished"  # by key: half-done work of a stage that was killed
+        self.account = Account(root, self.locks)
         self._held: dict[Path, int] = {}
 
     def lock(self, name: str) -> FileLock:
@@ -112,12 +114,22 @@ class Cache:
         return aside
 
     def keep(self, aside: Path, folder: Path, payload: Mapping[str, Any]) -> None:
-        """Seal what was made aside and put it in place, then evict what no longer fits."""
+        """Seal what was made aside and put it in place, then evict what no longer fits.
+
+        What there is is known from the account: others are looked at only above the limit, and
+        then a little more than needed goes.
+        """
         seal(aside, payload)
         self.remove(folder)
-        aside.rename(folder)
+        with self.account.adding(folder_bytes(aside)):
+            aside.rename(folder)
         self._hold(folder)
-        self.evict()
+        if self.limit_gb is None:
+            return
+        limit = self.limit_gb * GIB
+        total = self.account.total()
+        if total.bytes > max(limit, total.stuck and total.stuck + _SLACK * limit):
+            self.evict(self.limit_gb * (1 - _SLACK))
 
     def remove(self, folder: Path) -> None:
         """Remove an entry: out of sight first, so that nobody sees half of it."""
@@ -129,7 +141,9 @@ class Cache:
             folder.rename(gone)
         except FileNotFoundError:
             return
+        size = folder_bytes(gone)
         shutil.rmtree(gone, ignore_errors=True)
+        self.account.taken(size)
 
     def entries(self) -> list[Entry]:
         """Every entry, the one used longest ago first."""
@@ -167,6 +181,7 @@ class Cache:
                     if entry.kind == "stages" and self._remove_unused(entry.folder):
                         total -= entry.size
                         removed.append(entry)
+                self.account.recount(limit * GIB)
         except Timeout:
             return []  # another process is at it
         for entry in removed:
@@ -266,5 +281,4 @@ def _name(path: Path) -> str:
 
 
 def _size_and_use(folder: Path) -> tuple[int, float]:
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    return size, (folder / RESULT).stat().st_mtime
+    return folder_bytes(folder), (folder / RESULT).stat().st_mtime
