@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pqbench.cache.account import KINDS
 from pqbench.cache.seal import unseal
-from pqbench.cache.store import GIB, KINDS, Cache, Entry
+from pqbench.cache.store import GIB, Cache, Entry
 from pqbench.core.errors import DataError
 
 

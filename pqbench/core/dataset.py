@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,33 +99,47 @@ class DataIndex:
             check_text(name, "class")
         about = [self.classes, self.imagenet_indices, self.ignore_index]
         digest = hashlib.sha256(json.dumps(about).encode())
-        small = self._size() <= _READ_BYTES
+        stamps = self._stamps()
         for path in self.sources:
             check_text(str(path))
-            digest.update(f"{_stamp(path, True)}\n".encode())
+            digest.update(f"{_stamp(path)}\n".encode())
         for name, split in sorted(self.splits.items()):
-            for index, (path, label) in enumerate(zip(split.files, split.labels, strict=True)):
-                check_text(str(path))
-                stamp = _stamp(path, small) if split.samples is None else str(path)
-                mask = split.masks[index] if split.masks is not None else None
-                check_text(str(mask) if isinstance(mask, Path) else "")
-                stamp += f":{_stamp(mask, small)}" if isinstance(mask, Path) else ""
-                digest.update(f"{name}:{stamp}:{label}\n".encode())
+            files = list(map(str, split.files))
+            if split.samples is None:
+                files = [stamps[file] for file in files]
+            if split.masks is not None:
+                files = [
+                    f"{file}:{stamps[str(mask)]}" if isinstance(mask, Path) else file
+                    for file, mask in zip(files, split.masks, strict=True)
+                ]
+            lines = [
+                f"{name}:{file}:{label}\n" for file, label in zip(files, split.labels, strict=True)
+            ]
+            try:
+                digest.update("".join(lines).encode())
+            except UnicodeEncodeError:
+                for path in (*split.files, *(split.masks or ())):
+                    if isinstance(path, Path):
+                        check_text(str(path))  # says which
+                raise
         return digest.hexdigest()
 
-    def _size(self) -> int:
-        """Bytes of all files of samples and masks."""
-        files = {
-            path
-            for split in self.splits.values()
-            if split.samples is None
-            for path in (*split.files, *(split.masks or ()))
-            if isinstance(path, Path)
-        }
+    def _stamps(self) -> dict[str, str]:
+        """What stands for the content of every file of samples and masks, by its path."""
+        stats: dict[str, os.stat_result] = {}
         try:
-            return sum(path.stat().st_size for path in files)
+            for split in self.splits.values():
+                files = split.files if split.samples is None else ()
+                masks = split.masks if split.masks is not None else ()
+                for path in (*files, *(mask for mask in masks if isinstance(mask, Path))):
+                    text = str(path)
+                    if text not in stats:
+                        stats[text] = os.stat(text)  # noqa: PTH116  # a third of Path.stat's time
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        if sum(stat.st_size for stat in stats.values()) <= _READ_BYTES:
+            return {text: _stamp(Path(text)) for text in stats}
+        return {text: f"{text}:{stat.st_size}:{stat.st_mtime_ns}" for text, stat in stats.items()}
 
     def split(self, name: str) -> Split:
         """The split called ``name``.
@@ -140,18 +155,29 @@ class DataIndex:
         return split
 
 
-def _stamp(path: Path, read: bool) -> str:
+def _stamp(path: Path) -> str:
     try:
-        if read:
-            return f"{path}:{content_sha256(path)}"
-        stat = path.stat()
+        return f"{path}:{content_sha256(path)}"
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    return f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
 class Dataset(ABC):
-    """Where a data set's files and labels are; named by ``_target_`` in ``conf/dataset/*.yaml``."""
+    """Where a data set's files and labels are; named by ``_target_`` in ``conf/dataset/*.yaml``.
+
+    Attributes:
+        by_names: The index follows from the settings and from the names of the files and folders
+            that it lists alone, each file in a folder of the data set's own: no file is read for
+            it. Then a sweep lists it once, and anew where a folder has changed. A subclass says
+            it of itself: it may read more.
+    """
+
+    by_names: ClassVar[bool] = False
+
+    @classmethod
+    def is_by_names(cls) -> bool:
+        """Whether this very class says ``by_names``."""
+        return bool(vars(cls).get("by_names", False))
 
     @abstractmethod
     def index(self) -> DataIndex:

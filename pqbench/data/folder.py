@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
@@ -44,6 +44,8 @@ class ImageFolder(Dataset):
         classes: Names of the class folders in the order of the model's outputs: a list, or the path
             of a text file with one name a line. None sorts them, as torchvision does.
     """
+
+    by_names: ClassVar[bool] = True
 
     def __init__(
         self,

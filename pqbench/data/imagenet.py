@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import ClassVar
 
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
@@ -29,6 +30,8 @@ class ImageNet(Dataset):
             where ``kaggle`` names a data set and that package is installed.
         kaggle: Kaggle's name of the data set.
     """
+
+    by_names: ClassVar[bool] = True
 
     def __init__(self, root: str | None = None, kaggle: str | None = None) -> None:
         self.root = Path(root) if root is not None else None

@@ -74,6 +74,7 @@ class Imagenette(Dataset):
         archives: By variant: folder name, SHA-256 and size of the archive in bytes.
     """
 
+    by_names: ClassVar[bool] = True
     title: ClassVar[str] = "Imagenette"
     wnids: ClassVar[Mapping[str, tuple[str, int]]] = CLASSES
     archives: ClassVar[Archives] = ARCHIVES

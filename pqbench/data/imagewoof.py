@@ -42,6 +42,7 @@ ARCHIVES = {
 class Imagewoof(Imagenette):
     """Imagewoof v2; arguments and splits as for Imagenette (no ``full`` download: set ``root``)."""
 
+    by_names: ClassVar[bool] = True
     title: ClassVar[str] = "Imagewoof"
     wnids: ClassVar[Mapping[str, tuple[str, int]]] = CLASSES
     archives: ClassVar[Archives] = ARCHIVES

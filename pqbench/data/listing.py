@@ -37,43 +37,49 @@ def list_images(folder: Path) -> Listing:
 
     Hidden files and folders are left out.
     """
-    images: list[Path] = []
+    images: list[str] = []
     dangling: list[Path] = []
     repeated: list[Path] = []
     others: Counter[str] = Counter()
     real = folder.resolve()
     seen_folders = {real, *real.parents}  # a link upwards would list all again
     seen_files: set[tuple[int, int]] = set()
-    waiting = [folder]
-    linked: list[Path] = []
+    waiting = [str(folder)]
+    linked: list[str] = []
     while waiting or linked:
         # Real folders first: what is both here and behind a link is listed where it lies.
         current = waiting.pop() if waiting else linked.pop()
-        entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        for entry in entries:
-            path = current / entry.name
-            if entry.name.startswith("."):
+        for entry in sorted(os.scandir(current), key=lambda entry: entry.name):
+            name = entry.name
+            if name.startswith("."):
                 continue
-            if entry.is_symlink() and not path.exists():
-                dangling.append(path)
+            if entry.is_symlink() and not Path(entry.path).exists():
+                dangling.append(Path(entry.path))
             elif entry.is_dir():
-                target = path.resolve()
+                target = Path(entry.path).resolve()
                 if target in seen_folders:
-                    repeated.append(path)
+                    repeated.append(Path(entry.path))
                     continue
                 seen_folders.add(target)
-                (linked if entry.is_symlink() else waiting).append(path)
-            elif path.suffix.lower() not in EXTENSIONS:
-                others[path.suffix.lower() or "no extension"] += 1
+                (linked if entry.is_symlink() else waiting).append(entry.path)
+            elif (extension := _extension(name)) not in EXTENSIONS:
+                others[extension or "no extension"] += 1
             else:
                 stat = entry.stat()
-                if (stat.st_dev, stat.st_ino) in seen_files:
-                    repeated.append(path)
+                key = (stat.st_dev, stat.st_ino)
+                if key in seen_files:
+                    repeated.append(Path(entry.path))
                     continue
-                seen_files.add((stat.st_dev, stat.st_ino))
-                images.append(path)
-    images.sort(key=lambda p: p.relative_to(folder).as_posix())
-    return Listing(tuple(images), tuple(dangling), tuple(repeated), others)
+                seen_files.add(key)
+                images.append(entry.path)
+    # In the order of the paths below the folder, whatever separates their parts.
+    images.sort(key=lambda path: path.replace(os.sep, "/"))
+    return Listing(tuple(map(Path, images)), tuple(dangling), tuple(repeated), others)
+
+
+def _extension(name: str) -> str:
+    _, dot, last = name.rpartition(".")
+    return f".{last.lower()}" if dot and last else ""
 
 
 def images_below(folder: Path) -> list[Path]:

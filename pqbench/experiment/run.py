@@ -23,7 +23,7 @@ from pqbench.core import interrupt
 from pqbench.core import record as rec
 from pqbench.core.artifact import Representation
 from pqbench.core.backend import Backend
-from pqbench.core.dataset import DataIndex, Dataset
+from pqbench.core.dataset import DataIndex
 from pqbench.core.errors import (
     OutputError,
     PqbenchError,
@@ -44,6 +44,7 @@ from pqbench.experiment.assemble import (
     Recorder,
 )
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
+from pqbench.experiment.listed import LISTINGS
 from pqbench.experiment.measure_pair import (
     CLEAN_LOGITS_FILE,
     LATENCY_FILE,
@@ -151,15 +152,21 @@ class ExperimentRun:
 
     # -- the order -----------------------------------------------------------------------------
 
-    def _find_or_make(self) -> rec.Record:
-        planned = self._plan()
+    def _find_or_make(self, fresh: bool = False) -> rec.Record:
+        planned = self._plan(fresh)
         self.identity = identity(self.sources, self.config.threads, planned.listing)
         found = self._find()
         if found is not None:
             return found
         with self.finished.making(self.identity):
             # Another process may have finished it while this one waited.
-            return self._find() or self._make(planned)
+            found = self._find()
+            if found is not None:
+                return found
+            changed = not fresh and self._list(fresh=True)[1] != planned.listing
+            if not changed:
+                return self._make(planned)
+        return self._find_or_make(fresh=True)  # of the data as they are now
 
     def _make(self, planned: _Plan) -> rec.Record:
         """Run what no record was found for: its baseline first, then all its stages."""
@@ -191,7 +198,11 @@ class ExperimentRun:
         self.finished.keep(record)  # before the record is in its folder: found if we die between
         return record
 
-    def _plan(self) -> _Plan:
+    def _list(self, fresh: bool) -> tuple[DataIndex, str]:
+        """The data set's index and its hash, which name what is made of it."""
+        return LISTINGS.get(self.config.dataset.source, self.sources, fresh)
+
+    def _plan(self, fresh: bool) -> _Plan:
         """Check that the recipe can be done and the backend is here; list the data."""
         config = self.config
         backend = make(config.backend, "backend", Backend)
@@ -210,8 +221,8 @@ class ExperimentRun:
             raise UnavailableError(
                 f"backend {config.backend_name}: {available.reason}", hint=available.hint
             )
-        index = make(config.dataset.source, "dataset.source", Dataset).index()
-        return _Plan(actions, backend.loads, index, index.listing_hash())
+        index, listing = self._list(fresh)
+        return _Plan(actions, backend.loads, index, listing)
 
     def _baseline(self) -> tuple[ExperimentRun, rec.Record]:
         """Find or run the same experiment with the empty recipe."""
