@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -108,3 +110,23 @@ def test_copied_sources_share_the_store_and_list_the_same(hydra: Hydra) -> None:
     copied = copy.deepcopy(loader.repository)
     assert copied.get_schema_source().store is ConfigStore.instance()  # type: ignore[attr-defined]
     assert {group: loader.get_group_options(group) for group in before} == before
+
+
+def test_settings_of_a_plugin_that_cannot_be_pickled_are_copied(
+    hydra: Hydra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the launcher of joblib, whose file Hydra's scan has run twice."""
+    master = composed(hydra, *SWEEP, "hydra/launcher=joblib")
+    plain = hydra.config_loader
+    assert isinstance(plain, ConfigLoaderImpl)
+    kind = OmegaConf.get_type(master.hydra.launcher)
+    assert kind is not None
+    monkeypatch.setattr(sys.modules[kind.__module__], kind.__name__, None)
+    with pytest.raises(pickle.PicklingError):
+        pickle.dumps(master)
+    assert check_combinations(master) == len(JOBS)
+    loader = hydra.config_loader
+    for overrides in JOBS:
+        ours = loader.load_sweep_config(master, list(overrides))
+        assert as_text(ours) == as_text(plain.load_sweep_config(master, list(overrides)))
+        ours.model.name = "changed"  # and no copy knows of another

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check
+from pqbench.app.composition import copied
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
 from pqbench.app.run_folder import RunFolder, is_given, new_folder
 from pqbench.app.shown import as_given, scrub_folder
@@ -282,7 +282,7 @@ def _mlflow_pages(
 
 def _task(config: DictConfig) -> DictConfig:
     """The configuration of the experiment, without Hydra's own."""
-    task: DictConfig = pickle.loads(pickle.dumps(config, protocol=5))  # a quick deepcopy
+    task = copied(config)
     with read_write(task), open_dict(task):
         del task["hydra"]
     return task

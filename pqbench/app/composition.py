@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import (
@@ -29,6 +29,30 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from pqbench.app.shown import as_given
+
+T = TypeVar("T")
+
+
+def packed(config: T) -> bytes | None:
+    """A configuration, or what holds some, as bytes.
+
+    Returns:
+        None where it cannot be pickled: Hydra's scan for plugins runs their files a second time,
+        and the classes of a third party's settings are then not those that its module names.
+    """
+    try:
+        return pickle.dumps(config, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+
+
+def copied(config: T) -> T:
+    """A deep copy, by the quick way where there is one."""
+    data = packed(config)
+    if data is None:
+        return copy.deepcopy(config)
+    found: T = pickle.loads(data)
+    return found
 
 
 def share_store() -> None:
@@ -76,7 +100,7 @@ class SweepLoader(ConfigLoaderImpl):
         self.repository = self._once = FilesOnce(config_search_path)
         self.composed = 0
         self.merged = 0
-        self._files: dict[tuple[Any, ...], bytes] = {}
+        self._files: dict[tuple[Any, ...], DictConfig | bytes] = {}
         self._waiting: dict[tuple[str, ...], bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,7 +110,9 @@ class SweepLoader(ConfigLoaderImpl):
     def compose(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """A job's configuration, to look at; :meth:`load_sweep_config` gives it once more."""
         found = super().load_sweep_config(master_config, list(sweep_overrides))
-        self._waiting[tuple(sweep_overrides)] = pickle.dumps(found, protocol=5)
+        data = packed(found)
+        if data is not None:  # many whole configurations would fill the memory
+            self._waiting[tuple(sweep_overrides)] = data
         return found
 
     def load_sweep_config(
@@ -118,11 +144,14 @@ class SweepLoader(ConfigLoaderImpl):
         if key not in self._files:
             self.merged += 1
             own = CachingConfigRepository(given)
-            own.cache = pickle.loads(pickle.dumps(repo.cache))  # merging moves nodes out of them
+            own.cache = copied(repo.cache)  # merging moves nodes out of them
             merged = super()._compose_config_from_defaults_list(defaults, own)
-            self._files[key] = pickle.dumps(merged, protocol=5)
-            return merged
-        found: DictConfig = pickle.loads(self._files[key])
+            data = packed(merged)
+            self._files[key] = merged if data is None else data
+        kept = self._files[key]
+        if isinstance(kept, DictConfig):
+            return copy.deepcopy(kept)
+        found: DictConfig = pickle.loads(kept)
         return found
 
 

@@ -118,9 +118,8 @@ class DataIndex:
             try:
                 digest.update("".join(lines).encode())
             except UnicodeEncodeError:
-                for path in (*split.files, *(split.masks or ())):
-                    if isinstance(path, Path):
-                        check_text(str(path))  # says which
+                for file in map(str, (*split.files, *(split.masks or ()))):
+                    check_text(file)  # says which
                 raise
         return digest.hexdigest()
 
