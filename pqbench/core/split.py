@@ -133,6 +133,7 @@ class PreparedSplit:
         notes: Facts that belong in every record made with this data.
         content: Hash of the split's content and preprocessing settings.
         forms: By input name: how the model takes it, where that is not the usual way.
+        files: Name of each sample's file below the data set's folder, where it has one.
     """
 
     folder: Path
@@ -145,6 +146,7 @@ class PreparedSplit:
     notes: tuple[str, ...]
     content: str
     forms: Mapping[str, Form] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path | str) -> PreparedSplit:
@@ -165,6 +167,7 @@ class PreparedSplit:
             notes=tuple(value["notes"]),
             content=value["content"],
             forms={name: Form(**form) for name, form in value.get("forms", {}).items()},
+            files=tuple(value.get("files", ())),
         )
 
     def with_forms(self, forms: Mapping[str, Form], notes: Sequence[str] = ()) -> PreparedSplit:
@@ -257,6 +260,7 @@ class PreparedSplit:
         value |= {
             "count": len(chosen),
             "sources": [self.sources[i] for i in chosen],
+            "files": [self.files[i] for i in chosen] if self.files else [],
             "notes": [*value["notes"], f"scored: {len(chosen)} of {self.count} samples"],
             "content": hashlib.sha256(f"{value['content']} {chosen.tolist()}".encode()).hexdigest(),
         }

@@ -225,6 +225,13 @@ class Recorder:
         kind = _output_kind(built)
         record.accuracy = _score(config, folder, built.split.folder, cell, baseline, kind)
         record.files["predictions"] = PREDICTIONS
+        theirs = baseline.file("logits") if baseline else None
+        if config.model.task in ORDERED and theirs is not None:
+            from pqbench.measure.flips import FOLDER, save_flips
+
+            split = PreparedSplit.load(built.split.folder)
+            if save_flips(split, folder / str(cell.logits), theirs, folder):
+                record.files["flips"] = FOLDER
         if config.model.task in ORDERED:
             from pqbench.measure.class_order import order_note
 

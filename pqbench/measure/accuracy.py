@@ -7,6 +7,7 @@ that finds a difference of a few images which two separate accuracies cannot sho
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +90,16 @@ def _probability(logits: Logits, predictions: Labels, kind: str) -> npt.NDArray[
     return np.asarray(chosen / shifted.sum(axis=1), np.float32)
 
 
+def _names(split: PreparedSplit, indices: npt.NDArray[Any]) -> list[str | None]:
+    """Names of classes; None beyond those that the data set knows."""
+    known = split.classes
+    return [known[i] if 0 <= i < len(known) else None for i in indices.tolist()]
+
+
 def save_predictions(logits: Logits, split: PreparedSplit, path: Path, kind: str = LOGITS) -> None:
-    """Write one row per sample: index, label, prediction, probability, source (SHA-256).
+    """Write one row per sample: index, path, label and prediction with their names, probability.
+
+    ``path`` is the file's below the data set's folder, ``source`` its content's SHA-256.
 
     ``probability`` is the softmax of logits, the model's own figure where a softmax or sigmoid is
     at its end, and null where it gives class numbers alone.
@@ -103,8 +112,11 @@ def save_predictions(logits: Logits, split: PreparedSplit, path: Path, kind: str
     table = pa.table(
         {
             "index": pa.array(np.arange(split.count), pa.int32()),
+            "path": pa.array(split.files or [None] * split.count, pa.string()),
             "label": pa.array(np.asarray(split.labels()), pa.int32()),
             "prediction": pa.array(predictions, pa.int32()),
+            "label_name": pa.array(_names(split, np.asarray(split.labels())), pa.string()),
+            "prediction_name": pa.array(_names(split, predictions), pa.string()),
             "probability": (
                 pa.nulls(split.count, pa.float32())
                 if probability is None

@@ -5,6 +5,7 @@ Read from the predictions beside each record; what is missing there is left out.
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.core.files import read_limited
 from pqbench.core.record import Record
 from pqbench.report.environments import record_keys
 
@@ -87,12 +89,26 @@ def read_predictions(record: Record, folder: Path) -> dict[str, Any] | None:
         return None
     if not set(_COLUMNS) <= set(table.column_names):
         return None  # of another task
-    place = next((name for name in _PLACES if name in table.column_names), None)
+    place = next((name for name in _PLACES if _told_by(table, name)), None)
+    pictures = record.path(folder, "flips")
     return {
+        "pictures": pictures if pictures is not None and pictures.is_dir() else None,
         "label": table["label"].to_numpy(),
         "prediction": table["prediction"].to_numpy(),
         "place": table[place].to_pylist() if place else [],
     }
+
+
+def _told_by(table: Any, name: str) -> bool:
+    return name in table.column_names and table[name].null_count < len(table)
+
+
+def _picture(folder: Path | None, index: int) -> str | None:
+    """A small picture as a data URL; None where there is none."""
+    path = folder / f"{index}.jpg" if folder is not None else None
+    if path is None or not path.is_file():
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(read_limited(path)).decode("ascii")
 
 
 def _told(
@@ -165,6 +181,7 @@ def _flips(own: Mapping[str, Any], base: Mapping[str, Any], names: Sequence[str]
         "flips": [
             {
                 "sample": own["place"][i] if own["place"] else str(i),
+                "picture": _picture(own["pictures"], i),
                 "label": name(labels[i]),
                 "before": name(before[i]),
                 "after": name(after[i]),

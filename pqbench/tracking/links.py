@@ -12,6 +12,8 @@ from pqbench.tracking.settings import TrackingSettings
 
 HOST = "127.0.0.1"
 PORT = 5000
+# Else MLflow opens with the pages of its last visitor, which may be those for language models.
+CLASSIC = "workflowType=machine_learning"
 
 
 def ui_command(settings: TrackingSettings, port: int = PORT) -> str | None:
@@ -46,15 +48,16 @@ def runs_url(
     """
     url = f"{base}/#/experiments/{quote(experiment_id, safe='')}/runs"
     if view is not None:  # beside a filter in the address MLflow would not look at it
-        return f"{url}?viewStateShareKey={quote(view, safe='')}"
+        return f"{url}?{CLASSIC}&viewStateShareKey={quote(view, safe='')}"
     wanted = None if sweep is None else content.sweep_filter(sweep)
-    return url if wanted is None else f"{url}?searchFilter={quote(wanted, safe='')}"
+    filtered = "" if wanted is None else f"&searchFilter={quote(wanted, safe='')}"
+    return f"{url}?{CLASSIC}{filtered}"
 
 
 def run_url(base: str, experiment_id: str, run_id: str) -> str:
     """The artifacts of one run."""
     place = f"{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
-    return f"{base}/#/experiments/{place}/artifacts"
+    return f"{base}/#/experiments/{place}/artifacts?{CLASSIC}"
 
 
 def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
@@ -64,5 +67,6 @@ def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
         return quote(json.dumps(list(values), separators=(",", ":")), safe="")
 
     return (
-        f"{base}/#/compare-runs?runs={json_list(run_ids)}&experiments={json_list([experiment_id])}"
+        f"{base}/#/compare-runs?{CLASSIC}&runs={json_list(run_ids)}"
+        f"&experiments={json_list([experiment_id])}"
     )

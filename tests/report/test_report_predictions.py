@@ -51,7 +51,20 @@ def test_flips_name_the_samples_and_put_what_was_lost_first(tmp_path: Path) -> N
     assert [f["sample"] for f in told["flips"]] == ["image1.png", "image5.png", "image2.png"]
     assert told["flips"][1] == {
         "sample": "image5.png", "label": "2", "before": "2", "after": "1", "what": "lost",
+        "picture": None,
     }  # fmt: skip
+
+
+def test_flips_hold_the_pictures_that_lie_beside_the_record(tmp_path: Path) -> None:
+    records, folders = pair(tmp_path)
+    records[1].files["flips"] = "flips"
+    folder = tmp_path / "own"
+    (folder / "flips").mkdir()
+    (folder / "flips" / "5.jpg").write_bytes(b"jpeg")
+    told = predicted(records, folders)[1]
+    pictures = {f["sample"]: f["picture"] for f in told["flips"]}
+    assert pictures["image5.png"] == "data:image/jpeg;base64,anBlZw=="
+    assert pictures["image1.png"] is None
 
 
 def test_classes_have_the_names_and_intervals_of_the_record(tmp_path: Path) -> None:

@@ -72,11 +72,15 @@ def test_links_compare_url_round_trips(run_ids):
 
 def test_links_runs_url_points_to_the_table():
     base = links.base_url(TrackingSettings())
-    assert links.runs_url(base, "1") == "http://127.0.0.1:5000/#/experiments/1/runs"
-    assert links.runs_url(base, "1", view="ab12").endswith("/runs?viewStateShareKey=ab12")
+    classic = "workflowType=machine_learning"  # not the pages for language models
+    runs = f"http://127.0.0.1:5000/#/experiments/1/runs?{classic}"
+    assert links.runs_url(base, "1") == runs
+    assert links.runs_url(base, "1", view="ab12") == f"{runs}&viewStateShareKey=ab12"
     query = urlsplit(urlsplit(links.runs_url(base, "1", "2026 a&b")).fragment).query
-    assert parse_qs(query) == {"searchFilter": ['tags.sweep = "2026 a&b"']}
-    assert links.runs_url(base, "1", "it's").endswith("/runs")  # MLflow cannot search for it
+    assert parse_qs(query)["searchFilter"] == ['tags.sweep = "2026 a&b"']
+    assert links.runs_url(base, "1", "it's") == runs  # MLflow cannot search for it
+    others = (links.run_url(base, "1", "a"), links.compare_url(base, "1", ["a"]))
+    assert all(classic in url for url in others)
 
 
 @pytest.mark.parametrize(
