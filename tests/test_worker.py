@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from pqbench.core.record import json_schema
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.measure_pair import SideSpec, run_cell
 from pqbench.measure.protocol import MeasureProtocol
+from pqbench.workers.forkserver import Forked, server
 from pqbench.workers.session import SessionWorker
 
 COUNT = 50
@@ -229,6 +231,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from pqbench.workers.forkserver import Forked, server
 from pqbench.workers.session import SessionWorker
 from session_backends import node
 worker = SessionWorker.start(
@@ -379,3 +382,51 @@ def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(
     assert all(gone(child.pid, adopted=True) for child in after)
     with lock.timing():
         pass
+
+
+def forked(worker: SessionWorker) -> bool:
+    return any("forkserver" in part for part in psutil.Process(worker.pid).cmdline())
+
+
+def test_session_on_the_cpu_is_a_fork_and_a_weighed_one_a_fresh_interpreter(
+    tmp_path: Path, split: Path
+) -> None:
+    folder = write_onnx_model(tmp_path / "onnx")
+    backend = {"_target_": "pqbench.backends.ort.backend.OrtBackend", "name": "ort", "threads": 1}
+    outputs = []
+    for weighed in (False, True):
+        log = tmp_path / f"{weighed}.log"
+        with SessionWorker.start(
+            backend, folder, split, [1, 16], 1, log, 60, weighed=weighed
+        ) as worker:
+            assert forked(worker) != weighed
+            assert worker.predict(tmp_path / f"{weighed}.npy", 16) == COUNT
+        outputs.append(np.load(tmp_path / f"{weighed}.npy"))
+    np.testing.assert_array_equal(*outputs)
+
+
+def write_frozen(path: str) -> None:
+    before = gc.get_freeze_count()
+    Path(path).write_text(f"{before} {sum(len(gc.get_objects(i)) for i in range(3))}")
+
+
+def test_collection_in_a_fork_visits_nothing_of_what_the_server_imported(tmp_path: Path) -> None:
+    context = server(1)
+    assert context is not None
+    child = Forked(context, write_frozen, (str(tmp_path / "count"),), tmp_path / "log.txt", 1)
+    child.wait(60)
+    frozen, visited = map(int, (tmp_path / "count").read_text().split())
+    assert frozen > 100_000  # torch's
+    assert visited < frozen / 4  # of this file and of what it imports
+
+
+def test_worker_that_may_leave_ends_by_itself_while_another_is_asked(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    with start(tmp_path, model, split) as one, start(tmp_path, model, split) as two:
+        one.leave()
+        assert psutil.Process(one.pid).wait(10) in (0, None)
+        assert len(two.block(1, 0.01).ns) > 0
+        one.leave()
+    assert gone(one.pid)
+    assert gone(two.pid)

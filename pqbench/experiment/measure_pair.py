@@ -148,6 +148,9 @@ def run_cell(
                     starts.append(cell.time(sides, number, result))
                 if number == protocol.processes - 1:
                     stack.push(loaded.pop_all())  # scored and profiled below
+                else:
+                    for side in sides:  # both end at once
+                        side.leave()
         cell.judge(starts, result)
         if protocol.score:
             with lock.working(locked):

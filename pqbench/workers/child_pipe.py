@@ -164,12 +164,17 @@ class ChildPipe:
 
     # -- end ---------------------------------------------------------------------------------------
 
+    def leave(self) -> None:
+        """Let the child end by itself, without waiting for it; :meth:`close` does."""
+        if self._to >= 0:
+            os.close(self._to)
+            self._to = -1
+
     def close(self) -> None:
         """Let the child end by itself, then make sure that it and its children have."""
         if self._closed:
             return
-        os.close(self._to)
-        self._to = -1
+        self.leave()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_S)
         self.kill()

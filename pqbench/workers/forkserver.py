@@ -40,6 +40,7 @@ PRELOAD = (
     "pqbench.workers.session",
     "pqbench.workers.session_child",
     "pqbench.measure.session_host",
+    "pqbench.workers.preloaded",  # the last one
 )
 _LONGEST = 108 - len("/listener-12345678") - 1
 _SHORT = ("/tmp", "/var/tmp")
