@@ -1,11 +1,13 @@
 """``python -m pqbench.layers RECORD [RECORD ...]``: which layer gained, and which paid.
 
 One record is compared with its baseline; of several the last is compared with the first. Each is
-profiled by its own runtime, kernel by kernel, in turns with the others; kernels are traced back to
-the layers of the model, with the conversions around them. Records of different runtimes may be
-mixed. Given a folder with ``--out``: table, figure and a page with both.
+started several times, timed, and profiled by its own runtime, kernel by kernel, in turns with the
+others; kernels are traced back to the operators of the first one's model, and conversions are
+charged to the layer that they are there for. Records of different runtimes may be mixed. Given a
+folder with ``--out``: tables, figure and a page with both.
 
-Exit codes: 0 the layers account for the difference; 1 they do not; 2 nothing could be compared.
+Exit codes: 0 the layers account for the difference, or none is shown; 1 they do not; 2 nothing
+could be compared.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ from pqbench.core.terminal import open_streams
 from pqbench.experiment.config import ExperimentConfig, from_plain, register
 from pqbench.experiment.scored_split import scored_split
 from pqbench.machine import device_lock as lock
-from pqbench.report.layers import LayerTable, layer_table
-from pqbench.report.layers_view import figure, to_csv, to_html, to_rich, verdict
+from pqbench.report.layers import LayerTable, layer_table, mean_profile
+from pqbench.report.layers_view import figure, shares_to_csv, to_csv, to_html, to_rich, verdict
 from pqbench.report.load import find_records
 from pqbench.workers.session import SessionWorker
 
 SAMPLES = 64
-BLOCK_S = 0.15
-RUNS = 20
+BLOCK_S, LEAD_S, WARM_UP_S = 0.12, 0.03, 0.2
+PROFILE_S = 0.25
+LEAST_RUNS, MOST_RUNS = 8, 500
 TIMEOUT_S = 600.0
 
 
@@ -68,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments().parse_args(argv)
     try:
         sides = find_sides(args.records)
-        table = measure(sides, args.batch, args.rounds, args.allow)
+        table = measure(sides, args.batch, args.starts, args.allow)
         if args.out is not None:
-            write(table, args.out, sides, args.batch, args.rounds)
+            write(table, args.out, sides, args.batch, args.starts)
     except PqbenchError as error:
         print(f"pqbench: {error}", file=sys.stderr)
         return 2
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(verdict(table)))
     if args.out is not None:
         print(f"Page: {args.out / 'layers.html'}")
-    return 0 if table.accounts else 1
+    return 0 if table.accounts or not table.differs else 1
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -97,8 +100,8 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=_count, default=1, metavar="N", help="samples per call")
     parser.add_argument(
-        "--rounds", type=_rounds, default=10, metavar="N",
-        help="turns of all sessions; default %(default)s",
+        "--starts", type=_starts, default=8, metavar="N",
+        help="fresh starts of all sessions; default %(default)s",
     )  # fmt: skip
     parser.add_argument(
         "--most", type=_count, default=15, metavar="N",
@@ -118,9 +121,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _rounds(text: str) -> int:
+def _starts(text: str) -> int:
     if _count(text) < 3:
-        raise argparse.ArgumentTypeError("below 3 rounds nothing can be told")
+        raise argparse.ArgumentTypeError("below 3 starts nothing can be told")
     return int(text)
 
 
@@ -161,14 +164,14 @@ def _baseline(record: Record, folder: Path) -> tuple[Record, Path]:
 
 
 def measure(
-    sides: Sequence[Side], batch_size: int, rounds: int, allow: Sequence[str] = ()
+    sides: Sequence[Side], batch_size: int, starts: int, allow: Sequence[str] = ()
 ) -> LayerTable:
     """Time and profile the sessions in turns.
 
     Args:
         sides: The sessions, two at least.
         batch_size: Samples per call.
-        rounds: Turns of all, three at least.
+        starts: Fresh starts of all, three at least.
         allow: Packages beside pqbench whose classes the records may name.
 
     Raises:
@@ -188,18 +191,30 @@ def measure(
     devices = {str(config.backend.get("device", "cpu")).lower() for config in configs}
     if len(devices) > 1:
         raise UnsupportedError(f"these ran on {' and '.join(sorted(devices))}")
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+    device = devices.pop()
+    timed: list[list[float]] = [[] for _ in sides]
+    profiles: list[list[KernelProfile]] = [[] for _ in sides]
+    with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         split = scored_split(configs[0], work / "split", SAMPLES)
-        timing, profiling = (
-            [
-                _launch(side, config, split.folder, work, batch_size, kind, stack)
-                for side, config in zip(sides, configs, strict=True)
-            ]
-            for kind in ("timed", "profiled")
-        )
-        with lock.timing(devices.pop()):
-            return _take_turns(sides, timing, profiling, batch_size, rounds)
+        for number in range(starts):
+            with contextlib.ExitStack() as stack:
+                with lock.working(device):
+                    timing, profiling = (
+                        [
+                            _launch(side, config, split.folder, work, batch_size, kind, stack)
+                            for side, config in zip(sides, configs, strict=True)
+                        ]
+                        for kind in ("timed", "profiled")
+                    )
+                    for worker in (*timing, *profiling):
+                        worker.opened()
+                with lock.timing(device):
+                    taken = _take_turns(sides, timing, profiling, batch_size, bool(number % 2))
+            for index, (ms, profile) in enumerate(taken):
+                timed[index].append(ms)
+                profiles[index].append(profile)
+    return layer_table([side.name for side in sides], profiles, timed)
 
 
 def _launch(
@@ -221,7 +236,7 @@ def _launch(
         timeout_s=TIMEOUT_S,
         name=side.name,
     )
-    return stack.enter_context(worker.opened())
+    return stack.enter_context(worker)
 
 
 def _take_turns(
@@ -229,32 +244,39 @@ def _take_turns(
     timing: Sequence[SessionWorker],
     profiling: Sequence[SessionWorker],
     batch_size: int,
-    rounds: int,
-) -> LayerTable:
-    """Rounds in alternating order, after one that does not count."""
-    timed: list[list[float]] = [[] for _ in sides]
+    reverse: bool,
+) -> list[tuple[float, KernelProfile]]:
+    """One start's timed ms of a call and profile of each side: there and back, drift cancels.
+
+    Each profile lies between two timed blocks.
+    """
+    order = list(reversed(range(len(sides)))) if reverse else list(range(len(sides)))
+    medians: list[list[float]] = [[] for _ in sides]
     profiles: list[list[KernelProfile]] = [[] for _ in sides]
-    order = list(range(len(sides)))
-    for number in range(rounds + 1):
-        for index in order if number % 2 else reversed(order):
-            block = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=0.05)
-            profile = profiling[index].kernels(batch_size, RUNS)
-            if profile is None:
-                runtime = sides[index].record.experiment.backend
-                raise UnsupportedError(
-                    f"{runtime} does not tell its kernels",
-                    hint="compare records on ONNX Runtime or OpenVINO",
-                )
-            if number:
-                timed[index].append(block.median_ms)
-                profiles[index].append(profile)
-    return layer_table([side.name for side in sides], profiles, timed)
+    for worker in timing:
+        worker.block(batch_size, WARM_UP_S, min_calls=3)
+    for index in [*order, *order[::-1]]:
+        first = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=LEAD_S).median_ms
+        runs = min(max(round(1e3 * PROFILE_S / first), LEAST_RUNS), MOST_RUNS)
+        profile = profiling[index].kernels(batch_size, runs)
+        second = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=LEAD_S).median_ms
+        if profile is None:
+            runtime = sides[index].record.experiment.backend
+            raise UnsupportedError(
+                f"{runtime} does not tell its kernels",
+                hint="compare records on ONNX Runtime or OpenVINO",
+            )
+        medians[index] += [first, second]
+        profiles[index].append(profile)
+    return [
+        (sum(ms) / len(ms), mean_profile(own)) for ms, own in zip(medians, profiles, strict=True)
+    ]
 
 
 def write(
-    table: LayerTable, out: Path, sides: Sequence[Side], batch_size: int, rounds: int
+    table: LayerTable, out: Path, sides: Sequence[Side], batch_size: int, starts: int
 ) -> None:
-    """Write ``layers.csv``, ``layers.png`` and ``layers.html``.
+    """Write ``layers.csv``, ``operators.csv``, ``layers.png`` and ``layers.html``.
 
     Raises:
         ConfigError: ``out`` is a file.
@@ -263,13 +285,14 @@ def write(
         raise ConfigError(f"{out} is a file", hint="give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / "layers.csv").write_text(to_csv(table), encoding="utf-8")
+    (out / "operators.csv").write_text(shares_to_csv(table), encoding="utf-8")
     png = io.BytesIO()
     figure(table).savefig(png, format="png", dpi=160)
     (out / "layers.png").write_bytes(png.getvalue())
     record = sides[-1].record
     cpu = (record.environment.get("cpu") or {}).get("model", "an unknown CPU")
     note = (
-        f"Batch {batch_size}, {record.config['threads']} threads, {rounds} rounds in turns. The "
+        f"Batch {batch_size}, {record.config['threads']} threads, {starts} starts in turns. The "
         f"records were measured on: {cpu}."
     )
     title = f"{record.experiment.model}: {' → '.join(table.sessions)}"

@@ -80,7 +80,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_layers_compares_a_record_with_its_baseline(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main([str(pair[1]), "--rounds", "3", "--out", str(tmp_path / "out")])
+    code = main([str(pair[1]), "--starts", "3", "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert code in (0, 1), said  # whether the sum agrees is the machine's matter
     assert "A call took" in said and "none · ort" in said and "ort_int8 · ort" in said
@@ -88,6 +88,8 @@ def test_layers_compares_a_record_with_its_baseline(
     kernels = {row["layer"]: row["ort_int8 · ort kernels"] for row in rows}
     assert {"0", "2", "6", "between the kernels"} <= set(kernels)
     assert "QLinearConv" in kernels["2"]
+    shares = list(csv.DictReader((tmp_path / "out" / "operators.csv").open(encoding="utf-8")))
+    assert [row["operator"] for row in shares][:2] == ["/0/Conv", "/1/Relu"]
     page = (tmp_path / "out" / "layers.html").read_text(encoding="utf-8")
     assert "data:image/png;base64" in page and (tmp_path / "out" / "layers.png").stat().st_size
 
@@ -109,4 +111,4 @@ def test_layers_refuses_what_cannot_be_compared(
     assert main([str(lonely)]) == 2
     assert "name the baseline's record first" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([str(pair[1]), "--rounds", "2"])
+        main([str(pair[1]), "--starts", "2"])

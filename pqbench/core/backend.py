@@ -68,6 +68,25 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """One operator of a model's file that depends on the input.
+
+    Attributes:
+        name: The node's name in the file, or its first output's where it has none.
+        type: Its type as the file has it, ``Conv``.
+        inputs: Names of the operators whose results it reads.
+        outputs: Names of its results.
+        weights: Name of its constant weights, where it has any.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    weights: str = ""
+
+
+@dataclass(frozen=True)
 class KernelTime:
     """What one executed kernel took.
 
@@ -75,12 +94,11 @@ class KernelTime:
         name: The runtime's own name of it, unique within the model.
         kind: Its type, with the precision where the runtime tells: ``Convolution u8``.
         ms: Milliseconds per inference.
-        origins: Names of the operators of the loaded model that it computes; several where they
-            were fused, none where the runtime added it.
+        origins: Names of operators of the loaded model, or of their results, that the runtime says
+            it computes; several where they were fused, none where it does not tell.
         feeds: Names of the kernels that read what it gives.
         conversion: Whether it only changes how a tensor is held: quantizing, dequantizing, another
             memory layout or type.
-        weights: Name of its constant weights, where it has any.
     """
 
     name: str
@@ -89,7 +107,6 @@ class KernelTime:
     origins: tuple[str, ...] = ()
     feeds: tuple[str, ...] = ()
     conversion: bool = False
-    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,10 +116,25 @@ class KernelProfile:
     Attributes:
         kernels: In order of execution.
         call_ms: Milliseconds per inference while profiled: the kernels and what is between them.
+        operators: Of the loaded model, each after those that it reads.
     """
 
     kernels: tuple[KernelTime, ...]
     call_ms: float
+    operators: tuple[Operator, ...] = ()
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> KernelProfile:
+        """What ``dataclasses.asdict`` gave, after JSON."""
+
+        def tuples(node: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in node.items()}
+
+        return cls(
+            tuple(KernelTime(**tuples(kernel)) for kernel in value["kernels"]),
+            value["call_ms"],
+            tuple(Operator(**tuples(operator)) for operator in value["operators"]),
+        )
 
 
 class Session(ABC):

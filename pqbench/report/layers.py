@@ -1,27 +1,28 @@
 """Two or more sessions of one model beside each other, layer by layer.
 
-A *layer* is what no session splits: kernels of different sessions that compute an operator in
-common are one row. Conversions (quantizing, dequantizing, another layout) are charged to the layer
-that reads what they give, and to the one before them at the end of the model. Sessions are profiled
-in turns; a difference is the mean over the rounds, with Student's t and Holm's correction over the
-layers.
+A *layer* is what no session splits: operators of the first session's file that some session fuses
+are one row. Which of them a kernel computes, and which layer a conversion (quantizing,
+dequantizing, another layout) is charged to, says :mod:`pqbench.report.layer_assignment`. Sessions
+are started several times and profiled in turns; a difference is the mean over the starts, with
+Student's t and Holm's correction over the layers.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from pqbench.core.backend import KernelProfile, KernelTime
+from pqbench.core.backend import KernelProfile, Operator
 from pqbench.core.statistics import ALPHA, Normal, holm, mean_of
 from pqbench.report.estimate import Estimate
+from pqbench.report.layer_assignment import Assigned, assign, is_product
 
 BETWEEN = "between the kernels"
 TOLERANCE = 0.05  # of the sessions' difference, that layers may fail to account for
 _NUMBERED = re.compile(r"^[A-Z]\w*_\d+$")  # a constant that OpenVINO made
-_FAR = 64  # conversions in a row
+_NONE = ""  # for kernels that are charged to no operator
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Layer:
     """A row.
 
     Attributes:
-        name: Of its weights or of its first operator in the first session that has it.
+        name: Of the weights of its first product, or its first operator.
+        operators: Names of the operators of the first session's file that are in it.
         kinds: Kernel types in each session, most time first.
         ms: Milliseconds per call in each session, its conversions included.
         conversions_ms: Of these, of its conversions.
@@ -38,6 +40,7 @@ class Layer:
     """
 
     name: str
+    operators: tuple[str, ...]
     kinds: tuple[str, ...]
     ms: tuple[Estimate, ...]
     conversions_ms: tuple[float, ...]
@@ -51,6 +54,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Share:
+    """One operator of the first session's file.
+
+    Attributes:
+        name: The node's name.
+        type: Its type.
+        layer: The row that it is in.
+        ms: Of the kernels that are charged to it in each session; None where it has none.
+        within: Where it has none: the operator that it is fused with, in each session.
+    """
+
+    name: str
+    type: str
+    layer: str
+    ms: tuple[float | None, ...]
+    within: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LayerTable:
     """What the profiles say.
 
@@ -60,6 +82,7 @@ class LayerTable:
         timed_ms: Median of a call in each session while nothing was profiled.
         timed_change: Of the last session against the first, in ms.
         total_change: The layers' changes together, in ms.
+        shares: Every operator of the first session's file, in its order.
     """
 
     sessions: tuple[str, ...]
@@ -67,6 +90,7 @@ class LayerTable:
     timed_ms: tuple[Estimate, ...]
     timed_change: Estimate
     total_change: Estimate
+    shares: tuple[Share, ...] = ()
 
     @property
     def unaccounted(self) -> float:
@@ -76,20 +100,51 @@ class LayerTable:
 
     @property
     def accounts(self) -> bool:
-        """Whether the layers account for the sessions' difference, within ``TOLERANCE``.
+        """Whether the layers account for the sessions' difference, within ``TOLERANCE``."""
+        return self.unaccounted <= TOLERANCE
 
-        Where both intervals leave more than that open, they must at least overlap.
-        """
-        if self.unaccounted <= TOLERANCE:
-            return True
-        half = max(e.high - e.low for e in (self.total_change, self.timed_change)) / 2
-        wide = half > TOLERANCE * abs(self.timed_change.value)
-        total, timed = self.total_change, self.timed_change
-        return wide and total.low <= timed.high and timed.low <= total.high
+    @property
+    def differs(self) -> bool:
+        """Whether the sessions are shown to take different times."""
+        return not self.timed_change.low <= 0 <= self.timed_change.high
 
     def largest(self) -> list[Layer]:
         """Layers by how much they changed, largest first."""
         return sorted(self.layers, key=lambda layer: -abs(layer.change.value))
+
+
+def mean_profile(profiles: Sequence[KernelProfile]) -> KernelProfile:
+    """One start's profiles as one; kernels that a later one names anew are those of the last."""
+    last = profiles[-1]
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for profile in profiles:
+        for kernel in profile.kernels:
+            taken[kernel.name, kernel.kind].append(kernel.ms)
+    means = {key: sum(ms) / len(ms) for key, ms in taken.items()}
+    kernels = tuple(replace(k, ms=means[k.name, k.kind]) for k in last.kernels)
+    return replace(last, kernels=kernels, call_ms=sum(p.call_ms for p in profiles) / len(profiles))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """One session in one start."""
+
+    profile: KernelProfile
+    assigned: Sequence[Assigned]
+
+    def ms(self, conversions: bool | None = None) -> dict[str, float]:
+        """By the operator that is charged, of all kernels or of conversions alone."""
+        found: dict[str, float] = defaultdict(float)
+        for kernel, one in zip(self.profile.kernels, self.assigned, strict=True):
+            if conversions is None or one.converts == conversions:
+                found[one.charged] += kernel.ms
+        return found
+
+    def kinds(self, names: Sequence[str]) -> str:
+        """Types of the kernels charged to some operators, most time first."""
+        pairs = zip(self.profile.kernels, self.assigned, strict=True)
+        own = [kernel for kernel, one in pairs if one.charged in names and not one.converts]
+        return ", ".join(dict.fromkeys(k.kind for k in sorted(own, key=lambda k: -k.ms)))
 
 
 def layer_table(
@@ -101,53 +156,36 @@ def layer_table(
 
     Args:
         names: Of the sessions, two at least.
-        rounds: Profiles of each session, one per round, taken in turns; two at least.
-        timed: Medians of a call in ms of each session, of the same rounds, without the profiler.
+        rounds: Profiles of each session, one per start, taken in turns; two at least.
+        timed: Medians of a call in ms of each session, of the same starts, without the profiler.
     """
-    charged = [_charged(profiles[0].kernels) for profiles in rounds]
-    rows = _rows(
-        [
-            [kernel for kernel in profiles[0].kernels if target[kernel.name] == kernel.name]
-            for profiles, target in zip(rounds, charged, strict=True)
-        ],
-        [profiles[0].kernels for profiles in rounds],
-    )
-    own: list[list[Mapping[str, float]]] = []
-    for profiles, target in zip(rounds, charged, strict=True):
-        own.append([_by_target(profile.kernels, target) for profile in profiles])
-    converted = []
-    for profiles, target in zip(rounds, charged, strict=True):
-        all_rounds = [k for profile in profiles for k in profile.kernels if k.conversion]
-        converted.append(_by_target(all_rounds, target))
-    drafts = []
-    for members in rows:
-        values = [
-            [sum(taken.get(kernel.name, 0.0) for kernel in side) for taken in looks]
-            for side, looks in zip(members, own, strict=True)
-        ]
-        if not any(ms for side in values for ms in side):
-            continue  # never executed
-        drafts.append(
-            (
-                _name(members),
-                tuple(_kinds(side) for side in members),
-                values,
-                tuple(
-                    sum(taken.get(kernel.name, 0.0) for kernel in side) / len(profiles)
-                    for side, taken, profiles in zip(members, converted, rounds, strict=True)
-                ),
-            )
-        )
-    between = [
-        [profile.call_ms - sum(kernel.ms for kernel in profile.kernels) for profile in profiles]
+    operators = rounds[0][0].operators
+    starts = [
+        [_Start(profile, assign(operators, profile.kernels)) for profile in profiles]
         for profiles in rounds
     ]
-    drafts.append((BETWEEN, ("",) * len(names), between, (0.0,) * len(names)))
-    changes = [_difference(values) for _, _, values, _ in drafts]
+    groups = _groups(operators, starts)
+    drafts = []
+    for members in groups:
+        values = [[_sum(start.ms(), members) for start in side] for side in starts]
+        if not any(ms for side in values for ms in side):
+            continue  # never executed
+        converted = tuple(
+            sum(_sum(start.ms(conversions=True), members) for start in side) / len(side)
+            for side in starts
+        )
+        kinds = tuple(side[-1].kinds(members) for side in starts)
+        drafts.append((_name(operators, members), tuple(members), kinds, values, converted))
+    between = [
+        [p.call_ms - sum(kernel.ms for kernel in p.kernels) for p in profiles]
+        for profiles in rounds
+    ]
+    drafts.append((BETWEEN, (), ("",) * len(names), between, (0.0,) * len(names)))
+    changes = [_difference(values) for _, _, _, values, _ in drafts]
     p_values = holm([change.p_equal() if change else 1.0 for change in changes])
     layers = [
-        Layer(name, kinds, tuple(map(_mean, values)), conversions, _estimate(change), p)
-        for (name, kinds, values, conversions), change, p in zip(
+        Layer(name, members, kinds, tuple(map(_mean, values)), converted, _estimate(change), p)
+        for (name, members, kinds, values, converted), change, p in zip(
             drafts, changes, p_values, strict=True
         )
     ]
@@ -158,108 +196,69 @@ def layer_table(
         tuple(map(_mean, timed)),
         _estimate(_difference(timed)),
         _estimate(_difference(total)),
+        tuple(_shares(operators, starts, layers)),
     )
 
 
-def _charged(kernels: Sequence[KernelTime]) -> dict[str, str]:
-    """The kernel that each is charged to: itself, unless it is a conversion."""
-    near = _neighbours(kernels)
-    return {k.name: near[k.name] if k.conversion else k.name for k in kernels}
-
-
-def _neighbours(kernels: Sequence[KernelTime]) -> dict[str, str]:
-    """Of each kernel the first that reads what it gives, conversions passed over.
-
-    At the end of the model the one before it; itself where there is none.
-    """
-    known = {kernel.name: kernel for kernel in kernels}
-    before: dict[str, list[str]] = defaultdict(list)
-    for kernel in kernels:
-        for name in kernel.feeds:
-            before[name].append(kernel.name)
-
-    def follow(name: str, ways: Callable[[str], Iterable[str]]) -> str | None:
-        seen = [name]
-        for current in seen:
-            if len(seen) > _FAR:
-                return None
-            for other in ways(current):
-                if other in known and not known[other].conversion:
-                    return other
-                if other in known and other not in seen:
-                    seen.append(other)
-        return None
-
-    return {
-        name: follow(name, lambda n: known[n].feeds) or follow(name, lambda n: before[n]) or name
-        for name in known
-    }
-
-
-def _by_target(kernels: Iterable[KernelTime], target: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
-    for kernel in kernels:
-        found[target[kernel.name]] += kernel.ms
-    return found
-
-
-def _rows(
-    sides: Sequence[Sequence[KernelTime]], every: Sequence[Sequence[KernelTime]]
-) -> list[list[list[KernelTime]]]:
-    """Kernels of each session by layer, in order of execution: those that share an operator.
-
-    What one session alone has, such as the parts of an operator that it takes to pieces, belongs to
-    the layer that reads it.
-    """
-    parent: dict[str, str] = {}
+def _groups(operators: Sequence[Operator], starts: Sequence[Sequence[_Start]]) -> list[list[str]]:
+    """Operators by layer: those that some session fuses are one; and what is charged to none."""
+    parent = {operator.name: operator.name for operator in operators}
 
     def root(name: str) -> str:
-        parent.setdefault(name, name)
         while parent[name] != name:
             parent[name] = parent[parent[name]]
             name = parent[name]
         return name
 
-    def keys(index: int, kernel: KernelTime) -> tuple[str, ...]:
-        return kernel.origins or (f"{index}:{kernel.name}",)
-
-    groups: dict[str, set[int]] = defaultdict(set)
-    for index, side in enumerate(sides):
-        for kernel in side:
-            first, *others = keys(index, kernel)
-            for other in others:
-                parent[root(other)] = root(first)
-    homes = [{k.name: root(keys(index, k)[0]) for k in side} for index, side in enumerate(sides)]
-    for index, home in enumerate(homes):
-        for place in home.values():
-            groups[place].add(index)
-    for index, (side, home) in enumerate(zip(sides, homes, strict=True)):
-        near = _neighbours(every[index])
-        for kernel in side:
-            reader = home.get(near[kernel.name])
-            if reader is not None and len(groups[home[kernel.name]]) == 1 < len(sides):
-                parent[root(home[kernel.name])] = root(reader)
-    rows: dict[str, list[list[KernelTime]]] = {}
-    for index, side in enumerate(sides):
-        for kernel in side:
-            place = root(keys(index, kernel)[0])
-            rows.setdefault(place, [[] for _ in sides])[index].append(kernel)
-    return list(rows.values())
+    for side in starts:
+        for one in side[-1].assigned:
+            for other in one.layers[1:]:
+                parent[root(other)] = root(one.layers[0])
+    found: dict[str, list[str]] = {}
+    for operator in operators:
+        found.setdefault(root(operator.name), []).append(operator.name)
+    return [*found.values(), [_NONE]]
 
 
-def _name(members: Sequence[Sequence[KernelTime]]) -> str:
+def _sum(ms: Mapping[str, float], members: Sequence[str]) -> float:
+    return sum(ms.get(name, 0.0) for name in members)
+
+
+def _name(operators: Sequence[Operator], members: Sequence[str]) -> str:
     """Its weights' name without the ending, or its first operator's."""
-    kernels = [kernel for side in members for kernel in side]
-    for kernel in kernels:
-        if kernel.weights and not _NUMBERED.search(kernel.weights):
-            return kernel.weights.removesuffix(".weight")
-    first = kernels[0]
-    return first.origins[0] if first.origins else first.name
+    if members == [_NONE]:
+        return "in no layer"
+    own = [operator for operator in operators if operator.name in members]
+    first = next((o for o in own if is_product(o.type)), own[0])
+    named = is_product(first.type) and first.weights and not _NUMBERED.search(first.weights)
+    return first.weights.removesuffix(".weight") if named else first.name
 
 
-def _kinds(side: Sequence[KernelTime]) -> str:
-    ordered = sorted(side, key=lambda kernel: -kernel.ms)
-    return ", ".join(dict.fromkeys(kernel.kind for kernel in ordered))
+def _shares(
+    operators: Sequence[Operator],
+    starts: Sequence[Sequence[_Start]],
+    layers: Sequence[Layer],
+) -> list[Share]:
+    rows = {name: layer.name for layer in layers for name in layer.operators}
+    sums = [[start.ms() for start in side] for side in starts]
+    within = [
+        {name: one.charged for one in side[-1].assigned for name in one.layers} for side in starts
+    ]
+    found = []
+    for operator in operators:
+        name = operator.name
+        ms = tuple(
+            sum(own.get(name, 0.0) for own in side) / len(side)
+            if any(name in own for own in side)
+            else None
+            for side in sums
+        )
+        fused = tuple(
+            "" if own is not None else side.get(name, "")
+            for own, side in zip(ms, within, strict=True)
+        )
+        found.append(Share(name, operator.type, rows.get(name, ""), ms, fused))
+    return found
 
 
 def _difference(values: Sequence[Sequence[float]]) -> Normal | None:

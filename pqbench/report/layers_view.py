@@ -31,10 +31,13 @@ def verdict(table: LayerTable) -> list[str]:
         f"{table.timed_ms[-1].value:.3f} ms in {last}: "
         f"{change.value:+.3f} [{low}, {high}] ms, without the profiler."
     ]
+    if not table.differs:
+        said.append("No difference is shown, so no layer is named as its reason.")
+        return said
     if not table.accounts:
         said.append(
             f"The layers add up to {table.total_change.value:+.3f} ms, {table.unaccounted:.0%} off "
-            f"(allowed: {TOLERANCE:.0%}): no layer is named as the reason. Use more rounds, or a "
+            f"(allowed: {TOLERANCE:.0%}): no layer is named as the reason. Use more starts, or a "
             "quieter machine."
         )
         return said
@@ -98,17 +101,31 @@ def to_csv(table: LayerTable) -> str:
     """Every layer, with a column for each session."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    header = ["layer"]
+    header = ["layer", "operators"]
     for name in table.sessions:
         header += [f"{name} kernels", f"{name} [ms]", f"{name} low", f"{name} high"]
         header += [f"{name} conversions [ms]"]
     writer.writerow([*header, "change [ms]", "change low", "change high", "p, Holm", "shown"])
     for layer in table.layers:
-        cells: list[object] = [_safe(layer.name)]
+        cells: list[object] = [_safe(layer.name), _safe(" ".join(layer.operators))]
         for kinds, ms, converted in zip(layer.kinds, layer.ms, layer.conversions_ms, strict=True):
             cells += [_safe(kinds), *_digits(ms), f"{converted:.6g}"]
         shown = "yes" if layer.shown else "no"
         writer.writerow([*cells, *_digits(layer.change), f"{layer.p:.4g}", shown])
+    return out.getvalue()
+
+
+def shares_to_csv(table: LayerTable) -> str:
+    """Every operator of the first session's file: its own ms in each, or what it is fused with."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = [f"{name} {what}" for name in table.sessions for what in ("[ms]", "fused with")]
+    writer.writerow(["operator", "type", "layer", *columns])
+    for share in table.shares:
+        cells = []
+        for ms, within in zip(share.ms, share.within, strict=True):
+            cells += ["" if ms is None else f"{ms:.6g}", _safe(within)]
+        writer.writerow([_safe(share.name), _safe(share.type), _safe(share.layer), *cells])
     return out.getvalue()
 
 
@@ -171,7 +188,8 @@ def to_html(table: LayerTable, title: str, png: bytes, notes: Sequence[str]) -> 
         mark = ' class="shown"' if layer.shown else ""
         kernels = esc(" → ".join(kinds or "none" for kinds in layer.kinds))
         lines.append(
-            f"<tr{mark}><th>{esc(layer.name)}<td class=k>{kernels}{cells}<td>{esc(_change(layer))}"
+            f"<tr{mark}><th>{esc(layer.name)}<td class=k>{esc(', '.join(layer.operators))}"
+            f"<td class=k>{kernels}{cells}<td>{esc(_change(layer))}"
         )
     sums = "".join(f"<td>{_ms(ms)}<td>" for ms in table.timed_ms)
     image = base64.b64encode(png).decode("ascii")
@@ -188,12 +206,13 @@ tfoot th,tfoot td{{border-top:2px solid}}
 </style>
 <h1>{esc(title)}</h1>{said}
 <img alt="Milliseconds of each layer" src="data:image/png;base64,{image}">
-<div><table><thead><tr><th>layer<th>kernels{head}<th>change [ms]</thead>
+<div><table><thead><tr><th>layer<th>operators<th>kernels{head}<th>change [ms]</thead>
 <tbody>{"".join(lines)}</tbody>
-<tfoot><tr><th>timed<td>{sums}<td>{_interval(table.timed_change)}</tfoot></table></div>
+<tfoot><tr><th>timed<td><td>{sums}<td>{_interval(table.timed_change)}</tfoot></table></div>
 {"".join(f"<p>{esc(note)}</p>" for note in notes)}
-<p>Conversions (quantizing, dequantizing, another layout) are charged to the layer that reads what
-they give. Bold: shown to have changed, after Holm's correction over the layers.</p></html>
+<p>Conversions (quantizing, dequantizing, another layout) are charged to the layer that they are
+there for: they cut the kernels into islands, and it is the one on the smaller side. Bold: shown to
+have changed, after Holm's correction over the layers.</p></html>
 """
 
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pqbench.core.backend import Backend, KernelProfile, KernelTime
+from pqbench.core.backend import Backend, KernelProfile
 from pqbench.core.errors import ConfigError
 from pqbench.core.instantiate import make
 from pqbench.machine.foreign_load import process_cpu_s
@@ -223,13 +223,7 @@ class SessionWorker(ChildPipe, Side):
     def kernels(self, batch_size: int, runs: int) -> KernelProfile | None:
         """Times kernel by kernel; None where the runtime does not tell. Time nothing afterwards."""
         answer = self.ask("kernels", batch_size=batch_size, runs=runs)
-        if answer is None:
-            return None
-        kernels = [
-            KernelTime(**{**k, "origins": tuple(k["origins"]), "feeds": tuple(k["feeds"])})
-            for k in answer["kernels"]
-        ]
-        return KernelProfile(tuple(kernels), answer["call_ms"])
+        return None if answer is None else KernelProfile.from_plain(answer)
 
 
 def runtime_of(backend: Mapping[str, Any]) -> tuple[Sequence[str], str]:

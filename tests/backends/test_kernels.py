@@ -13,6 +13,7 @@ from pqbench.backends.ort.backend import OrtBackend
 from pqbench.core.artifact import Artifact
 from pqbench.core.backend import KernelProfile
 from pqbench.export import convert_openvino
+from pqbench.report.layer_assignment import assign, is_product
 from pqbench.report.layers import layer_table
 
 Feed = dict[str, np.ndarray]
@@ -45,9 +46,11 @@ def profiles(
     return {name: [look for look in looks if look is not None] for name, looks in found.items()}
 
 
-def weighty(profile: KernelProfile) -> list[str]:
-    """Names of the layers with weights that some kernel computes."""
-    return [k.weights for k in profile.kernels if k.weights]
+def products(profile: KernelProfile) -> list[str]:
+    """The convolutions and matrix products that kernels compute, one name for each kernel."""
+    kinds = {o.name: o.type for o in profile.operators}
+    assigned = assign(profile.operators, profile.kernels)
+    return [n for one in assigned for n in one.layers if is_product(kinds[n])]
 
 
 @pytest.mark.parametrize("name", ["float ort", "int8 ort", "nncf ort", "float openvino"])
@@ -55,10 +58,10 @@ def test_kernels_compute_each_layer_once(
     name: str, profiles: dict[str, list[KernelProfile]]
 ) -> None:
     for look in profiles[name]:
-        assert len(weighty(look)) == LAYERS
+        assert len(products(look)) == len(set(products(look))) == LAYERS
         assert 0 < sum(kernel.ms for kernel in look.kernels) <= look.call_ms
-        own = [k.origins for k in look.kernels if not k.conversion]
-        assert all(own), f"not traced: {[k.name for k in look.kernels if not k.origins]}"
+        own = {n for one in assign(look.operators, look.kernels) for n in one.layers}
+        assert own == {operator.name for operator in look.operators}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +80,8 @@ def test_layers_of_real_sessions_meet(
     rounds = [profiles[name] for name in pair]
     table = layer_table(pair, rounds, [[look.call_ms for look in looks] for looks in rounds])
     *layers, _ = table.layers
-    products = [
-        x for x in layers if any("Conv" in k or "Gemm" in k or "Full" in k for k in x.kinds)
-    ]
-    assert len(products) == LAYERS
+    heavy = [x for x in layers if any("Conv" in k or "Gemm" in k or "Full" in k for k in x.kinds)]
+    assert len(heavy) == LAYERS
     assert all(all(layer.kinds) for layer in layers), [layer.kinds for layer in layers]
 
 

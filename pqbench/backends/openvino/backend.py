@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.backends.openvino.graph import check_compiled, products, read_layers, runtime_layers
-from pqbench.backends.openvino.kernels import compiled_kernels
+from pqbench.backends.openvino.kernels import compiled_kernels, file_operators, means_since
 from pqbench.backends.support import last_line, library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, KernelProfile, Placement, Session
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PIP_NAME = "openvino"
 FREE = -1
-_WARM_CALLS = 3
+_WARM_CALLS = 10
 
 
 class OpenvinoBackend(Backend):
@@ -125,6 +125,10 @@ class OpenvinoBackend(Backend):
         size = batch_size if self.shapes == "static" else FREE
         model = self._read(core, artifact, size)
         return self.compile(core, model, perf_count=True).create_infer_request()
+
+    def read(self, artifact: Artifact) -> ov.Model:
+        """The model as it is in its file."""
+        return self._read(self._core(), artifact, FREE)
 
     def _read(self, core: ov.Core, artifact: Artifact, batch_size: int) -> ov.Model:
         try:
@@ -280,13 +284,16 @@ class OpenvinoSession(Session):
     def kernels(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> KernelProfile:
         """Kernel by kernel, compiled apart."""
         looked = self._look(batch, runs)
-        return KernelProfile(compiled_kernels(looked.compiled, looked.ms), looked.call_ms)
+        model = self._backend.read(self._artifact)
+        kernels = compiled_kernels(looked.compiled, model, looked.ms)
+        return KernelProfile(kernels, looked.call_ms, file_operators(model))
 
     def _look(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> _Look:
         """Run a compiled model that counts time.
 
-        Its counters are means over all calls so far, in whole microseconds: what the first calls
-        took is taken off again.
+        Its counters are means over all calls so far: what the first calls took is taken off again.
+        Each call's time is cut to whole microseconds, and so is the mean: half of one is put back
+        for either. What takes less than one on average is told like what did not run, as 0.
         """
         feeds = {name: batch[name] for name in self._inputs}
         request = self._backend.profile_request(self._artifact, len(feeds[self._inputs[0]]))
@@ -297,11 +304,7 @@ class OpenvinoSession(Session):
         for _ in range(runs):
             request.infer(feeds, share_inputs=True, share_outputs=True)
         call_ms = (time.perf_counter() - started) * 1e3 / runs
-        calls = _WARM_CALLS + runs
-        ms = {
-            name: max(mean * calls - before[name] * _WARM_CALLS, 0.0) / runs
-            for name, mean in _counted(request).items()
-        }
+        ms = means_since(before, _counted(request), _WARM_CALLS, runs)
         layers = [x for x in request.profiling_info if x.status == x.Status.EXECUTED]
         return _Look(request.get_compiled_model(), layers, ms, call_ms)
 

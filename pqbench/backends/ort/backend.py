@@ -89,7 +89,7 @@ class OrtBackend(Backend):
             artifact,
             session,
             check=functools.partial(check_placement, provider=self.provider, others=self.others),
-            again=functools.partial(self.open, path, options),
+            again=functools.partial(self.open, path=path, provider_options=options),
             errors=runtime_errors(),
             device=self.device,
             keeps_graph=self.keeps_graph,

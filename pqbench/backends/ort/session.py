@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.backends.ort import graph as ort_graph
-from pqbench.backends.ort.kernels import kernel_profile
+from pqbench.backends.ort.kernels import file_operators, kernel_times, profiling_cost
 from pqbench.backends.support import first_line
 from pqbench.backends.work import integer_share
 from pqbench.core.artifact import Artifact
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Batch = Mapping[str, npt.NDArray[Any]]
+_WARM_UP = 3  # profiled runs that do not count
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|BFCArena", re.IGNORECASE)
 
 
@@ -35,7 +36,8 @@ class OrtSession(Session):
         artifact: The model.
         session: ONNX Runtime's own session.
         check: Reads the nodes per provider back, or raises ``PlacementError``.
-        again: Opens another session with the same options (``optimized``, ``profile``).
+        again: Opens another session with the same options (``optimized``, ``profile``), of the same
+            file or another (``path``).
         errors: The exceptions of ONNX Runtime's C++ side.
         device: ``cpu`` or ``cuda:<index>``; on a GPU inputs and outputs are bound to its memory.
         keeps_graph: Whether the optimized graph can be written; if not, operators are counted in
@@ -175,20 +177,17 @@ class OrtSession(Session):
         """Kernel by kernel, in a session of its own; None where the graph cannot be written."""
         if not self._keeps_graph:
             return None
-        skip = 2
         feeds = {name: batch[name] for name in self._inputs}
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
+            cost = profiling_cost(self._again, Path(folder))
             session = self._again(optimized=optimized, profile=Path(folder) / "profile")
-            for _ in range(skip + runs):
+            for _ in range(_WARM_UP + runs):
                 session.run(self._outputs, feeds)
-            return kernel_profile(
-                ort_graph.load(self._artifact.path),
-                ort_graph.load(optimized),
-                Path(session.end_profiling()),
-                skip,
-                runs,
-            )
+            profile = Path(session.end_profiling())
+            kernels, call_ms = kernel_times(ort_graph.load(optimized), profile, _WARM_UP, cost)
+        operators = file_operators(ort_graph.load(self._artifact.path))
+        return KernelProfile(kernels, call_ms, operators)
 
     def close(self) -> None:
         """Free the model; the session cannot be used afterwards."""
