@@ -176,3 +176,39 @@ def test_what_cannot_be_meant_ends_with_2_before_anything_is_made(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["conf"]
+
+
+@pytest.mark.parametrize(("end", "code"), [("7", 7), ("None", 0), ("'words'", 1)])
+def test_command_writes_all_and_does_what_is_registered_before_it_ends(
+    tmp_path: Path, end: str, code: int
+) -> None:
+    program = f"""
+import atexit, sys, threading, time
+import pqbench.__main__ as entry
+
+class Slow:
+    def __del__(self):
+        print("freed")
+
+kept = Slow()
+
+def late():
+    time.sleep(0.2)
+    print("thread")
+
+def main():
+    atexit.register(print, "registered")
+    threading.Thread(target=late).start()
+    sys.stdout.write("no line end")
+    sys.exit({end})
+
+entry.main = main
+entry.command()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    shown = "no line endthread\nregistered\n"
+    assert done.stdout == (shown if code != 1 else f"{shown}freed\n")
+    assert done.stderr == ("words\n" if code == 1 else "")
