@@ -11,6 +11,8 @@ import numpy as np
 from pqbench.core.dataset import DataIndex, Sample, Split
 from pqbench.core.errors import ConfigError, DataError
 
+LIMITED = "limit"  # begins the note of a split that was cut
+
 
 def sample_name(file: Path) -> str:
     """A sample's name without the machine's folders: its own folder and file name."""
@@ -141,5 +143,7 @@ def choose(
         raise ConfigError(f"limit must be at least 1, got {limit}")
     names = [sample_name(file) for file in split.files]
     chosen = stratified_subset(names, split.labels, limit, seed)
-    note = f"limit: {limit:,} of {len(split):,} samples, equal share of each class (seed {seed})"
+    note = (
+        f"{LIMITED}: {limit:,} of {len(split):,} samples, equal share of each class (seed {seed})"
+    )
     return split.take(chosen), (*notes, note)

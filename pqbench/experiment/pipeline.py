@@ -23,6 +23,7 @@ from pqbench.core.errors import UnsupportedError
 from pqbench.core.instantiate import make
 from pqbench.core.step import Step
 from pqbench.core.task import SplitRequest
+from pqbench.data.subset import LIMITED
 from pqbench.experiment.config import ExperimentConfig
 from pqbench.models.settings import GivenAs
 from pqbench.training.settings import FitMethod
@@ -112,7 +113,12 @@ class _Splits:
         if self.train is None:
             return []
         known = self.scored.value["notes"]
-        return [f"train split: {note}" for note in self.train.value["notes"] if note not in known]
+        # How much was learned from is a setting, and the lineage's; it is no caveat.
+        return [
+            f"train split: {note}"
+            for note in self.train.value["notes"]
+            if note not in known and not note.startswith(LIMITED)
+        ]
 
 
 class Pipeline:

@@ -131,29 +131,44 @@ def to_rich(table: Table, width: int = 120) -> Group:
     least = _recipe_width(table, rows, width)
     shown, padding = _fitting(table, rows, width - least)
     notes = one_line_each(table, rows, [*fixed, *shown])
-    view = RichTable(box=SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False)
-    view.add_column("recipe", min_width=least, overflow="fold")
-    for index in shown:
-        header = Text("\n".join(_header(table.columns[index])))
-        view.add_column(header, justify="right", min_width=_width(table, rows, index))
+    widths = {index: _width(table, rows, index) for index in shown}
+    recipes = [
+        len(part) for i in rows for part in terminal(table.cells[i][recipe].text).split("\n")
+    ]
+    room = width - sum(widths.values()) - (padding + 1) * len(shown) - 1
+    first = max(least, min(max(recipes, default=least) + 2, room))
+
+    def part(header: bool) -> RichTable:
+        """A table of the same columns, so that those of all groups stand below each other."""
+        view = RichTable(
+            box=SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False, show_edge=False,
+            show_header=header,
+        )  # fmt: skip
+        view.add_column("recipe", width=first, overflow="fold")
+        for index in shown:
+            title = Text("\n".join(_header(table.columns[index])))
+            view.add_column(title, justify="right", width=widths[index])
+        return view
+
+    parts: list[RichTable | Text] = [part(header=True)]
     previous: tuple[str, ...] = ()
-    for position, index in enumerate(rows):
+    for index in rows:
         line = table.cells[index]
         place = tuple(terminal(line[i].text) for i in grouping(table))
-        if place != previous:
-            view.add_row(Text(" · ".join(place), style="bold"))
+        if place != previous:  # a line of its own: in the first column it would be folded
+            heading = Text(" · ".join(place), style="bold")
+            parts += [*([Text()] if previous else []), heading, part(header=False)]
         previous = place
+        view = parts[-1]
+        assert isinstance(view, RichTable)
         texts = [_text(line[i], index, notes) for i in (recipe, *shown)]
         texts[0].plain = texts[0].plain.replace("+", " + ")  # may wrap there
         if line[status].text != Status.OK:
             why = _raised(line[status], index, notes)
             texts[0].append(f"\n{terminal(line[status].text)}", style="bold red")
             texts[0].append(why, style="yellow")
-        after = rows[position + 1] if position + 1 < len(rows) else None
-        last = after is None or place != tuple(
-            terminal(table.cells[after][i].text) for i in grouping(table)
-        )
-        view.add_row(*texts, end_section=last)
+        view.add_row(*texts)
+    parts.append(Text())
     below = [f"{superscript(n)} {text}" for n, text in enumerate(notes.lines, start=1)]
     below += [text] if (text := unsupported_line(table)) else []
     left_out = [c.header for i, c in enumerate(table.columns) if c.numeric and i not in shown]
@@ -162,7 +177,7 @@ def to_rich(table: Table, width: int = 120) -> Group:
     cut = any(line.endswith("…") for line in lines)
     legend = table.legend_of([*fixed, *shown]) + (" …: table.md has the whole." if cut else "")
     return Group(
-        view,
+        *parts,
         *(Text(line, style="yellow", no_wrap=True) for line in lines),
         Text(terminal(legend), style="dim"),
     )

@@ -185,6 +185,16 @@ def test_unstable_and_disturbed_are_signs_with_one_line_in_the_legend():
     assert "known to 12 % only" in to_csv(table)
 
 
+def test_terminal_heads_each_group_with_one_line():
+    long = "a_model_with_a_name_that_is_long_enough"
+    records = [make_record(long), make_record(long, recipe=("nncf_int8",), speedup=2.0)]
+    lines = rendered(make_table(records), 80).splitlines()
+    (heading,) = [line for line in lines if long in line]
+    assert heading.strip().endswith("openvino")
+    rows = [line for line in lines if line.startswith(("baseline", "nncf_int8"))]
+    assert len({line.rindex(".") for line in rows}) == 1  # figures stand below each other
+
+
 def test_terminal_has_at_most_one_line_of_notes_for_a_row():
     records = [make_record(recipe=(step,), int8=4) for step in ("a_int8", "b_int8")]
     for record in records:
@@ -194,7 +204,7 @@ def test_terminal_has_at_most_one_line_of_notes_for_a_row():
     table = make_table(records)
     assert len(table.footnotes) > 3
     text = rendered(table)
-    notes = [line for line in text.splitlines() if line[:1] in "¹²³⁴⁵⁶⁷⁸⁹"]
+    notes = [line for line in text.splitlines() if line.startswith(tuple("¹²³⁴⁵⁶⁷⁸⁹"))]
     assert len(notes) <= len(records) + 1  # and what both have, once
     assert max(map(len, notes)) <= 120
 
