@@ -192,7 +192,7 @@ def test_terminal_heads_each_group_with_one_line():
     (heading,) = [line for line in lines if long in line]
     assert heading.strip().endswith("openvino")
     rows = [line for line in lines if line.startswith(("baseline", "nncf_int8"))]
-    assert len({line.rindex(".") for line in rows}) == 1  # figures stand below each other
+    assert len({line.index(".") for line in rows}) == 1  # figures stand below each other
 
 
 def test_terminal_has_at_most_one_line_of_notes_for_a_row():
