@@ -46,6 +46,7 @@ SMALL = {
         "backend=torch,torch_cuda_fp16,tensorrt_fp16",
     ],
     "predecessor_runtimes": [*tiny.FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
+    "scaling": [*NOISE, "model=cnn", "backend=ort", "threads=1,2"],
     "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
 }
 GPU = ("torch_cuda_fp16", "tensorrt_fp16")
@@ -95,6 +96,8 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
         [pruned] = [r for r in records if not r.is_baseline]
         assert pruned.size.file_ratio == pytest.approx(1, abs=0.05)
         assert pruned.lineage[-1]["details"]["zero_share"] == pytest.approx(0.5, abs=0.01)
+    if name == "scaling":
+        assert "more buys nothing" in " ".join(done.stdout.split())
     if name == "predecessor_runtimes":
         assert len([r for r in records if r.accuracy]) == 2
         assert len({r.accuracy.top1 for r in records if r.accuracy}) == 1

@@ -23,7 +23,7 @@ log = logging.getLogger("pqbench")
 def answer(
     config: DictConfig, records: Sequence[Record], folder: Path, sweep: bool
 ) -> list[Answer]:
-    """What the records of a run or a sweep say.
+    """What the records of a run or a sweep say; nothing where the threads differ.
 
     Args:
         config: The composed configuration, for the question.
@@ -34,6 +34,8 @@ def answer(
     given: Any = OmegaConf.to_object(config.claim)
     margins: Margins = given
     chosen = newest(list(records))
+    if len({record.config.get("threads") for record in chosen}) > 1:
+        return []  # a study of threads, which its own advice answers: see report.scaling
     places = {record.fingerprint: where for record, where in find_records(folder)}
     paired = pairings(chosen, places, folder, margins) if sweep else []
     trail = read_trail(folder) if sweep else None

@@ -31,7 +31,7 @@ from pqbench.core.margins import Margins
 from pqbench.core.paths import check_text
 from pqbench.core.preprocess import PreprocessSettings
 from pqbench.data.settings import DatasetSettings
-from pqbench.machine.cpu import cpu_saturates_int8, usable_cores
+from pqbench.machine.cpu import cpu_saturates_int8, thread_counts, usable_cores
 from pqbench.measure.protocol import MeasureProtocol
 from pqbench.models.settings import NO_TASK, GivenAs, ModelSettings
 from pqbench.tracking.settings import TrackingSettings
@@ -167,6 +167,7 @@ def register() -> None:
     store.store(name="schema", node=ExperimentConfig)
     OmegaConf.register_new_resolver("usable_cores", usable_cores, replace=True)
     OmegaConf.register_new_resolver("cpu_saturates_int8", cpu_saturates_int8, replace=True)
+    OmegaConf.register_new_resolver("thread_counts", thread_counts, replace=True)
     # ${call:package.module.function,argument}: what a library knows about a model, say
     OmegaConf.register_new_resolver(
         "call", lambda target, *arguments: get_method(target)(*arguments), replace=True

@@ -55,6 +55,13 @@ def _cpuinfo() -> tuple[str, tuple[str, ...]]:
     return platform.processor() or platform.machine(), flags
 
 
+def thread_counts() -> str:
+    """Powers of two up to the usable cores, and these: ``1,2,4,6`` on six of them."""
+    cores = usable_cores()
+    counts = {2**k for k in range(cores.bit_length()) if 2**k <= cores} | {cores}
+    return ",".join(str(count) for count in sorted(counts))
+
+
 def cpu_saturates_int8() -> bool:
     """Whether this x86 CPU adds pairs of 8-bit products in 16 bits, where they can saturate.
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pqbench.core.record import Record
+from pqbench.report import scaling
 from pqbench.report.footnotes import batch_field
 from pqbench.report.names import backend_name, in_print
 from pqbench.report.plots_accuracy import MAX_POINTS, accuracy_against, place_of
@@ -131,6 +132,7 @@ def _figures(rows: Sequence[Row], look: Look) -> Iterator[tuple[str, Figure]]:
         yield "speedup", _speedup_bars(faster, batches, note)
     if batches[0] != batches[1]:
         yield "latency_batch", _latency_batch([r for r in good if r.per_sample_ms], look, note)
+    yield from scaling.figures(good, MAX_PANELS)
 
 
 def _size(row: Row) -> Estimate | None:

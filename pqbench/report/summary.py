@@ -12,6 +12,8 @@ from pqbench.core.record import Record
 from pqbench.report.answer import Answer, lines
 from pqbench.report.escape import terminal
 from pqbench.report.load import newest
+from pqbench.report.rows import make_rows
+from pqbench.report.scaling import scalings
 from pqbench.report.table import make_table
 from pqbench.report.terminal import to_rich
 
@@ -66,6 +68,11 @@ def print_summary(
             console.print(Text(terminal(more)))
         console.print()
     records = newest(list(records))
+    scaled = scalings(make_rows(records)) if records else []
+    for one in scaled:
+        console.print(Text(terminal(one.advice()), style="bold"))
+    if scaled:
+        console.print()
     if len(records) > ROWS_SHOWN:
         console.print(f"{len(records)} experiments are too many lines for a terminal:")
     elif records:

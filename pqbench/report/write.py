@@ -29,6 +29,8 @@ from pqbench.report.render import (
     to_markdown,
 )
 from pqbench.report.rows import batch_sizes, make_rows, ordered
+from pqbench.report.scaling import HEADER as SCALING_HEADER
+from pqbench.report.scaling import scalings, table_rows
 from pqbench.report.settings import HEADER, settings
 from pqbench.report.table import batch_table, summary_table
 from pqbench.report.trail import HEADER as TRAIL_HEADER
@@ -84,7 +86,12 @@ def write_report(
     told = [lines(answer) for answer in answered]
     texts = {
         "report.html": to_html(
-            records, rows, summary, [*told, *([trail.lines()] if trail else [])], folders, methods
+            records,
+            rows,
+            summary,
+            [*told, *([trail.lines()] if trail else []), *[[x.advice()] for x in scalings(rows)]],
+            folders,
+            methods,
         ),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
@@ -105,6 +112,10 @@ def write_report(
         "answer.md": answer_markdown(answered),
         "answer.tex": answer_latex(answered),
     }
+    scaled = scalings(rows)
+    if scaled:
+        texts["scaling.md"] = plain_markdown(SCALING_HEADER, table_rows(scaled))
+        texts["scaling.csv"] = csv_text([SCALING_HEADER, *table_rows(scaled)])
     if trail is not None:
         texts["search.md"] = plain_markdown(TRAIL_HEADER, trail.rows())
         texts["search.csv"] = csv_text([TRAIL_HEADER, *trail.rows()])
