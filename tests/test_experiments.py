@@ -81,7 +81,8 @@ def write_onnx(path: Path) -> None:
 def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     tiny.prepare(tmp_path)
     write_onnx(tmp_path / "net.onnx")
-    command = [sys.executable, "-m", "pqbench", f"experiment={name}", *SMALL[name], *TINY]
+    given = [*SMALL[name], *(a for a in TINY if name != "scaling" or not a.startswith("threads="))]
+    command = [sys.executable, "-m", "pqbench", f"experiment={name}", *given]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(tmp_path)}
     done = subprocess.run(
