@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins import pqbench_search
-from pqbench.app import job
+from pqbench.app import backends_here, job
 from pqbench.app.arguments import config_folder
 from pqbench.app.callbacks import check_combinations
 from pqbench.app.composition import SweepLoader, share_store, sweep_loader
@@ -130,3 +131,27 @@ def test_settings_of_a_plugin_that_cannot_be_pickled_are_copied(
         ours = loader.load_sweep_config(master, list(overrides))
         assert as_text(ours) == as_text(plain.load_sweep_config(master, list(overrides)))
         ours.model.name = "changed"  # and no copy knows of another
+
+
+def test_asking_for_a_compiler_imports_nothing_that_compiles() -> None:
+    program = """
+import sys
+from pqbench.backends.torch.compiled import _answers, check_compiler
+check_compiler("cpu")
+assert "torch" not in sys.modules
+assert not _answers("no-such-compiler") and not _answers("false") and not _answers("'g++")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_backends_read_the_files_that_they_share_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders: list[SweepLoader] = []
+
+    def watched() -> SweepLoader:
+        loaders.append(sweep_loader())
+        return loaders[-1]
+
+    monkeypatch.setattr(backends_here, "sweep_loader", watched)
+    found = backends_here.backends(config_folder())
+    assert set(found) == {path.stem for path in (config_folder() / "backend").glob("*.yaml")}
+    assert loaders[0].composed == len(found)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from pqbench.app.composition import sweep_loader
 from pqbench.core.backend import Availability, Backend
 from pqbench.core.errors import PqbenchError
 from pqbench.core.instantiate import make
@@ -37,6 +38,7 @@ def backends(conf: Path) -> dict[str, Availability]:
         initialize_config_dir(str(conf), version_base="1.3"),
         contextlib.redirect_stdout(sys.stderr),
     ):
+        sweep_loader()  # the files that all have in common are read once
         for path in sorted((conf / "backend").glob("*.yaml")):
             try:
                 config = compose("config", overrides=[f"backend={path.stem}"])

@@ -74,9 +74,11 @@ def to_pixels(
 
 def to_channels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
     """An image as the model's channels: uint8 (crop, crop, 3), or (crop, crop, 1) for grey."""
-    if preprocess.channels == 1:
-        return to_pixels(image.convert("L"), preprocess)[:, :, None]
-    return to_pixels(image.convert("RGB"), preprocess)
+    mode = "L" if preprocess.channels == 1 else "RGB"
+    if image.mode != mode:  # else it would be copied
+        image = image.convert(mode)
+    pixels = to_pixels(image, preprocess)
+    return pixels[:, :, None] if preprocess.channels == 1 else pixels
 
 
 def decode(content: bytes, file: Path, preprocess: Preprocess) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -147,6 +150,8 @@ def check_compiler(device: str) -> None:
 
     if device != "cpu" and importlib.util.find_spec("triton") is None:
         raise UnavailableError("torch.compile needs Triton for CUDA", hint="pip install triton")
+    if _answers(os.environ.get("CXX") or "g++"):
+        return  # what torch would take first; to import all that can compile takes 2 s
     from torch._inductor import cpp_builder, exc
 
     try:
@@ -156,3 +161,12 @@ def check_compiler(device: str) -> None:
             f"torch.compile finds no C++ compiler: {first_line(error)}",
             hint="install g++ or clang++, or name one in the variable CXX",
         ) from error
+
+
+def _answers(compiler: str) -> bool:
+    """Whether a compiler says its version, as torch asks it."""
+    try:
+        subprocess.run([*shlex.split(compiler), "--version"], check=True, capture_output=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+    return True
