@@ -16,6 +16,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -155,3 +156,39 @@ def test_backends_read_the_files_that_they_share_once(monkeypatch: pytest.Monkey
     found = backends_here.backends(config_folder())
     assert set(found) == {path.stem for path in (config_folder() / "backend").glob("*.yaml")}
     assert loaders[0].composed == len(found)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=resnet18", "protocol.batch_sizes=[1,4]", "seed=3", "model.name=mine"],
+        ["protocol=quick", "protocol.block_s=0.2", "hydra.job.name=other", "compress=prune"],
+        ["compress=[prune,ort_int8]", "compress.prune.pruning_ratio=0.25", "outputs='a b'"],
+        ["+protocol.extra=1", "model=cnn"],
+        ["~limits", "model=cnn"],
+        ["experiment=prune_and_int8", "claim.confidence=0.9"],
+        ["tracking.outputs=${oc.env:HOME}", "dataset=imagefolder", "dataset.root=here"],
+    ],
+)
+def test_values_on_top_of_chosen_options_give_what_hydra_composes(
+    hydra: Hydra, overrides: list[str]
+) -> None:
+    master = composed(hydra, "model=resnet18,cnn")
+    plain, loader = hydra.config_loader, sweep_loader()
+    for _ in range(2):
+        ours = loader.load_sweep_config(master, list(overrides))
+        theirs = plain.load_sweep_config(master, list(overrides))
+        assert as_text(ours) == as_text(theirs)
+        assert OmegaConf.is_struct(ours) == OmegaConf.is_struct(theirs)
+        assert OmegaConf.is_readonly(ours.hydra) == OmegaConf.is_readonly(theirs.hydra)
+
+
+@pytest.mark.parametrize("wrong", ["seed=many", "model.nonsense=1", "model=nonsense", "seed=1,2"])
+def test_what_cannot_be_composed_is_told_in_hydras_words(hydra: Hydra, wrong: str) -> None:
+    master = composed(hydra, "model=resnet18,cnn")
+    told = []
+    for loader in (hydra.config_loader, sweep_loader()):
+        with pytest.raises(HydraException) as error:
+            loader.load_sweep_config(master, ["model=cnn", wrong])
+        told.append((type(error.value), str(error.value), str(error.value.__cause__)))
+    assert told[0] == told[1]

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import (
     CachingConfigRepository,
     ConfigRepository,
@@ -25,8 +25,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pqbench.app.shown import as_given
 
@@ -101,11 +105,13 @@ class SweepLoader(ConfigLoaderImpl):
         self.composed = 0
         self.merged = 0
         self._files: dict[tuple[Any, ...], DictConfig | bytes] = {}
+        self._bases: dict[tuple[Any, ...], bytes | None] = {}
+        self._parsed: dict[str, Override] = {}
         self._waiting: dict[tuple[str, ...], bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Launchers send the loader to their workers; what was composed stays here."""
-        return {**self.__dict__, "_files": {}, "_waiting": {}}
+        return {**self.__dict__, "_files": {}, "_bases": {}, "_parsed": {}, "_waiting": {}}
 
     def compose(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """A job's configuration, to look at; :meth:`load_sweep_config` gives it once more."""
@@ -126,10 +132,54 @@ class SweepLoader(ConfigLoaderImpl):
                 return found
         return super().load_sweep_config(master_config, sweep_overrides)
 
-    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
-        """Compose, and count it."""
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
+    ) -> DictConfig:
+        """Compose: of jobs that choose the same options, only what differs is applied."""
         self.composed += 1
-        return super().load_configuration(*arguments, **options)
+        if run_mode == RunMode.RUN and not options:
+            try:
+                found = self._from_base(config_name, overrides)
+            except (HydraException, OmegaConfBaseException):
+                found = None  # Hydra says below what is wrong
+            if found is not None:
+                return found
+        return super().load_configuration(config_name, overrides, run_mode, **options)
+
+    def _from_base(self, config_name: str | None, overrides: list[str]) -> DictConfig | None:
+        """The configuration of a job from that of its chosen options; None if it is not so made."""
+        parsed = [self._parse(override) for override in overrides]
+        fixed = [o for o in parsed if self._is_fixed(o)]
+        values = [o for o in parsed if not self._is_fixed(o)]
+        if not all(o.type == OverrideType.CHANGE and o.package is None for o in values):
+            return None
+        key = (config_name, *(o.input_line for o in fixed))
+        if key not in self._bases:
+            lines = [str(o.input_line) for o in fixed]
+            base = super().load_configuration(config_name, lines, RunMode.RUN)
+            self._bases[key] = packed(base)
+        data = self._bases[key]
+        if data is None or any(o.is_sweep_override() for o in values):
+            return None
+        config: DictConfig = pickle.loads(data)
+        self._apply_overrides_to_config(values, config)
+        # What Hydra notes of all arguments.
+        own = [o for o in parsed if not o.is_hydra_override()]
+        config.hydra.overrides.task = [o.input_line for o in own]
+        form = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            own, exclude_keys=form.exclude_keys, item_sep=form.item_sep, kv_sep=form.kv_sep
+        )
+        return config
+
+    def _parse(self, override: str) -> Override:
+        if override not in self._parsed:
+            self._parsed[override] = OverridesParser.create().parse_overrides([override])[0]
+        return self._parsed[override]
+
+    def _is_fixed(self, override: Override) -> bool:
+        """Whether it chooses an option or is Hydra's own, not a value of the configuration."""
+        return override.is_hydra_override() or self._once.group_exists(override.key_or_group)
 
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
