@@ -133,18 +133,25 @@ class SweepLoader(ConfigLoaderImpl):
         return super().load_sweep_config(master_config, sweep_overrides)
 
     def load_configuration(
-        self, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose: of jobs that choose the same options, only what differs is applied."""
         self.composed += 1
-        if run_mode == RunMode.RUN and not options:
+        if run_mode == RunMode.RUN and from_shell and validate_sweep_overrides:
             try:
                 found = self._from_base(config_name, overrides)
             except (HydraException, OmegaConfBaseException):
                 found = None  # Hydra says below what is wrong
             if found is not None:
                 return found
-        return super().load_configuration(config_name, overrides, run_mode, **options)
+        return super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
 
     def _from_base(self, config_name: str | None, overrides: list[str]) -> DictConfig | None:
         """The configuration of a job from that of its chosen options; None if it is not so made."""

@@ -21,7 +21,7 @@ import costs_in_process
 import fixed_costs
 import report_scale
 from bench_models import print_table
-from fixed_costs import ROOT, tiny
+from fixed_costs import ROOT
 
 PARTS = ("cells", "entries", "files", "records")
 
@@ -30,7 +30,7 @@ def sweep(folder: Path, cells: int) -> fixed_costs.Cost:
     """A sweep over cells that are all found: the same experiment, limited in other ways."""
     limits = ",".join(str(1000 + number) for number in range(cells))
     given = ["compress=none", "backend=torch", "tracking=none", f"limits.cell_s={limits}", "-m"]
-    return fixed_costs.cost(tiny.command(*given), folder)
+    return fixed_costs.cost(fixed_costs.tiny.command(*given), folder)
 
 
 def rows(found: Iterable[tuple[int, float, float | None]]) -> list[tuple[str, ...]]:
@@ -58,7 +58,7 @@ def table(what: str, found: Iterable[tuple[int, float, float | None]]) -> None:
 
 def cells(folder: Path, numbers: list[int]) -> None:
     """Found cells."""
-    tiny.prepare(folder)
+    fixed_costs.tiny.prepare(folder)
     sweep(folder, 1)  # measured
     table("found cells", ((n, *sweep(folder, n)) for n in [1, *numbers]))
 
