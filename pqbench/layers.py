@@ -17,9 +17,10 @@ import contextlib
 import io
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pqbench.app.arguments import config_folder
 from pqbench.app.trust import check_trust
@@ -29,17 +30,19 @@ from pqbench.core.errors import ConfigError, DataError, PqbenchError, Unsupporte
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
 from pqbench.core.terminal import open_streams
-from pqbench.experiment.config import ExperimentConfig, from_plain, register
+from pqbench.experiment.config import from_plain, register
 from pqbench.experiment.scored_split import scored_split
 from pqbench.machine import device_lock as lock
 from pqbench.report.layers import LayerTable, layer_table, mean_profile
 from pqbench.report.layers_view import figure, shares_to_csv, to_csv, to_html, to_rich, verdict
 from pqbench.report.load import find_records
+from pqbench.workers.forkserver import wait_until_idle
 from pqbench.workers.session import SessionWorker
 
 SAMPLES = 64
 BLOCK_S, LEAD_S, WARM_UP_S = 0.12, 0.03, 0.2
 PROFILE_S = 0.25
+STARTS = 8
 LEAST_RUNS, MOST_RUNS = 8, 500
 TIMEOUT_S = 600.0
 
@@ -57,6 +60,23 @@ class Side:
     name: str
     record: Record
     artifact: Path
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What a session is made of.
+
+    Attributes:
+        name: For messages.
+        backend: Resolved configuration node of the backend.
+        artifact: Folder of the model.
+        threads: Threads of every library in its process.
+    """
+
+    name: str
+    backend: Mapping[str, Any]
+    artifact: Path
+    threads: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +120,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=_count, default=1, metavar="N", help="samples per call")
     parser.add_argument(
-        "--starts", type=_starts, default=8, metavar="N",
+        "--starts", type=_starts, default=STARTS, metavar="N",
         help="fresh starts of all sessions; default %(default)s",
     )  # fmt: skip
     parser.add_argument(
@@ -191,56 +211,74 @@ def measure(
     devices = {str(config.backend.get("device", "cpu")).lower() for config in configs}
     if len(devices) > 1:
         raise UnsupportedError(f"these ran on {' and '.join(sorted(devices))}")
-    device = devices.pop()
-    timed: list[list[float]] = [[] for _ in sides]
-    profiles: list[list[KernelProfile]] = [[] for _ in sides]
+    specs = [
+        SessionSpec(side.name, config.backend, side.artifact, config.threads)
+        for side, config in zip(sides, configs, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         split = scored_split(configs[0], work / "split", SAMPLES)
-        for number in range(starts):
-            with contextlib.ExitStack() as stack:
-                with lock.working(device):
-                    timing, profiling = (
-                        [
-                            _launch(side, config, split.folder, work, batch_size, kind, stack)
-                            for side, config in zip(sides, configs, strict=True)
-                        ]
-                        for kind in ("timed", "profiled")
-                    )
-                    for worker in (*timing, *profiling):
-                        worker.opened()
-                with lock.timing(device):
-                    taken = _take_turns(sides, timing, profiling, batch_size, bool(number % 2))
-            for index, (ms, profile) in enumerate(taken):
-                timed[index].append(ms)
-                profiles[index].append(profile)
-    return layer_table([side.name for side in sides], profiles, timed)
+        return in_turns(specs, split.folder, work, devices.pop(), batch_size, starts)
+
+
+def in_turns(
+    specs: Sequence[SessionSpec],
+    split: Path,
+    work: Path,
+    device: str = "cpu",
+    batch_size: int = 1,
+    starts: int = STARTS,
+) -> LayerTable:
+    """Start sessions several times; time and profile them in turns while nothing else runs.
+
+    Args:
+        specs: The sessions, two at least.
+        split: Folder of the prepared split that gives the inputs.
+        work: For logs.
+        device: Where they run.
+        batch_size: Samples per call.
+        starts: Fresh starts of all, two at least.
+
+    Raises:
+        PqbenchError: A session could not be made, or its runtime does not tell kernels.
+    """
+    timed: list[list[float]] = [[] for _ in specs]
+    profiles: list[list[KernelProfile]] = [[] for _ in specs]
+    wait_until_idle()
+    for number in range(starts):
+        with contextlib.ExitStack() as stack:
+            with lock.working(device):
+                timing, profiling = (
+                    [stack.enter_context(_launch(s, split, work, batch_size, kind)) for s in specs]
+                    for kind in ("timed", "profiled")
+                )
+                for worker in (*timing, *profiling):
+                    worker.opened()
+            with lock.timing(device):
+                taken = _take_turns(specs, timing, profiling, batch_size, bool(number % 2))
+        for index, (ms, profile) in enumerate(taken):
+            timed[index].append(ms)
+            profiles[index].append(profile)
+    return layer_table([spec.name for spec in specs], profiles, timed)
 
 
 def _launch(
-    side: Side,
-    config: ExperimentConfig,
-    split: Path,
-    work: Path,
-    batch_size: int,
-    kind: str,
-    stack: contextlib.ExitStack,
+    spec: SessionSpec, split: Path, work: Path, batch_size: int, kind: str
 ) -> SessionWorker:
-    worker = SessionWorker.launch(
-        backend=config.backend,
-        artifact=side.artifact,
+    return SessionWorker.launch(
+        backend=spec.backend,
+        artifact=spec.artifact,
         split=split,
         batch_sizes=[batch_size],
-        threads=config.threads,
+        threads=spec.threads,
         log=work / f"{kind}.log",
         timeout_s=TIMEOUT_S,
-        name=side.name,
+        name=spec.name,
     )
-    return stack.enter_context(worker)
 
 
 def _take_turns(
-    sides: Sequence[Side],
+    specs: Sequence[SessionSpec],
     timing: Sequence[SessionWorker],
     profiling: Sequence[SessionWorker],
     batch_size: int,
@@ -250,9 +288,9 @@ def _take_turns(
 
     Each profile lies between two timed blocks.
     """
-    order = list(reversed(range(len(sides)))) if reverse else list(range(len(sides)))
-    medians: list[list[float]] = [[] for _ in sides]
-    profiles: list[list[KernelProfile]] = [[] for _ in sides]
+    order = list(reversed(range(len(specs)))) if reverse else list(range(len(specs)))
+    medians: list[list[float]] = [[] for _ in specs]
+    profiles: list[list[KernelProfile]] = [[] for _ in specs]
     for worker in timing:
         worker.block(batch_size, WARM_UP_S, min_calls=3)
     for index in [*order, *order[::-1]]:
@@ -261,9 +299,8 @@ def _take_turns(
         profile = profiling[index].kernels(batch_size, runs)
         second = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=LEAD_S).median_ms
         if profile is None:
-            runtime = sides[index].record.experiment.backend
             raise UnsupportedError(
-                f"{runtime} does not tell its kernels",
+                f"{specs[index].name}: the runtime does not tell its kernels",
                 hint="compare records on ONNX Runtime or OpenVINO",
             )
         medians[index] += [first, second]
