@@ -95,8 +95,9 @@ def main() -> None:
             parts.append(
                 f"{MARK}\n\n"
                 f"On {machine(here)}, {record.config['threads']} threads, batch 1, "
-                f"{arguments.starts} starts, by `python scripts/layers_page.py`. \\*: shown to "
-                "have changed, after Holm's correction over the layers.\n"
+                f"{arguments.starts} starts, by `python scripts/layers_page.py`; inputs: "
+                f"{what.dataset}, weights: {record.config['model']['weights']} (times alone are of "
+                "interest). \\*: shown to have changed, after Holm's correction over the layers.\n"
             )
         title = f"{what.model}, {what.recipe_name} on {what.backend}"
         parts.append("\n".join(section(table, title, image)))

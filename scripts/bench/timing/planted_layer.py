@@ -1,4 +1,4 @@
-"""Is a slow layer found? Planted ones, one a trial, by ``pqbench layers`` on two runtimes.
+"""Is a slow layer found? Planted ones, one a trial, by the table of ``pqbench layers``.
 
 A trial draws a convolution of ResNet-18 and makes it slow in one of two ways: its kernel grows
 (with zeros, so that it gives what it gave), or costly operators follow it that no name ties to it.
@@ -11,11 +11,9 @@ as slower is the one that was planted, or one that it is fused with.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,13 +23,16 @@ import torchvision
 from onnx import helper, numpy_helper
 
 from pqbench.core.artifact import Artifact, Representation, TensorSpec
+from pqbench.core.backend import Backend, KernelProfile
+from pqbench.core.instantiate import make
 from pqbench.export.onnx_export import clean, quiet_exporter
-from pqbench.layers import SessionSpec, in_turns
-from pqbench.report.layers import LayerTable
+from pqbench.measure.latency import time_calls
+from pqbench.report.layers import LayerTable, layer_table
 
 SIDE = 64
 GROW = 4  # zeros on each side of a kernel
 ELEMENTS = 150_000  # that the added operators work on, all together
+BLOCK_S, LEAD_S, RUNS = 0.1, 0.05, 60
 BACKENDS: dict[Representation, str] = {
     "onnx": "pqbench.backends.ort.backend.OrtBackend",
     "openvino": "pqbench.backends.openvino.backend.OpenvinoBackend",
@@ -130,37 +131,38 @@ def save(model: onnx.ModelProto, folder: Path, representation: Representation) -
     return folder
 
 
-def split(folder: Path) -> Path:
-    """Four inputs of noise, as ``pqbench.core.split`` documents it."""
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
-    np.save(folder / "x.npy", noise)
-    np.save(folder / "labels.npy", np.zeros(4, np.int64))
-    manifest: dict[str, Any] = {
-        "name": "noise", "count": 4, "classes": ["none"], "arrays": ["x"],
-        "normalization": {"x": {"mean": [0.5] * 3, "std": [0.25] * 3}},
-        "sources": [""] * 4, "notes": [], "content": "noise",
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return folder
-
-
 def trial(
     model: onnx.ModelProto, plant: Plant, representation: Representation, threads: int, starts: int
 ) -> LayerTable:
-    """What ``pqbench layers`` finds of a slow copy."""
+    """What the tool's table says of a slow copy: sessions loaded anew, timed and profiled in turns.
+
+    As in ``pqbench layers``, but in this process, so that a trial takes seconds.
+    """
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)}
+    timed: list[list[float]] = [[], []]
+    profiles: list[list[KernelProfile]] = [[], []]
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        specs = [
-            SessionSpec(
-                title,
-                {"_target_": BACKENDS[representation], "threads": threads},
-                save(graph, root / title.replace(" ", "_"), representation),
-                threads,
-            )
-            for title, graph in (("as it was", model), ("planted", planted(model, plant)))
+        folders = [
+            save(graph, Path(name) / title, representation)
+            for title, graph in (("before", model), ("planted", planted(model, plant)))
         ]
-        return in_turns(specs, split(root / "split"), root, starts=starts)
+        for start in range(starts):
+            node = {"_target_": BACKENDS[representation], "threads": threads}
+            sessions = [
+                make(node, "backend", Backend).load(Artifact.load(folder), [1])
+                for folder in folders
+            ]
+            for side in (0, 1) if start % 2 else (1, 0):
+                run = sessions[side].run
+                blocks = [time_calls(run, [feed], BLOCK_S, 3, 100_000, LEAD_S)]
+                profile = sessions[side].kernels(feed, RUNS)
+                blocks.append(time_calls(run, [feed], BLOCK_S, 3, 100_000, LEAD_S))
+                assert profile is not None
+                profiles[side].append(profile)
+                timed[side].append(sum(block.median_ms for block in blocks) / len(blocks))
+            for session in sessions:
+                session.close()
+    return layer_table(["before", "planted"], profiles, timed)
 
 
 def named_first(table: LayerTable) -> tuple[str, ...]:
