@@ -32,13 +32,13 @@ OWN_FOLDERS = ("tmp", "home", "locks")
 _CACHES = {"matplotlib", "torchinductor_root", "__pycache__", ".cache", ".config", "fontlist"}
 SECRET = "s3cr3t-of-the-bench"
 FORK_SERVER = "multiprocessing.forkserver"
-SESSION = "-m pqbench.workers.session"  # the fork server names the module too, without -m
+SESSION = "session"  # told by its log: it is a fork, or the fresh interpreter that is weighed
 NO_RIGHT = 996
 # What a child's interpreter does first, for faults that need its help.
 SITE = """
 import os, sys, time
 args = " ".join(sys.orig_argv)
-if os.environ.get("FAULT") == "worker" and "-m pqbench.workers.session" in args:
+if os.environ.get("FAULT") == "worker" and "-m pqbench.workers.weigh" in args:
     os._exit(7)
 if os.environ.get("FAULT") == "clock":
     real, began = time.time, time.time()
@@ -164,17 +164,27 @@ def left_behind(bench: Bench) -> int:
     return len(processes(bench)) + len(halves) + len(locks) + len(mine)
 
 
+def is_session(pid: int) -> bool:
+    """Whether a process is one side of a cell: its output goes to the log of that side."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/fd/1").readlink().stem.endswith(("candidate", "baseline"))
+    return False
+
+
 def children(pid: int, module: str) -> list[psutil.Process]:
-    """Processes of a sweep: its sessions (a module's name), or its stages, forked or not."""
+    """Processes of a sweep: its sessions, its fork server, or its stages, forked or not."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 line = " ".join(child.cmdline())
-                if module in line:
-                    found.append(child)
+                below = child.children() if FORK_SERVER in line else [child]
+                if module == SESSION:
+                    found += [process for process in below if is_session(process.pid)]
                 elif module == "pqbench.workers.stage" and FORK_SERVER in line:
-                    found += child.children()
+                    found += [process for process in below if not is_session(process.pid)]
+                elif module in line:
+                    found.append(child)
     return found
 
 

@@ -22,7 +22,16 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from fault_injection import SESSION, Bench, ended, left_behind, own_folders, processes, tiny
+from fault_injection import (
+    SESSION,
+    Bench,
+    ended,
+    is_session,
+    left_behind,
+    own_folders,
+    processes,
+    tiny,
+)
 
 SWEEP = ["compress=none,round,coarse", "backend=torch,ort"]
 START_S = 0.5
@@ -64,7 +73,7 @@ def strike(bench: Bench, command: int, victim: str, draw: random.Random) -> str:
             line = " ".join(psutil.Process(pid).cmdline())
         except psutil.Error:
             continue
-        if pid != command and victim in line:
+        if pid != command and (is_session(pid) if victim == SESSION else victim in line):
             found.append(pid)
     target = draw.choice(sorted(found)) if found else command
     try:
