@@ -132,6 +132,7 @@ def test_torch_compile_without_a_compiler_is_unavailable(monkeypatch: pytest.Mon
     def none_found() -> str:
         raise exc.InvalidCxxCompiler
 
+    monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
     found = TorchBackend(1, mode="compile").availability()
     assert not found.available
