@@ -14,19 +14,21 @@ from pqbench.core.errors import UnsupportedError
 from pqbench.core.step import Kind, Step
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
-    "torch": ("onnx",),
+    "torch": ("onnx", "executorch"),
     "torch_int8": (),
     "onnx": ("openvino", "ncnn", "mnn"),
     "onnx_calibrated": (),
     "openvino": (),
     "ncnn": (),
     "mnn": (),
+    "executorch": (),
 }
 """Conversions that exist; there is no way back to an earlier representation."""
 
 FLOAT_ONLY: Mapping[Representation, str] = {
     "ncnn": "pnnx has no ncnn layer for the quantizers of an ONNX file",
     "mnn": "MNN's converter ends by SIGABRT on the quantizers of an ONNX file",
+    "executorch": "ExecuTorch's INT8 needs XNNPACK's own quantizer, which no step uses",
 }
 """What only a float model can be converted to, and why."""
 
@@ -38,6 +40,7 @@ LOADED_BY: Mapping[Representation, str] = {
     "openvino": "openvino",
     "ncnn": "ncnn",
     "mnn": "mnn",
+    "executorch": "executorch",
 }
 """A backend that loads each representation, for hints."""
 
@@ -225,6 +228,7 @@ def _one(representations: set[Representation]) -> str:
         "openvino": "OpenVINO",
         "onnx_calibrated": "calibrated ONNX",
         "mnn": "MNN",
+        "executorch": "ExecuTorch",
     }
     text = " or ".join(shown.get(n, n) for n in names)
     return f"an {text}" if text[0] in "OEe" else f"a {text}"

@@ -59,6 +59,7 @@ BACKENDS: Mapping[str, tuple[Representation, ...]] = {
     "tensorrt": ("onnx", "onnx_calibrated"),
     "ncnn": ("ncnn",),
     "mnn": ("mnn",),
+    "executorch": ("executorch",),
 }
 """The table's columns: a backend of each sort, and what it loads; a test holds them to conf/."""
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
-from pqbench.export.edge_reference import mnn_outputs, ncnn_outputs
+from pqbench.export.edge_reference import executorch_outputs, mnn_outputs, ncnn_outputs
+from pqbench.export.executorch_convert import convert_executorch
 from pqbench.export.mnn_convert import convert_mnn
 from pqbench.export.ncnn_convert import convert_ncnn
 from pqbench.export.onnx_export import export_onnx
@@ -50,8 +51,8 @@ def convert(
 ) -> Artifact:
     """Convert an artifact and prove that the result computes what the source computes.
 
-    ``torch`` goes to ``onnx``; ``onnx`` to ``openvino``, ``ncnn`` and ``mnn``; and ``torch`` to
-    these by way of ``onnx`` with both conversions checked.
+    ``torch`` goes to ``onnx`` and ``executorch``; ``onnx`` to ``openvino``, ``ncnn`` and ``mnn``;
+    and ``torch`` to these by way of ``onnx`` with both conversions checked.
 
     Args:
         artifact: The source model.
@@ -83,6 +84,10 @@ def convert(
         new = export_onnx(artifact, workdir, batch)
         batch = _affordable(partial(onnx_outputs, new), batch)
         reference, got = torch_outputs(artifact, batch), onnx_outputs(new, batch)
+    elif (source, to) == ("torch", "executorch"):
+        new = convert_executorch(artifact, workdir)
+        batch = _affordable(partial(torch_outputs, artifact), batch)
+        reference, got = torch_outputs(artifact, batch), executorch_outputs(new, batch)
     elif source == "onnx" and to in FROM_ONNX:
         make, outputs = FROM_ONNX[to]
         new = make(artifact, workdir)

@@ -1,4 +1,4 @@
-"""Reference outputs of models for ncnn and MNN: float32, as exact as the runtime can be."""
+"""Reference outputs of models for small devices: float32, as exact as the runtime can be."""
 
 from __future__ import annotations
 
@@ -39,4 +39,23 @@ def mnn_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     count = len(next(iter(arrays.values())))
     rows = [net.run({name: array[i : i + 1] for name, array in arrays.items()})
             for i in range(count)]  # fmt: skip
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def executorch_outputs(artifact: Artifact, batch: Batch) -> Outputs:
+    """Outputs of an ``executorch`` artifact. Arrays (n, ...)."""
+    import torch
+
+    from pqbench.nets.executorch_net import open_method, run_sample
+
+    threads = torch.get_num_threads()  # of the whole process
+    arrays = [batch[spec.name] for spec in artifact.inputs]
+    try:
+        method = open_method(artifact.path, usable_cores())
+        rows = [
+            run_sample(method, [array[i : i + 1] for array in arrays])
+            for i in range(len(arrays[0]))
+        ]
+    finally:
+        torch.set_num_threads(threads)
     return [np.concatenate(column) for column in zip(*rows, strict=True)]

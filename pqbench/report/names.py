@@ -55,6 +55,7 @@ def dataset_name(name: str) -> str:
 
 
 BACKENDS = {
+    "executorch": "ExecuTorch",
     "mnn": "MNN",
     "ncnn": "ncnn",
     "ncnn_bf16": "ncnn (BF16)",

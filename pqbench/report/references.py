@@ -98,6 +98,7 @@ _BACKENDS = (  # start of the name; the first that fits
     ("tensorrt", "tensorrt"),
     ("ncnn", "ncnn"),
     ("mnn", "jiang2020mnn"),
+    ("executorch", "executorch"),
     ("torch_compile", "ansel2024pytorch2"),
     ("torch", "paszke2019pytorch"),
 )

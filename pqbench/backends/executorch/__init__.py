@@ -1,0 +1,1 @@
+"""ExecuTorch on the CPU, by XNNPACK."""
