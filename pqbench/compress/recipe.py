@@ -32,6 +32,11 @@ FLOAT_ONLY: Mapping[Representation, str] = {
 }
 """What only a float model can be converted to, and why."""
 
+FROM_TORCH_ALONE: Mapping[Representation, str] = {
+    "executorch": "ExecuTorch's programs are made of PyTorch networks, not of ONNX files",
+}
+"""What only a PyTorch network can be converted to, and why."""
+
 LOADED_BY: Mapping[Representation, str] = {
     "torch": "torch",
     "torch_int8": "torch_compile",
@@ -201,7 +206,7 @@ def _explain(
             hint=hint,
         )
     reasons = steps[-1][1].why_not
-    known = {**(FLOAT_ONLY if quantized else {}), **reasons}
+    known = {**FROM_TORCH_ALONE, **(FLOAT_ONLY if quantized else {}), **reasons}
     reason = next((known[r] for r in loads if r in known), stays)
     why = f" ({reason})" if reason else ""
     return UnsupportedError(
