@@ -52,6 +52,21 @@ def checker(network: nn.Module, example: tuple[Tensor, ...]) -> Callable[[], Non
     return check
 
 
+def round_kept(n_pruned: int, channels: int, round_to: int) -> int:
+    """How many channels go so that a multiple of ``round_to`` stays, and never none.
+
+    Torch-Pruning's own rounding leaves 0 of 32 channels where 6 should stay and ``round_to`` is 8;
+    it then prunes nothing there, so that a higher ratio makes a larger network.
+
+    Args:
+        n_pruned: Channels that should go.
+        channels: Channels that there are.
+        round_to: At least 1.
+    """
+    kept = max((channels - n_pruned) // round_to * round_to, round_to)
+    return max(channels - kept, 0)
+
+
 def prune_carefully(pruner: Any, network: nn.Module, check: Callable[[], None]) -> dict[str, str]:
     """Prune group by group; undo what breaks the network.
 

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.compress.attention_heads import find_attention, prune_heads
-from pqbench.compress.careful import FAILURES, BrokenError, checker, prune_carefully
+from pqbench.compress.careful import (
+    FAILURES,
+    BrokenError,
+    checker,
+    prune_carefully,
+    round_kept,
+)
 from pqbench.compress.criteria import check_criterion, gather_gradients, importance
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
 from pqbench.compress.runtime_latency import RUNTIMES
@@ -296,7 +302,7 @@ class Prune(Step):
         import torch_pruning as tp
 
         modules = dict(network.named_modules())
-        return tp.pruner.BasePruner(
+        pruner = tp.pruner.BasePruner(
             network,
             example if len(example) > 1 else example[0],
             importance=importance(self.criterion),
@@ -311,6 +317,8 @@ class Prune(Step):
             out_channel_groups={},
             num_heads={},
         )
+        pruner._round_to = round_kept
+        return pruner
 
 
 def layer_channels(network: nn.Module) -> dict[str, int]:

