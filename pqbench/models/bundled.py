@@ -1,7 +1,8 @@
 """Checkpoints that pqbench ships: ``bundled/<model>-<dataset>.safetensors`` with a ``.json`` card.
 
 They are stored in half precision; :func:`pqbench.models.weights.apply` copies them into a float32
-network.
+network. A card that says ``"over": "pretrained"`` is of a file that holds only the tensors that
+were trained: the others are those of ``model.pretrained``.
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ class Bundled:
         known = self.card.get("builder")
         return known is None or dict(known) == dict(builder)
 
+    @property
+    def lies_over_pretrained(self) -> bool:
+        """True if the file holds some of the tensors; the others are the model's pretrained ones."""
+        return bool(self.card.get("over") == "pretrained")
+
     def load(self) -> dict[str, Tensor]:
-        """The state dict with every floating-point tensor in float32.
+        """The file's tensors, every floating-point one in float32.
 
         Raises:
             WeightsError: The file is damaged.

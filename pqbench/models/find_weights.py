@@ -118,6 +118,24 @@ def find_weights(
     return Found("pretrained", load_file(path), path, card=given.card)
 
 
+def _under(shipped: bundled.Bundled, model: ModelSettings) -> Mapping[str, Tensor]:
+    """The pretrained tensors that a checkpoint of some tensors alone lies over; else none.
+
+    Raises:
+        WeightsError: They are missing, or the model names none.
+    """
+    if not shipped.lies_over_pretrained:
+        return {}
+    given = _pretrained(model.pretrained) if model.pretrained else None
+    if given is None:
+        raise WeightsError(
+            f"the bundled weights {shipped.path.name} lie over pretrained ones, and model "
+            f"{model.name} names none",
+            hint="leave model.pretrained as it is",
+        )
+    return given if isinstance(given, Mapping) else load_file(given.get())
+
+
 def _shipped_state(
     shipped: bundled.Bundled, model: ModelSettings, classes: Sequence[str]
 ) -> Mapping[str, Tensor] | None:
@@ -139,7 +157,7 @@ def _shipped_state(
             f"model.network says {dict(model.network)}"
         )
     if not why:
-        return shipped.load()
+        return {**_under(shipped, model), **shipped.load()}
     if model.weights == WeightsSource.bundled:
         raise WeightsError(why, hint="model.weights=auto takes what fits")
     return None

@@ -11,6 +11,7 @@ import torch
 from compress_models import BUILDERS, make_torch
 from torch import nn
 
+from pqbench.compress.careful import round_kept
 from pqbench.compress.criteria import CRITERIA, gather_gradients, task_loss
 from pqbench.compress.prune import Prune
 from pqbench.compress.prune_unstructured import PruneUnstructured
@@ -19,7 +20,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.core.step import StepData
-from pqbench.nets.checkpoint import load_network, save_network
+from pqbench.nets.checkpoint import build_network, load_network, save_network
 from pqbench.nets.layers import (
     feed_tensors,
     flush_subnormals,
@@ -212,6 +213,25 @@ def test_prune_refuses_a_target_out_of_reach(
     step = Prune(pruning_ratio=0.9, target="macs", max_layer_ratio=0.2)
     with pytest.raises(UnsupportedError, match="removes 90% of the macs: the most is"):
         step.apply(small, data, tmp_path)
+
+
+def test_round_kept_leaves_a_multiple_and_never_none() -> None:
+    assert round_kept(25, 32, 8) == 24  # 7 should stay: 8 do, not 0
+    assert round_kept(10, 32, 8) == 16
+    assert round_kept(3, 6, 8) == 0  # fewer than the multiple: all stay
+    assert round_kept(5, 9, 1) == 5
+
+
+def test_prune_of_more_channels_leaves_less(tmp_path: Path, split: PreparedSplit) -> None:
+    """Thin layers shrink to one multiple of round_to; Torch-Pruning's rounding left them whole."""
+    builder = {"_target_": "pqbench.models.cnn.Cnn", "num_classes": 2}
+    network = build_network(builder).eval()
+    source = save_network(network, builder, tmp_path / "a", split.specs(), ("logits",), ())
+    data = StepData(split, seed=0, threads=1)
+    step = Prune(pruning_ratio=0.85, target="macs", recalibrate_bn=0)
+    details = step.apply(source, data, tmp_path / "pruned").lineage[-1].details
+    assert 0.85 <= details["macs_reduction"] < 0.97
+    assert all(after < before for before, after in details["layers"].values() if before > 10)
 
 
 def test_prune_takes_ratios_layer_by_layer(tmp_path: Path, small: Artifact, data: StepData) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pickle
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.arrays import Cifar, FashionMnist, Mnist5k, read_idx
@@ -55,6 +57,46 @@ def test_cifar_reads_pixels_in_place(tmp_path: Path) -> None:
     assert image.shape == (32, 32, 3)
     assert image[4, 7].tolist() == raw.reshape(3, 32, 32)[:, 4, 7].tolist()
     assert folder / "data_batch_1" in index.sources
+
+
+def write_cifar_png(root: Path, per_batch: int = 3) -> np.ndarray:
+    """The npm package's layout; gives the training images (15, 32, 32, 3)."""
+    rng = np.random.default_rng(0)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    pixels = rng.integers(0, 256, (len(names), per_batch, 1024, 3), np.uint8)
+    for name, rows in zip(names, pixels, strict=True):
+        Image.fromarray(rows).save(root / f"{name}.png")
+    (root / "train_lables.json").write_text(json.dumps([i % 10 for i in range(5 * per_batch)]))
+    (root / "test_lables.json").write_text(json.dumps([7] * per_batch))
+    return pixels[:5].reshape(-1, 32, 32, 3)
+
+
+def test_cifar_reads_the_png_batches_of_npm(tmp_path: Path) -> None:
+    images = write_cifar_png(tmp_path)
+    index = Cifar(str(tmp_path)).index()
+    train, held = index.split("train"), index.split("val")
+    assert np.array_equal(np.stack(train.samples or []), images)
+    assert train.labels == tuple(i % 10 for i in range(15))
+    assert held.labels == (7, 7, 7)
+    assert index.classes[7] == "horse"
+    assert tmp_path / "data_batch_5.png" in index.sources
+
+
+def test_cifar_png_damaged_is_named(tmp_path: Path) -> None:
+    write_cifar_png(tmp_path)
+    (tmp_path / "test_lables.json").write_text("[7, 10, 0]")
+    with pytest.raises(DataError, match=r"test_lables\.json holds other labels than 0 to 9"):
+        Cifar(str(tmp_path)).index()
+    (tmp_path / "test_lables.json").write_text("[7]")
+    with pytest.raises(DataError, match="has 1 labels, not 3"):
+        Cifar(str(tmp_path)).index()
+    picture = tmp_path / "data_batch_2.png"
+    picture.write_bytes(picture.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"cannot read .*data_batch_2\.png"):
+        Cifar(str(tmp_path)).index()
+    Image.new("RGB", (1000, 3)).save(picture)
+    with pytest.raises(DataError, match="1000 pixels wide, not 1024"):
+        Cifar(str(tmp_path)).index()
 
 
 def test_cifar_refuses_a_pickle_that_would_run_code(

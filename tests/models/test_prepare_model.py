@@ -139,6 +139,26 @@ def test_prepare_model_auto_takes_bundled_first(
     assert torch.equal(net.fc.weight, state["fc.weight"])
 
 
+def test_prepare_model_lays_bundled_tensors_over_pretrained_ones(
+    tmp_path: Path, shipped: Path, local: dict[str, Any]
+) -> None:
+    """A file of the head alone: the body comes from the pretrained weights."""
+    file = shipped / "tiny-letters.safetensors"
+    whole = load_file(file)
+    save_file({k: v for k, v in whole.items() if k.startswith("fc.")}, file)
+    card = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps({**card, "over": "pretrained"}))
+    artifact, weights = run(tmp_path / "x", settings(pretrained=local))
+    assert (weights.source, weights.needs_fit, weights.head) == ("bundled", None, "kept")
+    state = load_network(artifact).state_dict()
+    assert torch.equal(state["fc.weight"], whole["fc.weight"].float())
+    assert torch.equal(state["body.0.weight"], tiny_state()["body.0.weight"])
+    with pytest.raises(WeightsError, match="lie over pretrained ones, and model tiny names none"):
+        run(tmp_path / "y", settings())
+    with pytest.raises(WeightsError, match="pretrained weights tiny are missing"):
+        run(tmp_path / "z", settings(pretrained=ABSENT))
+
+
 def test_prepare_model_auto_passes_over_bundled_for_other_classes(
     shipped: Path, local: dict[str, Any], tmp_path: Path
 ) -> None:
