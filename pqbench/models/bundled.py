@@ -45,7 +45,7 @@ class Bundled:
 
     @property
     def lies_over_pretrained(self) -> bool:
-        """True if the file holds some of the tensors; the others are the model's pretrained ones."""
+        """True if the file holds some of the tensors, to lie over the model's pretrained ones."""
         return bool(self.card.get("over") == "pretrained")
 
     def load(self) -> dict[str, Tensor]:

