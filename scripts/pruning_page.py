@@ -104,7 +104,8 @@ def lines(records: Sequence[Record]) -> list[str]:
         "",
         f"Pays: at least {GOAL_SPEEDUP} times as fast with at most {GOAL_DROP:.0f} point lost and "
         f"the upper bound of the loss at most {GOAL_DROP_HIGH:.0f}, no class lost. "
-        "Brackets: 95 % interval; speedup in turns with the unpruned model on the same runtime; drop on the same images. "
+        "Brackets: 95 % interval; speedup in turns with the unpruned model on the same runtime; "
+        "drop on the same images. "
         "`*`: disturbed by other load.",
         *(f"\nWithout a result: {len(failed)} cells." for _ in failed[:1]),
     ]
