@@ -7,6 +7,7 @@ layers is cut on its own and the network run; a group that fails is put back as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,8 @@ def checker(network: nn.Module, example: tuple[Tensor, ...]) -> Callable[[], Non
     return check
 
 
-def round_kept(n_pruned: int, channels: int, round_to: int) -> int:
-    """How many channels go so that a multiple of ``round_to`` stays, and never none.
+def round_kept(n_pruned: int, channels: int, round_to: int, most: float = 1.0) -> int:
+    """How many channels go so that a multiple of ``round_to`` stays, never none, never too few.
 
     Torch-Pruning's own rounding leaves 0 of 32 channels where 6 should stay and ``round_to`` is 8;
     it then prunes nothing there, so that a higher ratio makes a larger network.
@@ -62,8 +63,10 @@ def round_kept(n_pruned: int, channels: int, round_to: int) -> int:
         n_pruned: Channels that should go.
         channels: Channels that there are.
         round_to: At least 1.
+        most: At most this share of the channels goes.
     """
-    kept = max((channels - n_pruned) // round_to * round_to, round_to)
+    fewest = math.ceil(channels * (1 - most) / round_to) * round_to
+    kept = max((channels - n_pruned) // round_to * round_to, fewest, round_to)
     return max(channels - kept, 0)
 
 

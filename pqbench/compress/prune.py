@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -306,7 +307,8 @@ class Prune(Step):
             network,
             example if len(example) > 1 else example[0],
             importance=importance(self.criterion),
-            pruning_ratio=ratio,
+            # Its own limit is looked at before a layer is cut, not after.
+            pruning_ratio=ratio if self.global_pruning else min(ratio, self.max_layer_ratio),
             pruning_ratio_dict={modules[k]: v for k, v in self.layer_ratios.items()},
             max_pruning_ratio=self.max_layer_ratio,
             global_pruning=self.global_pruning,
@@ -317,7 +319,7 @@ class Prune(Step):
             out_channel_groups={},
             num_heads={},
         )
-        pruner._round_to = round_kept
+        pruner._round_to = partial(round_kept, most=self.max_layer_ratio)
         return pruner
 
 
