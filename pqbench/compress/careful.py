@@ -65,7 +65,7 @@ def round_kept(n_pruned: int, channels: int, round_to: int, most: float = 1.0) -
         round_to: At least 1.
         most: At most this share of the channels goes.
     """
-    fewest = math.ceil(channels * (1 - most) / round_to) * round_to
+    fewest = math.ceil(channels * (1 - most) / round_to - 1e-9) * round_to
     kept = max((channels - n_pruned) // round_to * round_to, fewest, round_to)
     return max(channels - kept, 0)
 

@@ -221,6 +221,7 @@ def test_round_kept_leaves_a_multiple_and_never_none() -> None:
     assert round_kept(3, 6, 8) == 0  # fewer than the multiple: all stay
     assert round_kept(5, 9, 1) == 5
     assert round_kept(31, 32, 8, most=0.6) == 16  # 13 must stay
+    assert round_kept(40, 40, 8, most=0.8) == 32  # 8 must stay
 
 
 def test_prune_of_more_channels_leaves_less(tmp_path: Path, split: PreparedSplit) -> None:
