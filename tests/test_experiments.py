@@ -47,8 +47,25 @@ SMALL = {
     ],
     "predecessor_runtimes": [*tiny.FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
     "scaling": [*NOISE, "model=cnn", "backend=ort", "threads=1,2"],
+    "pruning_curves": [
+        *NOISE,
+        "compress.distill.epochs=1",
+        "compress.prune.pruning_ratio=0.5",
+        "compress.prune.criterion=taylor,random",
+    ],
+    "prune_and_int8": [*NOISE, "model=cnn", "compress=[prune_half,finetune,ort_int8]"],
+    "iterative_prune": [
+        *NOISE,
+        "model=cnn",
+        "backend=ort",
+        *(f"compress.{step}.epochs=1" for step in ("finetune", "finetune_2", "finetune_3")),
+        "hydra.mode=MULTIRUN",
+    ],
+    "demo": [*NOISE, "model=cnn", "compress=none", "backend=torch"],
+    "thesis": [*NOISE, "model=cnn", "compress=none", "backend=torch"],
     "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
 }
+SHIPPED = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
 GPU = ("torch_cuda_fp16", "tensorrt_fp16")
 
 
@@ -93,6 +110,12 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     for record in records:
         gpu = record.experiment.backend in GPU
         assert record.status in (("ok", "unavailable") if gpu else ("ok",)), record.error
+    if name == "pruning_curves":
+        pruned = [r for r in records if not r.is_baseline]
+        assert len(pruned) == 2
+        for record in pruned:
+            details = record.lineage[1]["details"]
+            assert 0.5 <= details["macs_reduction"] < 0.8
     if name == "predecessor_onnx_file":
         [pruned] = [r for r in records if not r.is_baseline]
         assert pruned.size.file_ratio == pytest.approx(1, abs=0.05)
@@ -102,6 +125,10 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     if name == "predecessor_runtimes":
         assert len([r for r in records if r.accuracy]) == 2
         assert len({r.accuracy.top1 for r in records if r.accuracy}) == 1
+
+
+def test_every_shipped_experiment_has_a_small_form() -> None:
+    assert set(SMALL) == SHIPPED
 
 
 def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
