@@ -159,9 +159,9 @@ def shipped(network: nn.Module) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--shift", type=float, default=0.0, help="added to the second score")
+    parser.add_argument("--shift", type=float, default=0.1, help="added to the second score")
     parser.add_argument("--watch", type=float, default=0.0, help="share of train that is scored")
     parser.add_argument("--features", type=Path, help="file that keeps the first blocks' output")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
