@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from record_factory import make_record
 
-from pqbench.app.sweep_state import PROGRESS, STATE, read_state, view
+from pqbench.app.sweep_state import PROGRESS, STATE, Progress, read_state
 from pqbench.core.errors import DataError
 from pqbench.core.files import MAX_BYTES, read_limited
 from pqbench.core.record import FILE, Record
@@ -138,7 +138,7 @@ def test_damaged_state_of_a_sweep_is_none(text: bytes, tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes(text)
     assert read_state(tmp_path) is None
     (tmp_path / PROGRESS).write_bytes(text + b'\n5\n{}\n{"job": "0", "status": "ok"}\n')
-    assert "done" in view(tmp_path)
+    assert "done" in Progress(tmp_path).view()
 
 
 def test_damaged_samples_leave_their_curve_out(

@@ -98,7 +98,7 @@ def test_later_record_counts_where_the_clock_was_set_back(
         composed = compose("config", overrides=["tracking=none", f"outputs={tmp_path / 'out'}"])
     config = schema.read(composed)
 
-    def gone(run: ExperimentRun) -> None:
+    def gone(run: ExperimentRun, *_: object) -> None:
         raise UnavailableError(f"seen in {run.folder.name}")
 
     monkeypatch.setattr(ExperimentRun, "_plan", gone)

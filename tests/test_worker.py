@@ -38,6 +38,7 @@ from pqbench.core.record import json_schema
 from pqbench.core.split import PreparedSplit
 from pqbench.experiment.measure_pair import SideSpec, run_cell
 from pqbench.measure.protocol import MeasureProtocol
+from pqbench.workers import forkserver
 from pqbench.workers.forkserver import Forked, server
 from pqbench.workers.session import SessionWorker
 
@@ -384,6 +385,11 @@ def test_run_cell_that_crashes_names_the_side_and_frees_the_lock(
         pass
 
 
+def served_threads() -> int:
+    """Threads of the fork server that another test of this process may have started."""
+    return forkserver._SERVER.threads or 1
+
+
 def forked(worker: SessionWorker) -> bool:
     return any("forkserver" in part for part in psutil.Process(worker.pid).cmdline())
 
@@ -397,7 +403,7 @@ def test_session_on_the_cpu_is_a_fork_and_a_weighed_one_a_fresh_interpreter(
     for weighed in (False, True):
         log = tmp_path / f"{weighed}.log"
         with SessionWorker.start(
-            backend, folder, split, [1, 16], 1, log, 60, weighed=weighed
+            backend, folder, split, [1, 16], served_threads(), log, 60, weighed=weighed
         ) as worker:
             assert forked(worker) != weighed
             assert worker.predict(tmp_path / f"{weighed}.npy", 16) == COUNT
@@ -411,9 +417,10 @@ def write_frozen(path: str) -> None:
 
 
 def test_collection_in_a_fork_visits_nothing_of_what_the_server_imported(tmp_path: Path) -> None:
-    context = server(1)
+    threads = served_threads()
+    context = server(threads)
     assert context is not None
-    child = Forked(context, write_frozen, (str(tmp_path / "count"),), tmp_path / "log.txt", 1)
+    child = Forked(context, write_frozen, (str(tmp_path / "count"),), tmp_path / "log.txt", threads)
     child.wait(60)
     frozen, visited = map(int, (tmp_path / "count").read_text().split())
     assert frozen > 100_000  # torch's
@@ -430,3 +437,15 @@ def test_worker_that_may_leave_ends_by_itself_while_another_is_asked(
         one.leave()
     assert gone(one.pid)
     assert gone(two.pid)
+
+
+def test_fork_server_ends_without_a_word() -> None:
+    code = (
+        "from pqbench.workers.forkserver import server, wait_until_idle\n"
+        "assert server(1) is not None\n"
+        "wait_until_idle()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

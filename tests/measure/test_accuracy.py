@@ -184,7 +184,11 @@ def test_score_of_planted_outputs(tmp_path: Path, split: PreparedSplit) -> None:
 def test_score_writes_one_row_per_sample(tmp_path: Path, split: PreparedSplit) -> None:
     score(save_logits(tmp_path / "l.npy", 40, split), split, tmp_path / "p.parquet")
     table = pd.read_parquet(tmp_path / "p.parquet")
-    assert list(table.columns) == ["index", "label", "prediction", "probability", "source"]
+    named = ["label_name", "prediction_name"]
+    assert list(table.columns) == [
+        "index", "path", "label", "prediction", *named, "probability", "source",
+    ]  # fmt: skip
+    assert table["label_name"].tolist() == [split.classes[i] for i in table["label"]]
     assert (table["label"] == table["prediction"]).mean() == 0.8
     assert table["probability"].iloc[0] == pytest.approx(np.exp(3) / (np.exp(3) + 6), rel=1e-5)
     assert tuple(table["source"]) == split.sources
