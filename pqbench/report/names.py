@@ -23,6 +23,7 @@ MODELS = {
     "mobilenetv3": "MobileNetV3-Large",
     "mobilenetv3_small": "MobileNetV3-Small",
     "resnet18": "ResNet-18",
+    "resnet20": "ResNet-20",
     "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "squeezenet1_1": "SqueezeNet 1.1",

@@ -72,6 +72,7 @@ MODELS = {
     "mobilenetv3": "howard2019mobilenetv3",
     "mobilenetv3_small": "howard2019mobilenetv3",
     "resnet18": "he2016resnet",
+    "resnet20": "he2016resnet",
     "resnet34": "he2016resnet",
     "resnet50": "he2016resnet",
     "squeezenet1_1": "iandola2016squeezenet",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pqbench.backends.executorch import backend as module
 from pqbench.backends.executorch.backend import ExecutorchBackend
 from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, PlacementError, UnavailableError, UnsupportedError
@@ -92,13 +92,9 @@ def test_executorch_names_a_program_that_it_cannot_load(program: Artifact, tmp_p
 def test_executorch_that_is_missing_is_said_with_the_remedy(
     torch_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(*names: str) -> None:
-        raise UnavailableError("executorch is not installed", hint=f"pip install {names[1]}")
-
-    monkeypatch.setattr(module, "library", absent)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = ExecutorchBackend(1).availability()
     assert not found.available and found.hint == "pip install 'pqbench[executorch]'"
-    monkeypatch.setattr(converter.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="not installed"):
         converter.convert_executorch(torch_artifact, tmp_path)
 
