@@ -7,7 +7,8 @@ at least 93 % of the intervals.
 
     python scripts/bench/timing/aa.py [--backends torch ort openvino] [--cells 40] [--factor 1.1]
 
-Leave the machine alone meanwhile. Exit code 1 if a share is outside.
+Each cell is timed by a protocol of ``conf/protocol``. Leave the machine alone meanwhile. Exit code
+1 if a share is outside.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy.typing as npt
 from bench_models import SIZES, backend_node, make_model, make_split, print_table
+from omegaconf import OmegaConf
 from simulate import record_of
 
 from pqbench.core.artifact import Artifact, Representation
@@ -41,6 +43,7 @@ from pqbench.workers.child import child_environment
 
 LOADS = {"torch": "torch", "ort": "onnx", "openvino": "openvino"}
 CLAIMED, HELD = 0.05, 0.93
+CONF = Path(__file__).parents[3] / "conf" / "protocol"
 
 
 class SlowedSession(Session):
@@ -107,6 +110,14 @@ class Cell:
     latency: list[Latency]
 
 
+def shipped_protocol(name: str) -> MeasureProtocol:
+    """A protocol as ``conf/protocol`` ships it, over the default one."""
+    nodes = [OmegaConf.load(CONF / f"{each}.yaml") for each in ("default", name)]
+    settings = OmegaConf.to_container(OmegaConf.merge(*nodes))
+    assert isinstance(settings, dict)
+    return MeasureProtocol(**{str(k): v for k, v in settings.items() if k != "defaults"})
+
+
 def measure_cells(
     backend: str, factor: float | None, given: argparse.Namespace, folder: Path
 ) -> list[Cell]:
@@ -118,14 +129,8 @@ def measure_cells(
     candidate = SideSpec(plain, artifact.folder, split.folder, "candidate")
     node = plain if factor is None else slowed
     baseline = SideSpec(node, artifact.folder, split.folder, "baseline")
-    protocol = MeasureProtocol(
-        batch_sizes=given.batch_sizes,
-        max_seconds=given.seconds,
-        processes=given.starts,
-        min_pairs=3 * given.starts,
-        max_foreign_share=given.foreign,
-        score=False,
-        pool_mb=32,
+    protocol = replace(
+        shipped_protocol(given.protocol), batch_sizes=given.batch_sizes, score=False, pool_mb=32
     )
     cells: list[Cell] = []
     for number in range(given.cells if factor is None else given.slowed_cells):
@@ -182,10 +187,8 @@ def main() -> int:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--cells", type=int, default=40, help="A/A, of each runtime")
     parser.add_argument("--slowed-cells", type=int, default=40, help="A/B, of each runtime")
-    parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="timed, per cell and batch size")
+    parser.add_argument("--protocol", default="quick", help="a file of conf/protocol")
     parser.add_argument("--factor", type=float, default=1.1, help="of the slowed session")
-    parser.add_argument("--foreign", type=float, default=0.2, help="load of others, at most")
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()
     os.environ.update(child_environment(given.threads))
