@@ -15,12 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pqbench.compress.bias_correction import correct_biases
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
+from pqbench.compress.equalize import equalize
 from pqbench.compress.histograms import write_ranges
+from pqbench.compress.integer_gates import integer_gates, pool_means
 from pqbench.compress.onnx_ready import pre_process, tool_refusals
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
+from pqbench.nets import onnx_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +37,7 @@ METHODS = {
 }
 ACTIVATIONS = {"uint8": "QUInt8", "int8": "QInt8"}
 FILE = "model.onnx"
+BIAS_IMAGES = 64  # the mean of a channel needs fewer images than its extremes
 HINT = (
     "compress.ort_int8.quantize_bias=false or per_channel=false may avoid it; "
     "nncf_int8 is another tool"
@@ -60,7 +65,15 @@ class OrtInt8(Step):
             (``cpu_saturates_int8``), so the resolved configuration says which it was.
         op_types: Operator types to quantize; null takes all that ONNX Runtime can.
         exclude: Names of nodes to leave in float.
+        bias_correction: Set the biases so that each layer keeps the mean that it has in float, on
+            64 of the calibration images (``compress.bias_correction``).
+        integer_gates: Compute hard-sigmoid, hard-swish and global means as integer kernels
+            (``compress.integer_gates``) where the tool leaves them in float.
+        equalize: Make the ranges of channels alike between convolutions with a ReLU or nothing
+            between them (``compress.equalize``).
     """
+
+    name: ClassVar[str] = "ort_int8"
 
     kind: ClassVar[Kind] = "quantize"
     takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
@@ -78,6 +91,9 @@ class OrtInt8(Step):
     reduce_range: bool = False
     op_types: Sequence[str] | None = None
     exclude: Sequence[str] = ()
+    bias_correction: bool = False
+    integer_gates: bool = False
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         check_size(self.calibration_size)
@@ -85,17 +101,85 @@ class OrtInt8(Step):
             value = getattr(self, key)
             if value not in allowed:
                 raise ConfigError(
-                    f"ort_int8.{key} '{value}' is unknown",
+                    f"{self.name}.{key} '{value}' is unknown",
                     hint=f"choose one of {', '.join(allowed)}",
                 )
         if not 50.0 < self.percentile <= 100.0:
-            raise ConfigError(f"ort_int8.percentile must lie in (50, 100], got {self.percentile}")
+            raise ConfigError(f"percentile must lie in (50, 100], got {self.percentile}")
 
     def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
         """Calibrate, quantize, save ``model.onnx``.
 
         Raises:
             UnsupportedError: The model is quantized already, or nothing in it could be quantized.
+        """
+        import onnx
+
+        start = time.perf_counter()
+        refuse_quantized(onnx.load(artifact.path, load_external_data=False), self.name)
+        calibration = draw(artifact, data, self.calibration_size)
+        target = workdir / FILE
+        with TemporaryDirectory(dir=workdir) as scratch:
+            ready = Path(scratch) / FILE
+            symbolic = self.prepare(artifact.path, ready)
+            exclude = self._excluded(onnx.load(ready, load_external_data=False))
+            corrected = self.quantize(ready, target, calibration, exclude, data.threads)
+        counts = Counter(node.op_type for node in onnx.load(target).graph.node)
+        if not counts["QuantizeLinear"]:
+            raise UnsupportedError(
+                f"{self.name} found nothing to quantize in this model",
+                hint="it needs convolutions or matrix products with constant weights",
+            )
+        entry = LineageEntry(
+            action=self.name,
+            seconds=time.perf_counter() - start,
+            config=self.plain(),
+            details={
+                **calibration.details(),
+                "symbolic_shapes": symbolic,
+                "quantize_nodes": counts["QuantizeLinear"],
+                "dequantize_nodes": counts["DequantizeLinear"],
+                **corrected,
+            },
+        )
+        return artifact.derive(workdir, FILE, entry)
+
+    def prepare(self, source: Path, target: Path) -> bool:
+        """Write the float file that is quantized; gives whether its symbolic shapes are known."""
+        import onnx
+
+        symbolic = pre_process(source, target, self.name)
+        model = onnx.load(target)
+        changed = equalize(model) if self.equalize else 0
+        changed += pool_means(model) if self.integer_gates else 0
+        if changed:
+            onnx_graph.save(model, target)
+        return symbolic
+
+    def quantize(
+        self,
+        ready: Path,
+        target: Path,
+        calibration: Calibration,
+        exclude: Sequence[str],
+        threads: int,
+        ranges: Path | None = None,
+    ) -> dict[str, Any]:
+        """Quantize a prepared file, with the corrections that are asked for.
+
+        Args:
+            ready: Of :meth:`prepare`.
+            target: Q/DQ file to write.
+            calibration: Images that give the ranges.
+            exclude: Names of nodes left in float.
+            threads: Of ONNX Runtime, for the correction of biases.
+            ranges: File that keeps the ranges: read if it exists, else written.
+
+        Returns:
+            What was corrected, for the lineage.
+
+        Raises:
+            UnsupportedError: The tool cannot quantize this graph.
         """
         import onnx
         from onnxruntime.quantization import (
@@ -105,27 +189,15 @@ class OrtInt8(Step):
             quantize_static,
         )
 
-        start = time.perf_counter()
-        refuse_quantized(onnx.load(artifact.path, load_external_data=False), "ort_int8")
-        calibration = draw(artifact, data, self.calibration_size)
-        target = workdir / FILE
+        types = None if self.op_types is None else list(self.op_types)
         # The histogram methods print their progress, line after line, to standard output.
-        with TemporaryDirectory(dir=workdir) as scratch, redirect_stdout(StringIO()):
-            ready = Path(scratch) / FILE
-            symbolic = pre_process(artifact.path, ready, "ort_int8")
-            types = None if self.op_types is None else list(self.op_types)
-            ranges = None
+        with TemporaryDirectory(dir=target.parent) as scratch, redirect_stdout(StringIO()):
             if self.method in ("entropy", "percentile"):
-                ranges = Path(scratch) / "ranges.json"
-                write_ranges(
-                    ready,
-                    ranges,
-                    lambda: calibration,
-                    METHODS[self.method],
-                    self.percentile,
-                    types,
-                )
-            with tool_refusals("ort_int8", HINT):
+                ranges = ranges or Path(scratch) / "ranges.json"
+                if not ranges.exists():
+                    way = METHODS[self.method]
+                    write_ranges(ready, ranges, lambda: calibration, way, self.percentile, types)
+            with tool_refusals(self.name, HINT):
                 quantize_static(
                     ready,
                     target,
@@ -135,40 +207,32 @@ class OrtInt8(Step):
                     per_channel=self.per_channel,
                     reduce_range=self.reduce_range,
                     op_types_to_quantize=types,
-                    nodes_to_exclude=self._excluded(onnx.load(ready, load_external_data=False)),
+                    nodes_to_exclude=list(exclude),
                     activation_type=QuantType[ACTIVATIONS[self.activation]],
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod[METHODS[self.method]],
                     extra_options=self._options(),
                 )
-        counts = Counter(node.op_type for node in onnx.load(target).graph.node)
-        if not counts["QuantizeLinear"]:
-            raise UnsupportedError(
-                "ort_int8 found nothing to quantize in this model",
-                hint="it needs convolutions or matrix products with constant weights",
-            )
-        entry = LineageEntry(
-            action="ort_int8",
-            seconds=time.perf_counter() - start,
-            config={
-                **asdict(self),
-                "op_types": None if self.op_types is None else list(self.op_types),
-                "exclude": list(self.exclude),
-            },
-            details={
-                **calibration.details(),
-                "symbolic_shapes": symbolic,
-                "quantize_nodes": counts["QuantizeLinear"],
-                "dequantize_nodes": counts["DequantizeLinear"],
-            },
-        )
-        return artifact.derive(workdir, FILE, entry)
+        done: dict[str, Any] = {}
+        if self.integer_gates:
+            model = onnx.load(target)
+            done["integer_gates"] = integer_gates(model)
+            onnx_graph.save(model, target)
+        if self.bias_correction:
+            feeds = [calibration.feed(i) for i in range(min(BIAS_IMAGES, len(calibration)))]
+            done |= correct_biases(ready, target, feeds, threads)
+        return done
+
+    def plain(self) -> dict[str, Any]:
+        """The settings, JSON-ready."""
+        types = None if self.op_types is None else list(self.op_types)
+        return {**asdict(self), "op_types": types, "exclude": list(self.exclude)}
 
     def _excluded(self, model: onnx.ModelProto) -> list[str]:
         unknown = set(self.exclude) - {node.name for node in model.graph.node}
         if unknown:
             raise ConfigError(
-                f"ort_int8.exclude: the model has no node '{min(unknown)}'",
+                f"{self.name}.exclude: the model has no node '{min(unknown)}'",
                 hint="names are those of the pre-processed ONNX graph, as a viewer shows them",
             )
         return list(self.exclude)

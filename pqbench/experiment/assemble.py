@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"
 LOCK = "requirements.txt"
-SENSITIVITY = "sensitivity.json"
+# What steps find that is a file of its own beside the record, by its name in their details.
+BESIDE = {"sensitivity": "sensitivity.json", "int8_plan": "int8_plan.json"}
 LOGITS = "logits"
 ORDERED = ("classification", "text_classification")  # of which a wrong order of classes is told
 _LOG = "experiment.log"
@@ -132,10 +133,11 @@ class Recorder:
                 "the model was given as ONNX: MACs are counted on torch networks"
             )
         self._score(record, built, cell, baseline)
-        scans = [d["sensitivity"] for d in details if "sensitivity" in d]
-        if scans:
-            write_json(folder / SENSITIVITY, scans[-1])
-            record.files["sensitivity"] = SENSITIVITY
+        for key, file in BESIDE.items():
+            found = [d[key] for d in details if key in d]
+            if found:
+                write_json(folder / file, found[-1])
+                record.files[key] = file
         return record
 
     def failed(self, error: PqbenchError, identity: str, stages: list[rec.Stage]) -> rec.Record:

@@ -36,10 +36,10 @@ from pqbench.core.ownership import claim, note
 from pqbench.core.secrets import mask, mask_text
 from pqbench.core.step import Step
 from pqbench.experiment.assemble import (
+    BESIDE,
     CLEAN_PREDICTIONS,
     LOCK,
     PREDICTIONS,
-    SENSITIVITY,
     Baseline,
     Recorder,
 )
@@ -61,7 +61,8 @@ from pqbench.workers.stage import StageRunner
 # What an experiment writes into its folder, and replaces when it is run there again.
 RESULTS = (
     *(rec.FILE, "tracking.json", ".tracking.lock", "logs", "work", "baseline", "model", LOCK),
-    *(LATENCY_FILE, LOGITS_FILE, CLEAN_LOGITS_FILE, PREDICTIONS, CLEAN_PREDICTIONS, SENSITIVITY),
+    *(LATENCY_FILE, LOGITS_FILE, CLEAN_LOGITS_FILE, PREDICTIONS, CLEAN_PREDICTIONS),
+    *BESIDE.values(),
     ".fetched",
 )
 log = logging.getLogger("pqbench")

@@ -92,6 +92,7 @@ STEPS = {
     "ort_dynamic": "ORT dynamic INT8",
     "ort_int8": "ORT INT8",
     "ort_int8_trt": "ORT INT8 for TensorRT",
+    "partial_int8": "ORT INT8 where it pays",
     "prune": "prune",
     "prune_2_4": "prune 2:4",
     "prune_half": "prune half",

@@ -36,6 +36,10 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "NncfQat": ("quantization-aware training with NNCF", (_NNCF, _INT8)),
     "NncfWeights": ("compression of the weights by NNCF", (_NNCF,)),
     "OrtInt8": ("static INT8 quantization by ONNX Runtime", (_ORT, _INT8)),
+    "PartialInt8": (
+        "static INT8 quantization by ONNX Runtime in the blocks where it pays",
+        (_ORT, _INT8),
+    ),
     "OrtDynamic": ("dynamic INT8 quantization by ONNX Runtime", (_ORT,)),
     "TrtEntropyInt8": ("INT8 by TensorRT's entropy calibration", ("tensorrt", "wu2020integer")),
     "Pt2eInt8": ("static INT8 quantization by PyTorch's export flow", (_TORCH, _INT8)),
@@ -174,6 +178,10 @@ def _details(node: Mapping[str, Any]) -> Iterable[str]:
     if "fast_bias_correction" in node:
         how = "fast" if node["fast_bias_correction"] else "full"
         yield f", with {how} bias correction{cite('nagel2019datafree')}"
+    if node.get("bias_correction"):
+        yield f", with bias correction{cite('nagel2019datafree')}"
+    if node.get("equalize"):
+        yield f", with cross-layer equalization{cite('nagel2019datafree')}"
     if node.get("penalty") in PENALTIES:
         yield f", by the penalty {node['penalty']}{cite(PENALTIES[str(node['penalty'])])}"
     if node.get("teacher_weight"):

@@ -103,6 +103,10 @@ def test_choice_lists_every_setting_with_a_comment(choice: str) -> None:
         ("distill", "teacher_weight", 1.5),
         ("ort_int8", "calibration_size", 0),
         ("ort_int8", "method", "guess"),
+        ("partial_int8", "max_drop", 1),
+        ("partial_int8", "runtime", "torch"),
+        ("partial_int8", "validation_size", 5),
+        ("partial_int8", "otherwise", "skip"),
         ("nncf_int8", "preset", "fast"),
         ("nncf_accuracy_int8", "max_drop", 0),
         ("nncf_accuracy_int8", "ranking_size", 0),
@@ -145,7 +149,7 @@ def test_choice_refuses_impossible_settings(
 def test_reduce_range_is_what_the_cpu_needs(conf: Path) -> None:
     from pqbench.machine.cpu import cpu_saturates_int8
 
-    for choice in ("ort_int8", "nncf_int8", "nncf_qat", "ort_dynamic"):
+    for choice in ("ort_int8", "partial_int8", "nncf_int8", "nncf_qat", "ort_dynamic"):
         recipe = _compose(conf, f"compress={choice}")
         assert recipe[choice]["reduce_range"] is cpu_saturates_int8()
     assert _compose(conf, "compress=ort_int8_trt")["ort_int8_trt"]["reduce_range"] is False

@@ -126,6 +126,9 @@ def test_methods_cite_what_the_settings_of_a_step_choose() -> None:
     assert "[@wu2020integer]" in entropy
     full = told("nncf_int8", "compress.nncf_int8.NncfInt8", fast_bias_correction=False)
     assert "full bias correction [@nagel2019datafree]" in full
+    partial = told("partial_int8", "compress.partial_int8.PartialInt8", bias_correction=True)
+    assert partial.startswith("ORT INT8 where it pays: static INT8")
+    assert "with bias correction [@nagel2019datafree]" in partial
     assert "denton2014exploiting" in told("low_rank", "compress.low_rank.LowRank", energy=0.9)
     drawn = told("sparsify", "training.sparsify.Sparsify", penalty="bn_scale", ema=0.99)
     assert "[@liu2017slimming]" in drawn

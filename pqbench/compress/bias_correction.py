@@ -1,0 +1,171 @@
+"""Biases of a quantized ONNX file set so that layers keep the mean that they have in float.
+
+Rounded weights and clipped activations shift the mean of a layer's outputs; a depthwise convolution
+has few weights for a channel, so that their errors do not cancel. Nagel et al. 2019, "Data-Free
+Quantization Through Weight Equalization and Bias Correction" (https://arxiv.org/abs/1906.04721),
+section 4.2 and, with images as here, appendix D: layer after layer in the graph's order, each
+measured with the corrections before it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.nets import onnx_graph
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+Feeds = Sequence[Mapping[str, npt.NDArray[Any]]]
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_STAGES = 12  # of a network, whose inputs are kept so that it need not be run from its start
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Where the bias of a quantized layer is stored.
+
+    Attributes:
+        layer: Name of the node that adds it.
+        output: Name of what the node gives, before it is quantized.
+        tensor: Initializer that holds the bias.
+        scale: Initializer of its scale, where it is stored as integers; else empty.
+    """
+
+    layer: str
+    output: str
+    tensor: str
+    scale: str
+
+
+def biases(graph: onnx.GraphProto) -> list[Bias]:
+    """The biases of convolutions and Gemm nodes with quantized weights, in the graph's order.
+
+    One that two layers share is in none's place and left out.
+    """
+    known = {tensor.name for tensor in graph.initializer}
+    made_by = onnx_graph.producers(graph)
+    found = []
+    for node in graph.node:
+        if node.op_type not in LAYERS or len(node.input) < 3 or not node.input[2]:
+            continue
+        weight = made_by.get(node.input[1])
+        if weight is None or weight.op_type != "DequantizeLinear":
+            continue
+        source = made_by.get(node.input[2])
+        if node.input[2] in known:
+            found.append(Bias(node.name, node.output[0], node.input[2], ""))
+        elif (
+            source is not None
+            and source.op_type == "DequantizeLinear"
+            and known.issuperset(source.input[:2])
+        ):
+            found.append(Bias(node.name, node.output[0], source.input[0], source.input[1]))
+    uses = onnx_graph.used_names(graph)
+    return [bias for bias in found if uses[bias.tensor] == 1]
+
+
+def correct_biases(exact: Path, quantized: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
+    """Correct the biases of a quantized file in place.
+
+    Args:
+        exact: The float model; its layers have the names of the quantized one's.
+        quantized: Q/DQ file that ``quantize_static`` made of it.
+        feeds: Inputs of one sample each, (1, ...).
+        threads: Of ONNX Runtime.
+
+    Returns:
+        For the lineage: ``corrected_biases``, ``bias_images``, and ``bias_shift``, the largest
+        correction of a layer's mean over the standard deviation of its means.
+    """
+    import onnx
+
+    float_model, model = onnx.load(exact), onnx.load(quantized)
+    outputs = {node.name: node.output[0] for node in float_model.graph.node}
+    wanted = [bias for bias in biases(model.graph) if bias.layer in outputs]
+    truth = channel_means(float_model, [outputs[b.layer] for b in wanted], feeds, threads)
+    shifts = []
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for bias in wanted:
+        (reached,) = channel_means(model, [bias.output], feeds, threads).values()
+        means = truth[outputs[bias.layer]]
+        shift = means - reached
+        _add(stored, bias, shift)
+        shifts.append(float(np.abs(shift).max() / max(float(means.std()), 1e-12)))
+    onnx_graph.save(model, quantized)
+    return {
+        "corrected_biases": len(wanted),
+        "bias_images": len(feeds),
+        "bias_shift": max(shifts, default=0.0),
+    }
+
+
+def _add(stored: Mapping[str, onnx.TensorProto], bias: Bias, shift: npt.NDArray[Any]) -> None:
+    """Add to a stored bias, in its own numbers."""
+    from onnx import numpy_helper
+
+    tensor = stored[bias.tensor]
+    value = numpy_helper.to_array(tensor)
+    if bias.scale:
+        steps = shift / numpy_helper.to_array(stored[bias.scale]).astype(np.float64)
+        limits = np.iinfo(value.dtype)
+        new = np.clip(value + np.rint(steps), limits.min, limits.max).astype(value.dtype)
+    else:
+        new = (value + shift).astype(value.dtype)
+    tensor.CopyFrom(numpy_helper.from_array(new.reshape(value.shape), bias.tensor))
+
+
+def channel_means(
+    model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Mapping[str, Any]], threads: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Means of values inside a graph, one per channel (axis 1), over samples and places.
+
+    Args:
+        model: Left as it is.
+        names: Of the values.
+        feeds: Inputs of one sample each.
+        threads: Of ONNX Runtime.
+    """
+    session = opened(with_outputs(model, names), threads)
+    inputs = {value.name for value in session.get_inputs()}
+    total = {name: np.zeros(()) for name in names}
+    count = 0
+    for feed in feeds:
+        values = session.run(list(names), {k: v for k, v in feed.items() if k in inputs})
+        for name, value in zip(names, values, strict=True):
+            axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+            total[name] = total[name] + value.mean(axis=axes, dtype=np.float64)
+        count += 1
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a model that gives these values, of float32, instead of its outputs."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    onnx_graph.remove_unused(copy.graph)
+    return copy
+
+
+def opened(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    content = model if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,208 @@
+"""INT8 in the blocks of a network where it pays, float in the others.
+
+What a runtime cannot fuse in INT8, or must convert at the border of INT8 and float, can cost more
+than integer products win. So the blocks are chosen by what they win on the runtime that will run
+them and by what they cost in accuracy: see ``int8_chain`` for the prediction, ``int8_search`` for
+the search. The same is done by hand with ``ort_int8.exclude``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pqbench.compress.calibration import Calibration, draw, refuse_quantized
+from pqbench.compress.int8_blocks import Block, cut, name_nodes
+from pqbench.compress.int8_search import Effort, Images, Search
+from pqbench.compress.int8_trials import RUNTIMES
+from pqbench.compress.ort_int8 import FILE, OrtInt8
+from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.core.errors import ConfigError, DataError, UnsupportedError
+from pqbench.core.step import StepData
+from pqbench.nets import onnx_graph
+
+OTHERWISE = ("fail", "float")
+NOISE_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class PartialInt8(OrtInt8):
+    """``ort_int8`` in those blocks alone where the runtime gains by it, within a drop allowed.
+
+    Times are taken with the device lock held; what is found depends on them, so that two searches
+    may keep different sets of nearly the same worth.
+
+    Attributes:
+        runtime: Where it is timed: ``ort``, or ``openvino`` (which reads the same file).
+        max_drop: Largest drop of the share of right answers on training images that neither
+            calibrate nor choose the blocks, in [0, 1): 0.01 is one point.
+        validation_size: Labelled training images held apart from those that calibrate.
+        tries: Sets of blocks that are built and scored whole, at most.
+        block_s: Seconds of calls in a timed block.
+        turns: Timed pairs of blocks for each cut; a set's speedup is judged on four times as many.
+        otherwise: Where no set is both within the drop and faster: ``fail``, or ``float``: keep the
+            model in FP32 and say so in the lineage.
+    """
+
+    name: ClassVar[str] = "partial_int8"
+
+    bias_correction: bool = True
+    integer_gates: bool = True
+    runtime: str = "ort"
+    max_drop: float = 0.01
+    validation_size: int = 300
+    tries: int = 6
+    block_s: float = 0.1
+    turns: int = 4
+    otherwise: str = "fail"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, allowed in (("runtime", tuple(RUNTIMES)), ("otherwise", OTHERWISE)):
+            value = getattr(self, key)
+            if value not in allowed:
+                raise ConfigError(
+                    f"partial_int8.{key} '{value}' is unknown",
+                    hint=f"choose one of {', '.join(allowed)}",
+                )
+        if not 0.0 <= self.max_drop < 1.0:
+            raise ConfigError(f"max_drop must lie in [0, 1), got {self.max_drop}")
+        for key, least in (("validation_size", NOISE_IMAGES + 1), ("tries", 1), ("turns", 2)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key} must be at least {least}, got {getattr(self, key)}")
+        if self.block_s <= 0:
+            raise ConfigError(f"block_s must be above 0, got {self.block_s}")
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        """Search, and save ``model.onnx`` with the blocks that pay in INT8.
+
+        Raises:
+            UnsupportedError: The model is quantized already; or no set of blocks pays, and
+                ``otherwise`` is ``fail``.
+            DataError: No training images are left to score.
+        """
+        import onnx
+
+        start = time.perf_counter()
+        refuse_quantized(onnx.load(artifact.path, load_external_data=False), self.name)
+        calibration = draw(artifact, data, self.calibration_size)
+        images = self._images(calibration, data)
+        with TemporaryDirectory(dir=workdir) as scratch:
+            folder = Path(scratch)
+            ready = folder / "ready.onnx"
+            symbolic = self.prepare(artifact.path, ready)
+            model = onnx.load(ready)
+            name_nodes(model)
+            onnx_graph.save(model, ready)
+            excluded = self._excluded(model)
+            blocks = [b for b in cut(model) if b.products and not set(b.nodes) <= set(excluded)]
+            if not blocks:
+                raise UnsupportedError(
+                    "partial_int8 found nothing to quantize in this model",
+                    hint="it needs convolutions or matrix products with constant weights",
+                )
+            build = partial(self._build, ready, blocks, excluded, calibration, data.threads, folder)
+            open_ = partial(_opened, self.runtime, data.threads)
+            effort = Effort(self.block_s, self.turns, 4 * self.turns, self.tries)
+            # Both sides of every timing are what a deployment has: the float side the given file.
+            reference = open_(artifact.path)
+            search = Search(blocks, build, open_, reference, images, effort, folder)
+            chain = search.measure()
+            kept = search.choose(chain, self.max_drop)
+            if kept is None and self.otherwise == "fail":
+                raise UnsupportedError(
+                    f"partial_int8: no set of blocks pays on {self.runtime}: {_summary(search)}",
+                    hint="raise max_drop, or keep FP32 (compress.partial_int8.otherwise=float)",
+                )
+            chosen, file = kept if kept is not None else (frozenset(), artifact.path)
+            copyfile(file, workdir / FILE)
+        counts = Counter(node.op_type for node in onnx.load(workdir / FILE).graph.node)
+        entry = LineageEntry(
+            action=self.name,
+            seconds=time.perf_counter() - start,
+            config=self.plain(),
+            details={
+                **calibration.details(),
+                "symbolic_shapes": symbolic,
+                "noise_images": len(images.noise),
+                "validation_images": len(images.scored),
+                "int8_blocks": len(chosen),
+                "blocks": len(blocks),
+                "quantize_nodes": counts["QuantizeLinear"],
+                "dequantize_nodes": counts["DequantizeLinear"],
+                "reason": None if kept else f"no set of blocks pays: {_summary(search)}",
+                "int8_plan": search.plan(chain, chosen),
+            },
+        )
+        return artifact.derive(workdir, FILE, entry)
+
+    def _build(
+        self,
+        ready: Path,
+        blocks: list[Block],
+        excluded: list[str],
+        calibration: Calibration,
+        threads: int,
+        folder: Path,
+        chosen: Collection[int],
+        target: Path,
+        corrected: bool,
+    ) -> None:
+        """Write the model with some blocks in INT8."""
+        inside = {name for number in chosen for name in blocks[number].nodes}
+        floats = [name for block in blocks for name in block.nodes if name not in inside]
+        step = self if corrected else _uncorrected(self)
+        step.quantize(
+            ready,
+            target,
+            calibration,
+            [*excluded, *floats],
+            threads,
+            ranges=folder / "ranges.json",
+        )
+
+    def _images(self, calibration: Calibration, data: StepData) -> Images:
+        """Training images that do not calibrate: some for the noise, the others to score."""
+        everything = data.train.spread(len(calibration) + self.validation_size, data.seed)
+        apart = np.setdiff1d(everything, calibration.indices)
+        apart = np.random.default_rng(data.seed).permutation(apart)[: self.validation_size]
+        if len(apart) <= NOISE_IMAGES:
+            raise DataError(
+                f"{len(apart)} training images do not calibrate; partial_int8 needs more than "
+                f"{NOISE_IMAGES} to choose blocks and to score them",
+                hint="lower calibration_size, or raise dataset.train_limit",
+            )
+        feeds = list(Calibration(data.train, calibration.names, apart))
+        labels = np.asarray(data.train.labels())[apart[NOISE_IMAGES:]]
+        classes = labels if labels.ndim == 1 else None
+        return Images(feeds[:NOISE_IMAGES], feeds[NOISE_IMAGES:], classes)
+
+
+def _opened(runtime: str, threads: int, path: Path) -> Any:
+    return RUNTIMES[runtime](path, threads)
+
+
+def _uncorrected(step: PartialInt8) -> PartialInt8:
+    """For timing: biases do not change how long a model takes."""
+    from dataclasses import replace
+
+    return replace(step, bias_correction=False)
+
+
+def _summary(search: Search) -> str:
+    """The sets tried, in one line."""
+    told = [
+        f"{len(t.blocks)} blocks: {100 * t.drop:+.1f} points"
+        + (f", {t.timed.speedup:.2f} [{t.timed.lower:.2f}, ...) times" if t.timed else "")
+        for t in search.tried
+    ]
+    return "; ".join(told) or "none is faster even by the times of its cuts"
