@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pqbench.nets import onnx_graph
@@ -50,6 +51,23 @@ def cut(model: onnx.ModelProto) -> list[Block]:
     """
     segments = _merged(_segments(model), model)
     return [_block(nodes, model) for nodes in segments]
+
+
+def coarser(blocks: Sequence[Block], most: int) -> list[Block]:
+    """Fewer blocks: the two neighbours with the fewest products together become one, and again.
+
+    Args:
+        blocks: In order.
+        most: How many are wanted, at most.
+    """
+    merged = list(blocks)
+    while len(merged) > max(most, 1):
+        pairs = list(pairwise(merged))
+        place = min(range(len(pairs)), key=lambda i: sum(block.products for block in pairs[i]))
+        first, second = pairs[place]
+        both = Block(first.name, (*first.nodes, *second.nodes), first.products + second.products)
+        merged[place : place + 2] = [both]
+    return merged
 
 
 def _segments(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:

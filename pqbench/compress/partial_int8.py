@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pqbench.compress.calibration import Calibration, draw, refuse_quantized
-from pqbench.compress.int8_blocks import Block, cut, name_nodes
+from pqbench.compress.int8_blocks import Block, coarser, cut, name_nodes
 from pqbench.compress.int8_search import Effort, Images, Search
 from pqbench.compress.int8_trials import RUNTIMES
 from pqbench.compress.ort_int8 import FILE, OrtInt8
@@ -46,6 +46,7 @@ class PartialInt8(OrtInt8):
         max_drop: Largest drop of the share of right answers on training images that neither
             calibrate nor choose the blocks, in [0, 1): 0.01 is one point.
         validation_size: Labelled training images held apart from those that calibrate.
+        most_blocks: Blocks that the model is cut into, at most: each is built three times.
         tries: Sets of blocks that are built and scored whole, at most.
         block_s: Seconds of calls in a timed block.
         turns: Timed pairs of blocks for each cut; a set's speedup is judged on four times as many.
@@ -60,6 +61,7 @@ class PartialInt8(OrtInt8):
     runtime: str = "ort"
     max_drop: float = 0.01
     validation_size: int = 300
+    most_blocks: int = 16
     tries: int = 6
     block_s: float = 0.1
     turns: int = 4
@@ -76,7 +78,12 @@ class PartialInt8(OrtInt8):
                 )
         if not 0.0 <= self.max_drop < 1.0:
             raise ConfigError(f"max_drop must lie in [0, 1), got {self.max_drop}")
-        for key, least in (("validation_size", NOISE_IMAGES + 1), ("tries", 1), ("turns", 2)):
+        for key, least in (
+            ("validation_size", NOISE_IMAGES + 1),
+            ("tries", 1),
+            ("turns", 2),
+            ("most_blocks", 1),
+        ):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} must be at least {least}, got {getattr(self, key)}")
         if self.block_s <= 0:
@@ -105,6 +112,7 @@ class PartialInt8(OrtInt8):
             onnx_graph.save(model, ready)
             excluded = self._excluded(model)
             blocks = [b for b in cut(model) if b.products and not set(b.nodes) <= set(excluded)]
+            blocks = coarser(blocks, self.most_blocks)
             if not blocks:
                 raise UnsupportedError(
                     "partial_int8 found nothing to quantize in this model",

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from compress_models import make_onnx, make_tiny, make_torch
 
-from pqbench.compress.int8_blocks import Block, cut, name_nodes
+from pqbench.compress.int8_blocks import Block, coarser, cut, name_nodes
 from pqbench.compress.int8_chain import Chain, runs
 from pqbench.core.split import PreparedSplit
 from pqbench.nets import onnx_graph
@@ -61,6 +61,16 @@ def test_depthwise_convolution_stands_with_its_projection(mobilenet: onnx.ModelP
         convolutions = [name for name in block.nodes if name in groups]
         if any(groups[name] > 1 for name in convolutions):
             assert any(groups[name] == 1 for name in convolutions)
+
+
+def test_coarser_joins_neighbours_and_loses_no_node(mobilenet: onnx.ModelProto) -> None:
+    blocks = cut(mobilenet)
+    fewer = coarser(blocks, 6)
+    assert len(fewer) == 6
+    assert [n for b in fewer for n in b.nodes] == [n for b in blocks for n in b.nodes]
+    assert sum(b.products for b in fewer) == sum(b.products for b in blocks)
+    assert max(b.products for b in fewer) <= 3 * min(b.products for b in fewer)
+    assert coarser(blocks, 100) == blocks
 
 
 def test_name_nodes_makes_names_unique(tmp_path: Path, split: PreparedSplit) -> None:
