@@ -70,26 +70,53 @@ def coarser(blocks: Sequence[Block], most: int) -> list[Block]:
     return merged
 
 
-def _segments(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
-    """Nodes between the places where one value alone is still to be read."""
-    graph = model.graph
+def cuts(graph: onnx.GraphProto) -> list[tuple[int, str]]:
+    """Where one value alone is still to be read: after how many nodes, and its name.
+
+    Args:
+        graph: In topological order.
+    """
     known = onnx_graph.constants(graph)
-    moving = {value.name for value in graph.input if value.name not in known}
-    nodes = []
-    for node in graph.node:
-        if any(name in moving for name in node.input):
-            nodes.append(node)
-            moving.update(name for name in node.output if name)
     left = onnx_graph.used_names(graph)
-    live = {value.name for value in graph.input if value.name in moving}
-    segments: list[list[onnx.NodeProto]] = [[]]
-    for node in nodes:
-        segments[-1].append(node)
-        for part in (node, *(n for body in onnx_graph.bodies(node) for n in body.node)):
-            left.subtract(name for name in part.input if name)
+    live = {value.name for value in graph.input if value.name not in known}
+    moving = set(live)
+    found: list[tuple[int, str]] = []
+    for place, node in enumerate(graph.node):
+        read = [*node.input, *(name for name in _read_inside(node))]
+        left.subtract(name for name in read if name)
+        if moving.isdisjoint(read):
+            continue
+        moving.update(name for name in node.output if name)
         live.update(name for name in node.output if name)
         live = {name for name in live if left[name] > 0}
         if len(live) == 1:
+            found.append((place + 1, *live))
+    return found
+
+
+def _read_inside(node: onnx.NodeProto) -> list[str]:
+    """What the bodies of an If or Loop node read."""
+    return [
+        name
+        for body in onnx_graph.bodies(node)
+        for part in onnx_graph.graphs(body)
+        for inner in part.node
+        for name in inner.input
+    ]
+
+
+def _segments(model: onnx.ModelProto) -> list[list[onnx.NodeProto]]:
+    """Nodes between the cuts, without those that depend on no input."""
+    graph = model.graph
+    known = onnx_graph.constants(graph)
+    moving = {value.name for value in graph.input if value.name not in known}
+    ends = {place for place, _ in cuts(graph)}
+    segments: list[list[onnx.NodeProto]] = [[]]
+    for place, node in enumerate(graph.node):
+        if not moving.isdisjoint((*node.input, *_read_inside(node))):
+            moving.update(name for name in node.output if name)
+            segments[-1].append(node)
+        if place + 1 in ends:
             segments.append([])
     return [segment for segment in segments if segment]
 

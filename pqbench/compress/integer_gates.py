@@ -46,6 +46,8 @@ def pool_means(model: onnx.ModelProto) -> int:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
             changed += 1
+    if changed:
+        onnx_graph.remove_unused(model.graph)  # the axes
     return changed
 
 
