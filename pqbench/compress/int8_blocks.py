@@ -34,13 +34,20 @@ class Block:
     products: int
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, in place: the quantizer leaves nodes out by name."""
+def name_nodes(model: onnx.ModelProto) -> int:
+    """Give every node a name of its own, in place: the quantizer leaves nodes out by name.
+
+    Returns:
+        How many names are new.
+    """
+    changed = 0
     taken: set[str] = set()
     for place, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{place}_{node.output[0]}"
+            changed += 1
         taken.add(node.name)
+    return changed
 
 
 def cut(model: onnx.ModelProto) -> list[Block]:

@@ -52,13 +52,12 @@ class Images:
     Attributes:
         noise: For the noise of single blocks.
         scored: Held apart: for the drop of whole sets.
-        labels: (n,) of ``scored``; None where they are no classes: then answers are compared with
-            those of the float model.
+        labels: (n,) of ``scored``: classes.
     """
 
     noise: Sequence[Feed]
     scored: Sequence[Feed]
-    labels: npt.NDArray[Any] | None
+    labels: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Search:
         run = self.open(file)
         rounded = outputs(run, self.images.scored)
         answers = exact.reshape(len(exact), -1).argmax(axis=1)
-        labels = answers if self.images.labels is None else self.images.labels
+        labels = self.images.labels
         before, after = right(exact, labels), right(rounded, labels)
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
         drop = (lost - gained) / len(labels)

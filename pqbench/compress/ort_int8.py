@@ -19,6 +19,7 @@ from pqbench.compress.bias_correction import correct_biases
 from pqbench.compress.calibration import Calibration, check_size, draw, refuse_quantized
 from pqbench.compress.equalize import equalize
 from pqbench.compress.histograms import write_ranges
+from pqbench.compress.int8_blocks import name_nodes
 from pqbench.compress.integer_gates import integer_gates, pool_means
 from pqbench.compress.onnx_ready import pre_process, tool_refusals
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
@@ -150,7 +151,8 @@ class OrtInt8(Step):
 
         symbolic = pre_process(source, target, self.name)
         model = onnx.load(target)
-        changed = equalize(model) if self.equalize else 0
+        changed = name_nodes(model)
+        changed += equalize(model) if self.equalize else 0
         changed += pool_means(model) if self.integer_gates else 0
         if changed:
             onnx_graph.save(model, target)

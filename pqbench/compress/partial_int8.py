@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pqbench.compress.calibration import Calibration, draw, refuse_quantized
-from pqbench.compress.int8_blocks import Block, coarser, cut, name_nodes
+from pqbench.compress.int8_blocks import Block, coarser, cut
 from pqbench.compress.int8_search import Effort, Images, Search
 from pqbench.compress.int8_trials import RUNTIMES
 from pqbench.compress.ort_int8 import FILE, OrtInt8
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import ConfigError, DataError, UnsupportedError
 from pqbench.core.step import StepData
-from pqbench.nets import onnx_graph
 
 OTHERWISE = ("fail", "float")
 NOISE_IMAGES = 24
@@ -55,6 +54,7 @@ class PartialInt8(OrtInt8):
     """
 
     name: ClassVar[str] = "partial_int8"
+    limits: ClassVar[Sequence[str]] = ("data whose labels are not one class per sample",)
 
     bias_correction: bool = True
     integer_gates: bool = True
@@ -93,8 +93,8 @@ class PartialInt8(OrtInt8):
         """Search, and save ``model.onnx`` with the blocks that pay in INT8.
 
         Raises:
-            UnsupportedError: The model is quantized already; or no set of blocks pays, and
-                ``otherwise`` is ``fail``.
+            UnsupportedError: The model is quantized already, or labels are no classes; or no set
+                of blocks pays, and ``otherwise`` is ``fail``.
             DataError: No training images are left to score.
         """
         import onnx
@@ -108,8 +108,6 @@ class PartialInt8(OrtInt8):
             ready = folder / "ready.onnx"
             symbolic = self.prepare(artifact.path, ready)
             model = onnx.load(ready)
-            name_nodes(model)
-            onnx_graph.save(model, ready)
             excluded = self._excluded(model)
             blocks = [b for b in cut(model) if b.products and not set(b.nodes) <= set(excluded)]
             blocks = coarser(blocks, self.most_blocks)
@@ -180,6 +178,11 @@ class PartialInt8(OrtInt8):
 
     def _images(self, calibration: Calibration, data: StepData) -> Images:
         """Training images that do not calibrate: some for the noise, the others to score."""
+        if data.train.labels().ndim != 1:
+            raise UnsupportedError(
+                "partial_int8 scores one class per sample, these labels are of another kind",
+                hint="use compress=ort_int8, with the nodes that stay in float in exclude",
+            )
         everything = data.train.spread(len(calibration) + self.validation_size, data.seed)
         apart = np.setdiff1d(everything, calibration.indices)
         apart = np.random.default_rng(data.seed).permutation(apart)[: self.validation_size]
@@ -191,8 +194,7 @@ class PartialInt8(OrtInt8):
             )
         feeds = list(Calibration(data.train, calibration.names, apart))
         labels = np.asarray(data.train.labels())[apart[NOISE_IMAGES:]]
-        classes = labels if labels.ndim == 1 else None
-        return Images(feeds[:NOISE_IMAGES], feeds[NOISE_IMAGES:], classes)
+        return Images(feeds[:NOISE_IMAGES], feeds[NOISE_IMAGES:], labels)
 
 
 def _opened(runtime: str, threads: int, path: Path) -> Any:
