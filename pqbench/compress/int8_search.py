@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from pqbench.compress.int8_blocks import Block
 from pqbench.compress.int8_chain import Chain, runs
 from pqbench.compress.int8_trials import (
+    Clock,
     Feed,
     Run,
     Timed,
@@ -98,6 +100,7 @@ class Search:
         images: Of the search.
         effort: How much it may do.
         folder: For files that are thrown away.
+        clock: Tells nanoseconds.
     """
 
     def __init__(
@@ -109,10 +112,11 @@ class Search:
         images: Images,
         effort: Effort,
         folder: Path,
+        clock: Clock = time.perf_counter_ns,
     ) -> None:
         self.blocks, self.build, self.open = blocks, build, open_
         self.reference, self.images, self.effort = reference, images, effort
-        self.folder = folder
+        self.folder, self.clock = folder, clock
         self.tried: list[Tried] = []
 
     def measure(self) -> Chain:
@@ -132,8 +136,11 @@ class Search:
     def _won(self, chosen: Collection[int]) -> float:
         self.build(set(chosen), self.folder / "part.onnx", False)
         run = self.open(self.folder / "part.onnx")
-        feed, effort = self.images.noise[0], self.effort
-        return in_turns(self.reference, run, feed, effort.turns, effort.block_s).won_ms
+        return self._timed(run, self.effort.turns).won_ms
+
+    def _timed(self, run: Run, turns: int) -> Timed:
+        feed, block_s = self.images.noise[0], self.effort.block_s
+        return in_turns(self.reference, run, feed, turns, block_s, self.clock)
 
     def choose(self, chain: Chain, max_drop: float) -> tuple[frozenset[int], Path] | None:
         """Try sets, fastest first, until one is within the drop and shown to be faster.
@@ -180,8 +187,7 @@ class Search:
         drop = (lost - gained) / len(labels)
         timed, verdict = None, f"drop above {100 * max_drop:g} points"
         if drop <= max_drop:
-            feed, effort = self.images.noise[0], self.effort
-            timed = in_turns(self.reference, run, feed, effort.final_turns, effort.block_s)
+            timed = self._timed(run, self.effort.final_turns)
             verdict = "kept" if timed.lower > 1 else "not shown to be faster than FP32"
         return Tried(
             blocks=tuple(sorted(chosen)),

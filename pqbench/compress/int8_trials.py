@@ -17,6 +17,7 @@ from pqbench.machine import device_lock
 
 Feed = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Feed], npt.NDArray[Any]]
+Clock = Callable[[], int]
 WARM_UP = 3
 LEAST_CALLS = 3
 SETTLE_S = 0.02  # the pool of the session that ran before spins on for a moment
@@ -77,7 +78,14 @@ class Timed:
     lower: float
 
 
-def in_turns(reference: Run, candidate: Run, feed: Feed, turns: int, block_s: float) -> Timed:
+def in_turns(
+    reference: Run,
+    candidate: Run,
+    feed: Feed,
+    turns: int,
+    block_s: float,
+    clock: Clock = time.perf_counter_ns,
+) -> Timed:
     """Time two sessions in turns, alone on the device.
 
     The order changes from turn to turn, so that a drift of the machine cancels.
@@ -88,6 +96,7 @@ def in_turns(reference: Run, candidate: Run, feed: Feed, turns: int, block_s: fl
         feed: Inputs.
         turns: Pairs of blocks, at least 2.
         block_s: Seconds of calls in a block.
+        clock: Tells nanoseconds.
     """
     sides = (reference, candidate)
     medians: list[tuple[float, float]] = []
@@ -99,7 +108,7 @@ def in_turns(reference: Run, candidate: Run, feed: Feed, turns: int, block_s: fl
             found = [0.0, 0.0]
             for side in (0, 1) if turn % 2 else (1, 0):
                 time.sleep(SETTLE_S)
-                found[side] = _median_ms(sides[side], feed, block_s)
+                found[side] = _median_ms(sides[side], feed, block_s, clock)
             medians.append((found[0], found[1]))
     exact, other = np.array(medians).T
     logs = mean_of(np.log(exact / other))
@@ -113,14 +122,14 @@ def in_turns(reference: Run, candidate: Run, feed: Feed, turns: int, block_s: fl
     )
 
 
-def _median_ms(run: Run, feed: Feed, block_s: float) -> float:
+def _median_ms(run: Run, feed: Feed, block_s: float, clock: Clock) -> float:
     times: list[int] = []
     run(feed)
-    end = time.perf_counter() + block_s
-    while len(times) < LEAST_CALLS or time.perf_counter() < end:
-        begin = time.perf_counter_ns()
+    end = clock() + round(block_s * 1e9)
+    while len(times) < LEAST_CALLS or clock() < end:
+        begin = clock()
         run(feed)
-        times.append(time.perf_counter_ns() - begin)
+        times.append(clock() - begin)
     return float(np.median(times)) / 1e6
 
 
