@@ -6,7 +6,9 @@ Quantization Through Weight Equalization and Bias Correction" (https://arxiv.org
 section 4.2 and, with images as here, appendix D: layer after layer in the graph's order, each
 measured with the corrections before it in place. Where a single value holds all that the rest
 needs (``int8_blocks.cuts``) it is kept, so that the network is run about twice, not once a layer.
-Instead of the plain mean over the images the mean of the middle half of them is taken.
+Instead of the plain mean over the images the mean of the middle half of them is taken; and layers
+with one value a channel and image, Linear ones and those of squeeze-and-excite gates, are left as
+they are: with them corrected the outputs of a MobileNetV3 were 1.2 dB noisier.
 """
 
 from __future__ import annotations
@@ -92,7 +94,12 @@ def correct_biases(exact: Path, quantized: Path, feeds: Feeds, threads: int) -> 
     images = len(feeds)
     float_model, model = onnx.load(exact), onnx.load(quantized)
     outputs = {node.name: node.output[0] for node in float_model.graph.node}
-    wanted = [bias for bias in biases(model.graph) if bias.layer in outputs]
+    known = [bias for bias in biases(model.graph) if bias.layer in outputs]
+    found = [outputs[bias.layer] for bias in known]
+    places_of = _places(float_model, found, feeds[0], threads) if known else {}
+    wanted = [bias for bias in known if places_of[outputs[bias.layer]] > 1]
+    if not wanted:
+        return {"corrected_biases": 0, "bias_images": images, "bias_shift": 0.0}
     truth = channel_means(float_model, [outputs[b.layer] for b in wanted], feeds, threads)
     shifts = []
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -156,6 +163,16 @@ def channel_means(
             axes = tuple(axis for axis in range(value.ndim) if axis != 1)
             found[name].append(value.mean(axis=axes, dtype=np.float64))
     return {name: np.stack(value) for name, value in found.items()}
+
+
+def _places(
+    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, Any], threads: int
+) -> dict[str, int]:
+    """How many places each channel of some values has in one sample: 1 in a Linear layer."""
+    session = opened(part(model, list(feed), names), threads)
+    inputs = {value.name for value in session.get_inputs()}
+    values = session.run(list(names), {k: v for k, v in feed.items() if k in inputs})
+    return {n: v.size // (v.shape[0] * v.shape[1]) for n, v in zip(names, values, strict=True)}
 
 
 def middle_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

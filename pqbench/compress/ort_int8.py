@@ -38,7 +38,7 @@ METHODS = {
 }
 ACTIVATIONS = {"uint8": "QUInt8", "int8": "QInt8"}
 FILE = "model.onnx"
-BIAS_IMAGES = 64  # the mean of a channel needs fewer images than its extremes
+BIAS_IMAGES = 128
 HINT = (
     "compress.ort_int8.quantize_bias=false or per_channel=false may avoid it; "
     "nncf_int8 is another tool"
@@ -67,7 +67,7 @@ class OrtInt8(Step):
         op_types: Operator types to quantize; null takes all that ONNX Runtime can.
         exclude: Names of nodes to leave in float.
         bias_correction: Set the biases so that each layer keeps the mean that it has in float, on
-            64 of the calibration images (``compress.bias_correction``).
+            128 of the calibration images (``compress.bias_correction``).
         integer_gates: Compute hard-sigmoid, hard-swish and global means as integer kernels
             (``compress.integer_gates``) where the tool leaves them in float.
         equalize: Make the ranges of channels alike between convolutions with a ReLU or nothing
@@ -221,7 +221,10 @@ class OrtInt8(Step):
             done["integer_gates"] = integer_gates(model)
             onnx_graph.save(model, target)
         if self.bias_correction:
-            feeds = [calibration.feed(i) for i in range(min(BIAS_IMAGES, len(calibration)))]
+            # Evenly spread: the images lie class by class in many data sets.
+            count = min(BIAS_IMAGES, len(calibration))
+            places = [place * len(calibration) // count for place in range(count)]
+            feeds = [calibration.feed(place) for place in places]
             done |= correct_biases(ready, target, feeds, threads)
         return done
 
