@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from pqbench.compress.int8_trials import (
 )
 from pqbench.core.proportions import drop_upper
 
-log = logging.getLogger(__name__)
+PAYS = "pays"
 Build = Callable[[Collection[int], Path, bool], None]
 
 
@@ -88,6 +87,11 @@ class Tried:
     timed: Timed | None
     verdict: str
 
+    @property
+    def speedup(self) -> float:
+        """Over the float model; 0 where it was not timed."""
+        return self.timed.speedup if self.timed else 0.0
+
 
 class Search:
     """The search over one model.
@@ -123,27 +127,30 @@ class Search:
         """Time the model in INT8 up to each cut and from each cut on; the noise block by block."""
         count = len(self.blocks)
         exact = outputs(self.reference, self.images.noise)
-        until, since, noise = [], [], []
+        until: list[Timed] = []
+        since: list[Timed] = []
+        noise = []
         for number in range(count):
-            until.append(self._won(range(number + 1)))
-            since.append(self._won(range(number, count)))
+            until.append(self._part(range(number + 1)))
+            since.append(self._part(range(number, count)))
             self.build({number}, self.folder / "one.onnx", True)
             run = self.open(self.folder / "one.onnx")
             noise.append(noise_power(exact, outputs(run, self.images.noise)))
-            log.debug("block %s: noise %.2e", self.blocks[number].name, noise[-1])
-        return Chain(until, since, noise)
+        float_ms = float(np.median([timed.float_ms for timed in (*until, *since)]))
+        won = [[float_ms * timed.won_share for timed in series] for series in (until, since)]
+        return Chain(won[0], won[1], noise)
 
-    def _won(self, chosen: Collection[int]) -> float:
+    def _part(self, chosen: Collection[int]) -> Timed:
         self.build(set(chosen), self.folder / "part.onnx", False)
         run = self.open(self.folder / "part.onnx")
-        return self._timed(run, self.effort.turns).won_ms
+        return self._timed(run, self.effort.turns)
 
     def _timed(self, run: Run, turns: int) -> Timed:
         feed, block_s = self.images.noise[0], self.effort.block_s
         return in_turns(self.reference, run, feed, turns, block_s, self.clock)
 
     def choose(self, chain: Chain, max_drop: float) -> tuple[frozenset[int], Path] | None:
-        """Try sets, fastest first, until one is within the drop and shown to be faster.
+        """Try sets, and keep the fastest that is within the drop and shown to be faster.
 
         Args:
             chain: Of :meth:`measure`.
@@ -156,17 +163,19 @@ class Search:
         whole = frozenset(range(len(self.blocks)))
         exact = outputs(self.reference, self.images.scored)
         kept: tuple[frozenset[int], Path] | None = None
+        best: Tried | None = None
         for number, chosen in enumerate(_spaced(front, self.effort.tries, whole)):
             file = self.folder / f"try_{number}.onnx"
             found = self._try(chosen, chain, exact, file, max_drop)
+            if found.verdict == PAYS and (best is None or found.speedup > best.speedup):
+                best, kept = found, (chosen, file)
             self.tried.append(found)
-            log.info(
-                "    INT8 in %d of %d blocks: drop %+.2f points, %s", len(chosen),
-                len(whole), 100 * found.drop, found.verdict,
-            )  # fmt: skip
-            if found.verdict == "kept":
-                kept = (chosen, file)
-                break
+        self.tried = [
+            replace(tried, verdict="kept" if tried is best else "slower than the set kept")
+            if tried.verdict == PAYS
+            else tried
+            for tried in self.tried
+        ]
         return kept
 
     def _try(
@@ -188,7 +197,7 @@ class Search:
         timed, verdict = None, f"drop above {100 * max_drop:g} points"
         if drop <= max_drop:
             timed = self._timed(run, self.effort.final_turns)
-            verdict = "kept" if timed.lower > 1 else "not shown to be faster than FP32"
+            verdict = PAYS if timed.lower > 1 else "not shown to be faster than FP32"
         return Tried(
             blocks=tuple(sorted(chosen)),
             predicted_ms=chain.won_ms(chosen),

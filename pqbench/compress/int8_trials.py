@@ -66,14 +66,16 @@ class Timed:
     Attributes:
         float_ms: Median call of the float model.
         ms: Median call of the candidate.
-        won_ms: Mean over the turns of the float model's median less the candidate's.
+        won_share: Share of the float model's time that is won: 1 less the median over the turns of
+            the candidate's median over the float model's. A machine whose own speed changes in
+            between moves both.
         speedup: Geometric mean over the turns of the float model's median over the candidate's.
         lower: One-sided lower bound of the speedup at 97.5 %, Student's t over the turns.
     """
 
     float_ms: float
     ms: float
-    won_ms: float
+    won_share: float
     speedup: float
     lower: float
 
@@ -116,7 +118,7 @@ def in_turns(
     return Timed(
         float_ms=float(np.median(exact)),
         ms=float(np.median(other)),
-        won_ms=float(np.median(exact - other)),
+        won_share=float(1 - np.median(other / exact)),
         speedup=float(np.exp(logs.value)),
         lower=float(np.exp(logs.lower(0.975))),
     )

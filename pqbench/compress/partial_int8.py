@@ -48,7 +48,7 @@ class PartialInt8(OrtInt8):
         most_blocks: Blocks that the model is cut into, at most: each is built three times.
         tries: Sets of blocks that are built and scored whole, at most.
         block_s: Seconds of calls in a timed block.
-        turns: Timed pairs of blocks for each cut; a set's speedup is judged on four times as many.
+        turns: Timed pairs of blocks for each cut; a set's speedup is judged on three times as many.
         otherwise: Where no set is both within the drop and faster: ``fail``, or ``float``: keep the
             model in FP32 and say so in the lineage.
     """
@@ -63,8 +63,8 @@ class PartialInt8(OrtInt8):
     validation_size: int = 300
     most_blocks: int = 16
     tries: int = 6
-    block_s: float = 0.1
-    turns: int = 4
+    block_s: float = 0.04
+    turns: int = 12
     otherwise: str = "fail"
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class PartialInt8(OrtInt8):
                 )
             build = partial(self._build, ready, blocks, excluded, calibration, data.threads, folder)
             open_ = partial(_opened, self.runtime, data.threads)
-            effort = Effort(self.block_s, self.turns, 4 * self.turns, self.tries)
+            effort = Effort(self.block_s, self.turns, 3 * self.turns, self.tries)
             # Both sides of every timing are what a deployment has: the float side the given file.
             reference = open_(artifact.path)
             search = Search(blocks, build, open_, reference, images, effort, folder)

@@ -93,9 +93,10 @@ def test_search_takes_the_blocks_that_pay(tmp_path: Path) -> None:
     assert kept is not None
     assert kept[0] in ({0, 1, 3, 4}, {0, 1, 3, 4, 6})
     assert json.loads(kept[1].read_text(encoding="utf-8")) == sorted(kept[0])
-    assert search.tried[-1].verdict == "kept"
-    assert search.tried[-1].timed is not None
-    assert search.tried[-1].timed.speedup == pytest.approx(4 / 2.45, rel=0.05)
+    (best,) = [tried for tried in search.tried if tried.verdict == "kept"]
+    assert best.speedup == pytest.approx(4 / 2.45, rel=0.05)
+    assert best.speedup == max(tried.speedup for tried in search.tried)
+    assert len(search.tried) == 2  # without noise: the best set and all blocks
 
 
 def test_search_leaves_out_the_block_that_costs_answers(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_partial_int8_holds_the_drop_and_tells_its_plan(
     x = data.train.feed(slice(0, 16))["input"]
     if details["int8_blocks"]:
         assert details["reason"] is None
-        assert plan["tried"][-1]["verdict"] == "kept"
-        assert plan["tried"][-1]["timed"]["lower"] > 1
+        (kept,) = [tried for tried in plan["tried"] if tried["verdict"] == "kept"]
+        assert kept["timed"]["lower"] > 1
         assert sqnr(run_ort(resnet, x), run_ort(result, x)) > 10
         assert sqnr(run_ort(result, x), run_openvino(result, x)) > 10
     else:
@@ -235,7 +236,7 @@ def test_in_turns_sees_a_planted_difference() -> None:
     timed = in_turns(
         planted.run([]), planted.run([0]), feed, turns=4, block_s=0.02, clock=planted.clock
     )
-    assert timed.won_ms == pytest.approx(1.0, abs=0.05)
+    assert timed.won_share == pytest.approx(1 / 4, abs=0.01)
     assert timed.speedup == pytest.approx(4 / 3, rel=0.02)
     assert timed.lower <= timed.speedup
     assert timed.ms < timed.float_ms
