@@ -85,8 +85,6 @@ def quantize(
     Raises:
         UnsupportedError: PyTorch cannot capture the network as one graph.
     """
-    from torchao.quantization.pt2e import move_exported_model_to_eval
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     quantizer = x86.X86InductorQuantizer()
@@ -95,25 +93,50 @@ def quantize(
     )
     for name in ignored_layers:
         quantizer.set_module_name_qconfig(name, None)
-    with _quiet():
-        graph = _capture(network, inputs)
-        observed = move_exported_model_to_eval(prepare_pt2e(graph, quantizer))
-        with torch.no_grad():
-            calibrate(observed)
-        converted: fx.GraphModule = convert_pt2e(observed)
-    _drop_unused(converted)
-    return QuantizedGraph(converted)
-
-
-def _capture(
-    network: nn.Module, inputs: Sequence[tuple[Sequence[int | None], str]]
-) -> fx.GraphModule:
     examples = tuple(
         torch.ones([EXPORT_BATCH, *(d or 1 for d in shape[1:])], dtype=getattr(torch, dtype))
         for shape, dtype in inputs
     )
     batch = torch.export.Dim("batch", min=1, max=4096)
     free = tuple({0: batch} if shape[0] is None else {} for shape, _ in inputs)
+    return QuantizedGraph(capture_and_quantize(network, examples, free, quantizer, calibrate))
+
+
+def capture_and_quantize(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    free: tuple[dict[int, Any], ...] | None,
+    quantizer: Any,
+    calibrate: Callable[[nn.Module], None],
+) -> fx.GraphModule:
+    """Capture, observe, convert with a quantizer of torchao's protocol.
+
+    Args:
+        network: In eval mode, float32, on the CPU.
+        examples: One tensor an input.
+        free: Which of their sizes are free, by axis; None: none.
+        quantizer: Says which operators get quantizers, and of what sort.
+        calibrate: Runs the observed network on the calibration data.
+
+    Raises:
+        UnsupportedError: PyTorch cannot capture the network as one graph.
+    """
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    with _quiet():
+        graph = _capture(network, examples, free)
+        observed = move_exported_model_to_eval(prepare_pt2e(graph, quantizer))
+        with torch.no_grad():
+            calibrate(observed)
+        converted: fx.GraphModule = convert_pt2e(observed)
+    _drop_unused(converted)
+    return converted
+
+
+def _capture(
+    network: nn.Module, examples: tuple[Tensor, ...], free: tuple[dict[int, Any], ...] | None
+) -> fx.GraphModule:
     try:
         # not strict, nearly nothing is quantized: the capture loses which module a layer was
         program = torch.export.export(network, examples, dynamic_shapes=free, strict=True)

@@ -28,7 +28,7 @@ FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
 FLOAT_ONLY: Mapping[Representation, str] = {
     "ncnn": "pnnx has no ncnn layer for the quantizers of an ONNX file",
     "mnn": "MNN's converter ends by SIGABRT on the quantizers of an ONNX file",
-    "executorch": "ExecuTorch's INT8 needs XNNPACK's own quantizer, which no step uses",
+    "executorch": "ExecuTorch's INT8 needs XNNPACK's own quantizer: compress=executorch_int8",
 }
 """What only a float model can be converted to, and why."""
 

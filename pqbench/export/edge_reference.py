@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.artifact import Artifact
-from pqbench.export.static_shapes import static_shapes
 from pqbench.machine.cpu import usable_cores
+from pqbench.nets.static_shapes import static_shapes
 
 Batch = Mapping[str, npt.NDArray[Any]]
 Outputs = list[npt.NDArray[Any]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnavailableError, UnsupportedError
-from pqbench.export.static_shapes import static_shapes
+from pqbench.nets.static_shapes import static_shapes
 
 MNN_FILE = "model.mnn"
 _PROGRAM = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"

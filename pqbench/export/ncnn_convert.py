@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnavailableError, UnsupportedError
-from pqbench.export.static_shapes import static_shapes
 from pqbench.nets.ncnn_net import BIN_FILE, PARAM_FILE, layers, unknown_layers
+from pqbench.nets.static_shapes import static_shapes
 
 
 def convert_ncnn(artifact: Artifact, workdir: Path) -> Artifact:

@@ -22,15 +22,23 @@ PROGRAM, OPERATORS = "model.pte", "operators.json"
 XNNPACK = "XnnpackBackend"
 # Which calls of an edge program are products; the rest of a name is the overload.
 PRODUCTS = ("convolution", "linear", "addmm", "mm", "bmm", "scaled_dot_product_attention")
+_QUANTIZERS = tuple(
+    f"{way}_per_{what}" for way in ("quantize", "dequantize") for what in ("tensor", "channel")
+)
+_FACTORS = 2
 
 
 def count_operators(program: ExportedProgram) -> dict[str, dict[str, int]]:
     """Operators by who runs them, ``delegated`` to XNNPACK or ``portable``, and by name.
 
+    ``integer`` counts once more those products of XNNPACK's whose inputs and weights are quantized:
+    XNNPACK merges the quantizers around them into one integer kernel.
+
     Args:
         program: The edge program after its parts were delegated.
     """
-    found: dict[str, Counter[str]] = {"delegated": Counter(), "portable": Counter()}
+    kinds = ("delegated", "portable", "integer")
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     for node in program.graph.nodes:
         if node.op != "call_function" or "executorch_call_delegate" in str(node.target):
             continue
@@ -39,9 +47,20 @@ def count_operators(program: ExportedProgram) -> dict[str, dict[str, int]]:
             found["portable"][name] += 1
     for lowered in _lowered(program.graph_module):
         for node in lowered.original_module.graph.nodes:
-            if node.op == "call_function" and _name(node.target) != "getitem":
-                found["delegated"][_name(node.target)] += 1
+            if node.op != "call_function":
+                continue
+            name = _name(node.target)
+            if name not in ("getitem", *_QUANTIZERS):
+                found["delegated"][name] += 1
+            if name in PRODUCTS and _quantized(node):
+                found["integer"][name] += 1
     return {who: dict(counts.most_common()) for who, counts in found.items()}
+
+
+def _quantized(product: Any) -> bool:
+    """Whether both factors of a product, a node of a graph, come out of dequantizers."""
+    made = [arg for arg in product.args if getattr(arg, "op", "") == "call_function"]
+    return sum(_name(arg.target) in _QUANTIZERS for arg in made) >= _FACTORS
 
 
 def save_operators(folder: Path, counts: dict[str, dict[str, int]]) -> None:
@@ -91,7 +110,8 @@ def _name(target: object) -> str:
     """``convolution`` of ``aten.convolution.default``."""
     text = str(getattr(target, "__name__", target))
     parts = [part for part in text.replace("::", ".").split(".") if part]
-    known = [part for part in parts if part not in ("aten", "default", "dim_order_ops")]
+    spaces = ("aten", "default", "dim_order_ops", "quantized_decomposed")
+    known = [part for part in parts if part not in spaces]
     return known[0] if known else text
 
 

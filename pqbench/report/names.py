@@ -99,6 +99,7 @@ STEPS = {
     "prune_onnx": "prune ONNX weights",
     "prune_unstructured": "prune weights",
     "pt2e_int8": "PT2E INT8",
+    "executorch_int8": "ExecuTorch INT8",
     "sensitivity": "sensitivity",
     "sparsify": "sparsify",
     "torch_dynamic": "PyTorch dynamic INT8",

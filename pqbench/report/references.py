@@ -42,6 +42,10 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     ),
     "OrtDynamic": ("dynamic INT8 quantization by ONNX Runtime", (_ORT,)),
     "TrtEntropyInt8": ("INT8 by TensorRT's entropy calibration", ("tensorrt", "wu2020integer")),
+    "ExecutorchInt8": (
+        "static INT8 quantization by PyTorch's export flow with XNNPACK's quantizer",
+        ("executorch", _INT8),
+    ),
     "Pt2eInt8": ("static INT8 quantization by PyTorch's export flow", (_TORCH, _INT8)),
     "TorchDynamic": ("dynamic INT8 quantization by PyTorch", (_TORCH,)),
     "Fp16": ("weights in half precision", ()),

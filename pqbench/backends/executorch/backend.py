@@ -20,7 +20,7 @@ PIP_NAME = "'pqbench[executorch]'"
 
 
 class ExecutorchBackend(Backend):
-    """ExecuTorch with XNNPACK, in float32.
+    """ExecuTorch with XNNPACK: float32, and the INT8 of ``executorch_int8``.
 
     Args:
         threads: Threads of XNNPACK; None takes all usable cores.
@@ -117,12 +117,17 @@ class ExecutorchSession(Session):
                  **{f"portable {k}": n for k, n in portable.items()}}  # fmt: skip
         products = {k: n for k, n in every.items() if k.partition(" ")[2] in PRODUCTS}
         nodes = {"xnnpack": sum(delegated.values()), "portable": sum(portable.values())}
+        integer = counts.get("integer", {})
+        left = {
+            k: n - (integer.get(k.partition(" ")[2], 0) if k.startswith("xnnpack") else 0)
+            for k, n in products.items()
+        }
         return Placement(
             nodes={name: count for name, count in nodes.items() if count},
             precision="f32",
             quantizable=sum(products.values()),
-            integer=0,
-            float_reasons={f"{name} in f32": count for name, count in products.items()},
+            integer=sum(integer.values()),
+            float_reasons={f"{name} in f32": count for name, count in left.items() if count},
             kernels=every,
             threads=threads,
             details={"batch": self._backend.batch},
