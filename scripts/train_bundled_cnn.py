@@ -34,6 +34,7 @@ from pqbench.core.preprocess import Interpolation
 from pqbench.data.arrays import Mnist5k
 from pqbench.models.cnn import Cnn
 
+WIDTH = 32
 DIGITS: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
@@ -43,7 +44,7 @@ def train(args: argparse.Namespace) -> None:
     digits, held = index.split("train"), index.split("val")
     images = load_images(digits, 32, Interpolation.bilinear)
     labels = torch.tensor(digits.labels)
-    network = Cnn(10).to(memory_format=torch.channels_last)
+    network = Cnn(10, args.width).to(memory_format=torch.channels_last)
     average = Average(network, 0.998)
 
     def loss_of(picked: Tensor, generator: torch.Generator, side: int) -> Tensor:  # noqa: ARG001
@@ -77,11 +78,11 @@ def train(args: argparse.Namespace) -> None:
     print(found, flush=True)
     keep(
         args.out,
-        "cnn-mnist5k",
+        "cnn-mnist5k" if args.width == WIDTH else f"cnn{args.width}-mnist5k",
         net.state_dict(),
         {
             "model": "cnn",
-            "builder": {"_target_": "pqbench.models.cnn.Cnn", "width": 32},
+            "builder": {"_target_": "pqbench.models.cnn.Cnn", "width": args.width},
             "dataset": "mnist5k",
             "classes": list(index.classes),
             "preprocess": "grey to RGB, bilinear resize to 32, mean 0.5 and std 0.25",
@@ -102,8 +103,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument(
+        "--width", type=int, default=WIDTH, help="of the first stage; 32 is bundled"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     torch.set_flush_denormal(True)
     train(args)

@@ -61,6 +61,7 @@ SMALL = {
         *(f"compress.{step}.epochs=1" for step in ("finetune", "finetune_2", "finetune_3")),
         "hydra.mode=MULTIRUN",
     ],
+    "headline": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
     "demo": [*NOISE, "model=cnn", "compress=none", "backend=torch"],
     "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
 }

@@ -1,0 +1,103 @@
+"""Scripts that train what pqbench ships or measures: what they move, copy and put in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mobilenet_from_lite as parts
+import pytest
+import torch
+import torchvision
+import train_cifar
+from safetensors.torch import save_file
+from smaller import Smaller
+from torch import nn
+
+from pqbench.core.artifact import TensorSpec
+from pqbench.core.errors import WeightsError
+from pqbench.core.step import StepData
+from pqbench.models.cnn import Cnn
+from pqbench.models.efficientnet_lite import efficientnet_lite0
+from pqbench.nets.checkpoint import load_network, save_network
+
+CNN = {"_target_": "pqbench.models.cnn.Cnn", "num_classes": 10, "width": 32}
+
+
+def test_moved_images_are_shifted_and_mirrored_copies() -> None:
+    images = torch.randint(1, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    moved = train_cifar.moved(images, torch.Generator().manual_seed(0), limit=2)
+    assert moved.shape == images.shape
+    mirrored = 0
+    for before, after in zip(images, moved, strict=True):
+        inner = after[:, 4:28, 4:28]
+        places = [(i, j) for i in range(2, 7) for j in range(2, 7)]
+        ways = {
+            flip: any(
+                torch.equal((before.flip(2) if flip else before)[:, i : i + 24, j : j + 24], inner)
+                for i, j in places
+            )
+            for flip in (False, True)
+        }
+        assert sum(ways.values()) == 1
+        mirrored += ways[True]
+    assert 16 < mirrored < 48
+
+
+def test_symmetric_padding_keeps_shapes_and_pads_alike() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    network = efficientnet_lite0(2, image_size=64).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = network(x)
+        parts.symmetric_padding(network)
+        after = network(x)
+        stem: Any = network
+        both = stem._conv_stem(x), stem._conv_stem(x.flip(3))
+    assert before.shape == after.shape
+    assert not torch.equal(before, after)
+    assert both[0].shape == both[1].shape == (1, 32, 32, 32)
+
+
+def test_copied_part_gives_what_its_origin_gives() -> None:
+    """Block 7 of the student has all channels of its origin: only the activations differ."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    torch.manual_seed(0)
+    teacher: Any = efficientnet_lite0(2, image_size=64)
+    student: Any = torchvision.models.mobilenet_v3_large(num_classes=2)
+    for network in (teacher, student):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+    parts.symmetric_padding(teacher)
+    picked = parts.copy_parts(teacher, student)
+    assert picked.unique().numel() == 160
+    x = torch.randn(8, 40, 16, 16)
+    with torch.inference_mode():
+        wanted = teacher.train()._blocks[5](x)
+        given = student.train().features[7](x)
+    error = (given - wanted).square().mean() / wanted.var()
+    assert error < 0.1
+    assert torch.equal(student.classifier[3].weight, teacher._fc.weight)
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Any:
+    spec = TensorSpec("input", (None, 3, 32, 32))
+    return save_network(Cnn(10, 32), CNN, tmp_path / "dense", (spec,), ("scores",), ())
+
+
+def test_smaller_network_takes_the_models_place(dense: Any, tmp_path: Path) -> None:
+    network = Cnn(10, 16).eval()
+    save_file(
+        {k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    step = Smaller(str(tmp_path / "w.safetensors"), {"width": 16})
+    data: Any = StepData(train=None, seed=0, threads=1)  # type: ignore[arg-type]
+    found = load_network(step.apply(dense, data, tmp_path / "small"))
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(found(x), network(x))
+    wrong = Smaller(str(tmp_path / "w.safetensors"), {"width": 24})
+    with pytest.raises((WeightsError, RuntimeError), match="size mismatch"):
+        wrong.apply(dense, data, tmp_path / "wrong")
