@@ -313,6 +313,25 @@ def test_run_cell_times_as_many_starts_as_the_protocol_says(
     assert began[0] == began[2]
 
 
+def test_run_cell_without_weighing_starts_no_more_and_says_what_is_null(
+    tmp_path: Path, model: Path, split: Path
+) -> None:
+    result = run_cell(
+        SideSpec(node(), model, split, "candidate"),
+        None,
+        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, weigh=False),
+        tmp_path / "out",
+        threads=1,
+    )
+    assert result.latency[0].p50_ms > 0
+    assert result.device == "cpu"
+    assert result.cold.load_s is None
+    assert result.memory.rss_peak_mb is None
+    assert result.reasons["cold.load_s"] == "protocol.weigh=false"
+    assert result.reasons["memory.rss_peak_mb"] == "protocol.weigh=false"
+    assert not list((tmp_path / "out" / "logs").glob("weigh_*"))
+
+
 def test_run_cell_prints_no_reason_that_disagrees_with_the_ratio(
     tmp_path: Path, model: Path, split: Path
 ) -> None:

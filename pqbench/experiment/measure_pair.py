@@ -36,6 +36,11 @@ CLEAN_LOGITS_FILE = "logits_clean.npy"
 _FAST_ENOUGH = 1.1
 _LOW_SHARE = 0.9
 _MEMORY_CALLS = 3
+# What nobody knows of a candidate that was not weighed.
+_OF_THE_WEIGHED = (
+    *("cold.import_s", "cold.load_s", "cold.compile_s", "cold.first_inference_ms"),
+    *("memory.rss_peak_mb", "memory.rss_model_mb"),
+)
 _PROFILE_RUNS = 5
 # Candidate, baseline, and in the other order: drift of the machine cancels.
 _PROFILE_TURNS = ((0, 1), (1, 0))
@@ -134,8 +139,10 @@ def run_cell(
     cell = _Cell(candidate, baseline, protocol, out, cores, memory_mb, deadline, key)
     locked = device or make(candidate.backend, "backend", Backend).device
     wait_until_idle()
-    with lock.timing(locked):
-        weighed = cell.weigh()
+    weighed: _Weighed | None = None
+    if protocol.weigh:
+        with lock.timing(locked):
+            weighed = cell.weigh()
     starts: list[_Start] = []
     with contextlib.ExitStack() as stack:
         for number in range(protocol.processes):
@@ -168,6 +175,14 @@ def run_cell(
             with lock.timing(locked):
                 cell.profile(sides, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What the candidate's process told that was there to be weighed: cold times, memory."""
+
+    cold: dict[str, Any]
+    memory: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -215,12 +230,11 @@ class _Cell:
             weighed=weighed,
         )
 
-    def weigh(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def weigh(self) -> _Weighed:
         """Memory and cold times of the candidate, alone and at the smallest batch size."""
         with self.launch(self.candidate, "weigh_", weighed=True) as worker:
             cold = worker.opened().cold()
-            weighed = worker.memory(min(self.protocol.batch_sizes), _MEMORY_CALLS)
-        return cold, weighed
+            return _Weighed(cold, worker.memory(min(self.protocol.batch_sizes), _MEMORY_CALLS))
 
     def load(self, number: int, stack: contextlib.ExitStack) -> list[SessionWorker]:
         """Start both sides at once: the candidate, and the baseline where there is one."""
@@ -229,23 +243,26 @@ class _Cell:
         workers = [stack.enter_context(self.launch(side, label)) for side in sides]
         return [worker.opened() for worker in workers]
 
-    def begin(
-        self, weighed: tuple[dict[str, Any], dict[str, Any]], sides: Sequence[SessionWorker]
-    ) -> CellResult:
+    def begin(self, weighed: _Weighed | None, sides: Sequence[SessionWorker]) -> CellResult:
         """The result so far, once both sides have proved that they run where they were asked to."""
         placement, *_ = [PlacementInfo(**side.placement()) for side in sides]
-        cold, memory = weighed
+        opened = sides[0].cold()
         result = CellResult(
             latency=[],
             speedup=[],
-            cold=Cold(**cold["cold"]),
-            memory=Memory(**memory["memory"]),
+            cold=Cold(),
+            memory=Memory(),
             energy=Energy(),
             placement=placement,
-            device=cold["device"],
-            reasons={**cold["reasons"], **memory["reasons"]},
+            device=opened["device"],
         )
-        if not cold["denormals_flushed"]:
+        if weighed is None:
+            result.reasons |= dict.fromkeys(_OF_THE_WEIGHED, "protocol.weigh=false")
+        else:
+            result.cold = Cold(**weighed.cold["cold"])
+            result.memory = Memory(**weighed.memory["memory"])
+            result.reasons |= {**weighed.cold["reasons"], **weighed.memory["reasons"]}
+        if not opened["denormals_flushed"]:
             result.notes.append("subnormal floats are not flushed to zero on this platform")
         self._notes(placement, result)
         return result

@@ -44,6 +44,8 @@ class MeasureProtocol:
         score: Score the whole split through the timed session.
         score_limit: Score at most so many of its samples; None takes all. What is made of the
             training split is the same either way.
+        weigh: Start the candidate once more, alone in a fresh interpreter, for its memory and cold
+            times; without it they are null.
         profile: Always profile. If false, only an INT8 model that is not 1.1 times as fast as its
             baseline is profiled.
         stage_timeout_s: Longest time for one answer of a session process, in s.
@@ -68,6 +70,7 @@ class MeasureProtocol:
     seed: int = 0
     score: bool = True
     score_limit: int | None = None
+    weigh: bool = True
     profile: bool = False
     stage_timeout_s: float = 1800.0
 

@@ -37,9 +37,14 @@ PRELOAD = (
     "torchvision",
     "safetensors.torch",
     "hydra.utils",
+    "numpy.ma",
+    "psutil",
     "pqbench.workers.session",
     "pqbench.workers.session_child",
     "pqbench.measure.session_host",
+    "pqbench.backends.torch.backend",
+    "pqbench.backends.ort.backend",
+    "pqbench.backends.openvino.backend",
     "pqbench.workers.preloaded",  # the last one
 )
 _LONGEST = 108 - len("/listener-12345678") - 1
