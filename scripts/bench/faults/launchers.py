@@ -5,7 +5,11 @@ ok. The device lock makes timing exclusive, so a latency under two jobs at once 
 serial one: printed is in how many experiments the two 95 % intervals meet. No run may be twice in
 MLflow or RUNNING. Slurm runs where ``srun`` answers, Ray where its launcher is installed.
 
+With ``--cells 200`` there are so many, of which only the order of the blocks differs, and none may
+be lost; ``--without-serial`` leaves out the serial sweep, with which the others are compared.
+
     python scripts/bench/faults/launchers.py [--only joblib] [ARGUMENTS of pqbench ...]
+    python scripts/bench/faults/launchers.py --only ray --cells 200 --without-serial
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from fault_injection import Bench, tiny
 from pqbench.core.record import Record
 from pqbench.report.load import find_records
 
-SWEEP = ["compress=none,round", "backend=torch,ort", "seed=0,1", "-m"]
+SWEEP = ["compress=none,round", "backend=torch,ort", "-m"]
 CELLS = 8
 SUBMITIT = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=4"]
 LAUNCHERS = {
@@ -44,23 +48,29 @@ def missing(launcher: str) -> str:
     return "" if importlib.util.find_spec(module) else "not installed here"
 
 
-def sweep(folder: Path, name: str, more: list[str]) -> tuple[float, dict[str, Record]]:
+def seeds(cells: int) -> str:
+    """What the sweep also varies, so that it has so many cells."""
+    numbers = ",".join(str(number) for number in range(cells // 4))
+    return f"seed={numbers}" if cells == CELLS else f"protocol.seed={numbers}"
+
+
+def sweep(folder: Path, name: str, more: list[str], cells: int) -> tuple[float, dict[str, Record]]:
     """Wall time in s and the records by fingerprint, baselines left out.
 
     Raises:
         SystemExit: The sweep failed.
     """
     began = time.monotonic()
-    process = tiny.start(folder, *SWEEP, *LAUNCHERS[name], *more, f"outputs={name}")
+    process = tiny.start(folder, *SWEEP, seeds(cells), *LAUNCHERS[name], *more, f"outputs={name}")
     output, _ = process.communicate()
     code = process.returncode
     seconds = time.monotonic() - began
     found = [r for r, where in find_records(folder / name) if where.name != "baseline"]
     records = {r.fingerprint: r for r in found}
-    if code or len(records) != CELLS or not all(r.ok for r in found):
+    if code or len(records) != cells or not all(r.ok for r in found):
         raise SystemExit(f"{name} ended with {code}, {len(records)} records:\n{output}")
-    if len(found) != CELLS:
-        raise SystemExit(f"{name}: {len(found)} records of {CELLS} experiments")
+    if len(found) != cells:
+        raise SystemExit(f"{name}: {len(found)} records of {cells} experiments")
     if (folder / name / "mlflow.db").exists():
         runs = Bench(folder, folder / name, folder).runs()
         counted = Counter(fingerprint for _, fingerprint, _ in runs)
@@ -78,15 +88,19 @@ def meet(one: Record, other: Record) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="only launchers whose name holds this word")
+    parser.add_argument("--cells", type=int, default=CELLS, help="a multiple of 4")
+    parser.add_argument("--without-serial", action="store_true")
     parser.add_argument("arguments", nargs="*", help="more arguments of pqbench")
     args = parser.parse_args()
     same = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         tiny.prepare(folder)
-        seconds, serial = sweep(folder, "basic", args.arguments)
         print(f"{'launcher':15} {'s':>5} {'records':>8} {'same':>5} {'intervals meet':>15}")
-        print(f"{'basic':15} {seconds:5.0f} {len(serial):8} {'':>5}", flush=True)
+        serial: dict[str, Record] | None = None
+        if not args.without_serial:
+            seconds, serial = sweep(folder, "basic", args.arguments, args.cells)
+            print(f"{'basic':15} {seconds:5.0f} {len(serial):8} {'':>5}", flush=True)
         for launcher in list(LAUNCHERS)[1:]:
             if args.only not in launcher:
                 continue
@@ -94,13 +108,16 @@ def main() -> int:
             if why:
                 print(f"{launcher:15} {why}")
                 continue
-            seconds, records = sweep(folder, launcher, args.arguments)
+            seconds, records = sweep(folder, launcher, args.arguments, args.cells)
+            if serial is None:
+                print(f"{launcher:15} {seconds:5.0f} {len(records):8}", flush=True)
+                continue
             equal = set(records) == set(serial)
             same = same and equal
             near = sum(meet(records[f], serial[f]) for f in set(records) & set(serial))
             print(
                 f"{launcher:15} {seconds:5.0f} {len(records):8} {'yes' if equal else 'NO':>5} "
-                f"{near:9} of {CELLS}",
+                f"{near:9} of {args.cells}",
                 flush=True,
             )
     return 0 if same else 1
