@@ -8,6 +8,7 @@ the search. The same is done by hand with ``ort_int8.exclude``.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -16,18 +17,21 @@ from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pqbench.compress.calibration import Calibration, draw, refuse_quantized
 from pqbench.compress.int8_blocks import Block, coarser, cut
-from pqbench.compress.int8_search import Effort, Images, Search
+from pqbench.compress.int8_search import Build, Effort, Images, Search
 from pqbench.compress.int8_trials import RUNTIMES
 from pqbench.compress.ort_int8 import FILE, OrtInt8
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import ConfigError, DataError, UnsupportedError
 from pqbench.core.step import StepData
+
+if TYPE_CHECKING:
+    import onnx
 
 OTHERWISE = ("fail", "float")
 NOISE_IMAGES = 24
@@ -49,6 +53,8 @@ class PartialInt8(OrtInt8):
         tries: Sets of blocks that are built and scored whole, at most.
         block_s: Seconds of calls in a timed block.
         turns: Timed pairs of blocks for each cut; a set's speedup is judged on three times as many.
+        plan: ``int8_plan.json`` of an earlier record: its blocks, on this runtime or another,
+            without a search.
         otherwise: Where no set is both within the drop and faster: ``fail``, or ``float``: keep the
             model in FP32 and say so in the lineage.
     """
@@ -66,6 +72,7 @@ class PartialInt8(OrtInt8):
     block_s: float = 0.04
     turns: int = 12
     otherwise: str = "fail"
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,35 +109,28 @@ class PartialInt8(OrtInt8):
         start = time.perf_counter()
         refuse_quantized(onnx.load(artifact.path, load_external_data=False), self.name)
         calibration = draw(artifact, data, self.calibration_size)
-        images = self._images(calibration, data)
         with TemporaryDirectory(dir=workdir) as scratch:
             folder = Path(scratch)
             ready = folder / "ready.onnx"
             symbolic = self.prepare(artifact.path, ready)
             model = onnx.load(ready)
             excluded = self._excluded(model)
-            blocks = [b for b in cut(model) if b.products and not set(b.nodes) <= set(excluded)]
-            blocks = coarser(blocks, self.most_blocks)
+            if self.plan is None:
+                blocks = [b for b in cut(model) if b.products and not set(b.nodes) <= set(excluded)]
+                blocks, planned = coarser(blocks, self.most_blocks), frozenset[int]()
+            else:
+                blocks, planned = read_plan(Path(self.plan), model)
             if not blocks:
                 raise UnsupportedError(
                     "partial_int8 found nothing to quantize in this model",
                     hint="it needs convolutions or matrix products with constant weights",
                 )
             build = partial(self._build, ready, blocks, excluded, calibration, data.threads, folder)
-            open_ = partial(_opened, self.runtime, data.threads)
-            effort = Effort(self.block_s, self.turns, 3 * self.turns, self.tries)
-            # Both sides of every timing are what a deployment has: the float side the given file.
-            reference = open_(artifact.path)
-            search = Search(blocks, build, open_, reference, images, effort, folder)
-            chain = search.measure()
-            kept = search.choose(chain, self.max_drop)
-            if kept is None and self.otherwise == "fail":
-                raise UnsupportedError(
-                    f"partial_int8: no set of blocks pays on {self.runtime}: {_summary(search)}",
-                    hint="raise max_drop, or keep FP32 (compress.partial_int8.otherwise=float)",
-                )
-            chosen, file = kept if kept is not None else (frozenset(), artifact.path)
-            copyfile(file, workdir / FILE)
+            if self.plan is None:
+                found = self._searched(artifact, calibration, data, blocks, build, workdir / FILE)
+            else:
+                build(planned, workdir / FILE, True)
+                found = {"blocks": len(blocks), "int8_blocks": len(planned)}
         counts = Counter(node.op_type for node in onnx.load(workdir / FILE).graph.node)
         entry = LineageEntry(
             action=self.name,
@@ -139,17 +139,50 @@ class PartialInt8(OrtInt8):
             details={
                 **calibration.details(),
                 "symbolic_shapes": symbolic,
-                "noise_images": len(images.noise),
-                "validation_images": len(images.scored),
-                "int8_blocks": len(chosen),
-                "blocks": len(blocks),
                 "quantize_nodes": counts["QuantizeLinear"],
                 "dequantize_nodes": counts["DequantizeLinear"],
-                "reason": None if kept else f"no set of blocks pays: {_summary(search)}",
-                "int8_plan": search.plan(chain, chosen),
+                **found,
             },
         )
         return artifact.derive(workdir, FILE, entry)
+
+    def _searched(
+        self,
+        artifact: Artifact,
+        calibration: Calibration,
+        data: StepData,
+        blocks: list[Block],
+        build: Build,
+        target: Path,
+    ) -> dict[str, Any]:
+        """Search, and write the model that is kept; gives what was found, for the lineage."""
+        images = self._images(calibration, data)
+        open_ = partial(_opened, self.runtime, data.threads)
+        effort = Effort(self.block_s, self.turns, 3 * self.turns, self.tries)
+        # Both sides of every timing are what a deployment has: the float side the given file.
+        reference = open_(artifact.path)
+        with TemporaryDirectory(dir=target.parent) as scratch:
+            search = Search(blocks, build, open_, reference, images, effort, Path(scratch))
+            chain = search.measure()
+            kept = search.choose(chain, self.max_drop)
+            reason = None if kept else f"no set of blocks pays on {self.runtime}: "
+            if reason is not None:
+                reason += _summary(search)
+                if self.otherwise == "fail":
+                    raise UnsupportedError(
+                        f"partial_int8: {reason}",
+                        hint="raise max_drop, or keep FP32 (compress.partial_int8.otherwise=float)",
+                    )
+            chosen, file = kept if kept is not None else (frozenset[int](), artifact.path)
+            copyfile(file, target)
+        return {
+            "noise_images": len(images.noise),
+            "validation_images": len(images.scored),
+            "blocks": len(blocks),
+            "int8_blocks": len(chosen),
+            "reason": reason,
+            "int8_plan": search.plan(chain, chosen),
+        }
 
     def _build(
         self,
@@ -195,6 +228,34 @@ class PartialInt8(OrtInt8):
         feeds = list(Calibration(data.train, calibration.names, apart))
         labels = np.asarray(data.train.labels())[apart[NOISE_IMAGES:]]
         return Images(feeds[:NOISE_IMAGES], feeds[NOISE_IMAGES:], labels)
+
+
+def read_plan(path: Path, model: onnx.ModelProto) -> tuple[list[Block], frozenset[int]]:
+    """The blocks of an earlier search, and which of them are in INT8.
+
+    Args:
+        path: ``int8_plan.json`` of a record.
+        model: The prepared model, which must have its nodes.
+
+    Raises:
+        ConfigError: The file is no plan, or one of another model.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))["blocks"]
+        blocks = [Block(block["name"], tuple(block["nodes"]), 1) for block in told]
+        chosen = frozenset(number for number, block in enumerate(told) if block["int8"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"partial_int8.plan: {path} is no plan: {type(error).__name__} {error}",
+            hint="it is the int8_plan.json beside a record of partial_int8",
+        ) from error
+    unknown = {name for b in blocks for name in b.nodes} - {node.name for node in model.graph.node}
+    if unknown:
+        raise ConfigError(
+            f"partial_int8.plan: the model has no node '{min(unknown)}'",
+            hint="the plan is of another model, or was made with another integer_gates",
+        )
+    return blocks, chosen
 
 
 def _opened(runtime: str, threads: int, path: Path) -> Any:

@@ -143,8 +143,13 @@ def test_partial_int8_holds_the_drop_and_tells_its_plan(
             if name in nodes and nodes[name].op_type == "Conv":
                 quantized = made_by.get(nodes[name].input[1]) == "DequantizeLinear"
                 assert quantized == block["int8"]
+    planned = tmp_path / "plan.json"
+    planned.write_text(json.dumps(plan), encoding="utf-8")
+    (tmp_path / "again").mkdir()
+    again = PartialInt8(**QUICK, plan=str(planned)).apply(resnet, data, tmp_path / "again")
     x = data.train.feed(slice(0, 16))["input"]
     if details["int8_blocks"]:
+        np.testing.assert_array_equal(run_ort(result, x), run_ort(again, x))
         assert details["reason"] is None
         (kept,) = [tried for tried in plan["tried"] if tried["verdict"] == "kept"]
         assert kept["timed"]["lower"] > 1
@@ -182,6 +187,22 @@ def test_partial_int8_where_the_runtime_is_slower(
     assert "no set of blocks pays" in result.lineage[-1].details["reason"]
     x = data.train.feed(slice(0, 4))["input"]
     np.testing.assert_array_equal(run_ort(resnet, x), run_ort(result, x))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is no plan"),
+        ('{"blocks": [{"name": "a", "nodes": ["nobody"], "int8": true}]}', "no node 'nobody'"),
+    ],
+)
+def test_partial_int8_refuses_what_is_no_plan(
+    resnet: Artifact, data: StepData, tmp_path: Path, text: str, message: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        PartialInt8(**QUICK, plan=str(plan)).apply(resnet, data, tmp_path)
 
 
 def test_partial_int8_of_excluded_nodes_alone_is_refused(

@@ -25,6 +25,16 @@ NNCF = "compress.nncf_int8"
 RECIPES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("ort_int8", "ort", ("compress=ort_int8",)),
     ("ort_int8_mean", "ort", ("compress=ort_int8", "compress.ort_int8.method=mean_minmax")),
+    (
+        "ort_int8_gates",
+        "ort",
+        (
+            "compress=ort_int8",
+            "compress.ort_int8.method=mean_minmax",
+            "compress.ort_int8.integer_gates=true",
+        ),
+    ),
+    ("ort_partial", "ort", ("compress=partial_int8",)),
     ("ort_int8_products", "ort", ("compress=ort_int8", "compress.ort_int8.op_types=[Conv,Gemm]")),
     ("nncf", "openvino", ("compress=nncf_int8",)),
     ("nncf_mixed", "openvino", ("compress=nncf_int8", f"{NNCF}.preset=mixed")),
@@ -39,6 +49,11 @@ RECIPES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("compress=nncf_int8", f"{NNCF}.ignored_types=[ReduceMean,Multiply,HSigmoid]"),
     ),
     ("ort_int8_file", "openvino", ("compress=ort_int8",)),
+    (
+        "partial_file",
+        "openvino",
+        ("compress=partial_int8", "compress.partial_int8.runtime=openvino"),
+    ),
     ("pruned", "openvino", ("compress=[prune,finetune]",)),
     ("pruned_nncf", "openvino", ("compress=[prune,finetune,nncf_int8]",)),
 )
