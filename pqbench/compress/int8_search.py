@@ -99,8 +99,10 @@ class Search:
     Args:
         blocks: Of the float model.
         build: Writes the model with some blocks in INT8, with or without corrections.
-        open_: Opens a file on the runtime.
-        reference: The float model, opened.
+        open_: Opens a file on the runtime with so many threads.
+        reference: File of the float model.
+        threads: That a set's speedup is judged with. Cuts are timed with one: on virtual machines
+            that stands still where two jump by a third.
         images: Of the search.
         effort: How much it may do.
         folder: For files that are thrown away.
@@ -111,43 +113,46 @@ class Search:
         self,
         blocks: Sequence[Block],
         build: Build,
-        open_: Callable[[Path], Run],
-        reference: Run,
+        open_: Callable[[Path, int], Run],
+        reference: Path,
+        threads: int,
         images: Images,
         effort: Effort,
         folder: Path,
         clock: Clock = time.perf_counter_ns,
     ) -> None:
         self.blocks, self.build, self.open = blocks, build, open_
-        self.reference, self.images, self.effort = reference, images, effort
+        self.reference, self.threads = reference, threads
+        self.images, self.effort = images, effort
         self.folder, self.clock = folder, clock
         self.tried: list[Tried] = []
 
     def measure(self) -> Chain:
         """Time the model in INT8 up to each cut and from each cut on; the noise block by block."""
         count = len(self.blocks)
-        exact = outputs(self.reference, self.images.noise)
+        exact_run = self.open(self.reference, 1)
+        exact = outputs(exact_run, self.images.noise)
         until: list[Timed] = []
         since: list[Timed] = []
         noise = []
         for number in range(count):
-            until.append(self._part(range(number + 1)))
-            since.append(self._part(range(number, count)))
+            until.append(self._part(range(number + 1), exact_run))
+            since.append(self._part(range(number, count), exact_run))
             self.build({number}, self.folder / "one.onnx", True)
-            run = self.open(self.folder / "one.onnx")
+            run = self.open(self.folder / "one.onnx", 1)
             noise.append(noise_power(exact, outputs(run, self.images.noise)))
         float_ms = float(np.median([timed.float_ms for timed in (*until, *since)]))
         won = [[float_ms * timed.won_share for timed in series] for series in (until, since)]
         return Chain(won[0], won[1], noise)
 
-    def _part(self, chosen: Collection[int]) -> Timed:
+    def _part(self, chosen: Collection[int], reference: Run) -> Timed:
         self.build(set(chosen), self.folder / "part.onnx", False)
-        run = self.open(self.folder / "part.onnx")
-        return self._timed(run, self.effort.turns)
+        run = self.open(self.folder / "part.onnx", 1)
+        return self._timed(reference, run, self.effort.turns)
 
-    def _timed(self, run: Run, turns: int) -> Timed:
+    def _timed(self, reference: Run, run: Run, turns: int) -> Timed:
         feed, block_s = self.images.noise[0], self.effort.block_s
-        return in_turns(self.reference, run, feed, turns, block_s, self.clock)
+        return in_turns(reference, run, feed, turns, block_s, self.clock)
 
     def choose(self, chain: Chain, max_drop: float) -> tuple[frozenset[int], Path] | None:
         """Try sets, and keep the fastest that is within the drop and shown to be faster.
@@ -161,12 +166,13 @@ class Search:
         """
         front = chain.front()
         whole = frozenset(range(len(self.blocks)))
-        exact = outputs(self.reference, self.images.scored)
+        reference = self.open(self.reference, self.threads)
+        exact = outputs(reference, self.images.scored)
         kept: tuple[frozenset[int], Path] | None = None
         best: Tried | None = None
         for number, chosen in enumerate(_spaced(front, self.effort.tries, whole)):
             file = self.folder / f"try_{number}.onnx"
-            found = self._try(chosen, chain, exact, file, max_drop)
+            found = self._try(chosen, chain, reference, exact, file, max_drop)
             if found.verdict == PAYS and (best is None or found.speedup > best.speedup):
                 best, kept = found, (chosen, file)
             self.tried.append(found)
@@ -182,12 +188,13 @@ class Search:
         self,
         chosen: frozenset[int],
         chain: Chain,
+        reference: Run,
         exact: npt.NDArray[np.float64],
         file: Path,
         max_drop: float,
     ) -> Tried:
         self.build(chosen, file, True)
-        run = self.open(file)
+        run = self.open(file, self.threads)
         rounded = outputs(run, self.images.scored)
         answers = exact.reshape(len(exact), -1).argmax(axis=1)
         labels = self.images.labels
@@ -196,7 +203,7 @@ class Search:
         drop = (lost - gained) / len(labels)
         timed, verdict = None, f"drop above {100 * max_drop:g} points"
         if drop <= max_drop:
-            timed = self._timed(run, self.effort.final_turns)
+            timed = self._timed(reference, run, self.effort.final_turns)
             verdict = PAYS if timed.lower > 1 else "not shown to be faster than FP32"
         return Tried(
             blocks=tuple(sorted(chosen)),

@@ -69,8 +69,8 @@ class PartialInt8(OrtInt8):
     validation_size: int = 300
     most_blocks: int = 16
     tries: int = 6
-    block_s: float = 0.04
-    turns: int = 12
+    block_s: float = 0.06
+    turns: int = 8
     otherwise: str = "fail"
     plan: str | None = None
 
@@ -157,12 +157,19 @@ class PartialInt8(OrtInt8):
     ) -> dict[str, Any]:
         """Search, and write the model that is kept; gives what was found, for the lineage."""
         images = self._images(calibration, data)
-        open_ = partial(_opened, self.runtime, data.threads)
         effort = Effort(self.block_s, self.turns, 3 * self.turns, self.tries)
-        # Both sides of every timing are what a deployment has: the float side the given file.
-        reference = open_(artifact.path)
         with TemporaryDirectory(dir=target.parent) as scratch:
-            search = Search(blocks, build, open_, reference, images, effort, Path(scratch))
+            # The float side of every timing is the given file, as a deployment has it.
+            search = Search(
+                blocks,
+                build,
+                RUNTIMES[self.runtime],
+                artifact.path,
+                data.threads,
+                images,
+                effort,
+                Path(scratch),
+            )
             chain = search.measure()
             kept = search.choose(chain, self.max_drop)
             reason = None if kept else f"no set of blocks pays on {self.runtime}: "
@@ -256,10 +263,6 @@ def read_plan(path: Path, model: onnx.ModelProto) -> tuple[list[Block], frozense
             hint="the plan is of another model, or was made with another integer_gates",
         )
     return blocks, chosen
-
-
-def _opened(runtime: str, threads: int, path: Path) -> Any:
-    return RUNTIMES[runtime](path, threads)
 
 
 def _uncorrected(step: PartialInt8) -> PartialInt8:

@@ -57,7 +57,8 @@ class _Planted:
         assert isinstance(corrected, bool)
         target.write_text(json.dumps(sorted(chosen)), encoding="utf-8")
 
-    def open(self, path: Path) -> Any:
+    def open(self, path: Path, threads: int) -> Any:
+        assert threads in (1, 2)
         return self.run(json.loads(path.read_text(encoding="utf-8")))
 
     def run(self, chosen: list[int]) -> Any:
