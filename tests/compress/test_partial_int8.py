@@ -81,8 +81,10 @@ class _Planted:
         images = Images(feeds[:60:6], feeds, (values < 0).astype(int))
         blocks = [Block(f"block {i}", (f"node {i}",), 1) for i in range(len(self.ms))]
         effort = Effort(block_s=0.02, turns=2, final_turns=4, tries=tries)
+        float_model = folder / "float.onnx"
+        self.build([], float_model, False)
         return Search(
-            blocks, self.build, self.open, self.run([]), images, effort, folder, self.clock
+            blocks, self.build, self.open, float_model, 2, images, effort, folder, self.clock
         )
 
 
