@@ -10,7 +10,19 @@ import pytest
 import pqbench
 
 ROOT = Path(pqbench.__file__).parent
-TYPED = {"__init__", "__main__", "bundle", "compare", "layers", "plan", "reproduce", "sync"}
+TYPED = {
+    *(
+        "__init__",
+        "__main__",
+        "bundle",
+        "compare",
+        "layers",
+        "plan",
+        "reproduce",
+        "runtimes",
+        "sync",
+    )
+}
 
 
 def test_root_holds_only_what_one_can_type() -> None:

@@ -18,6 +18,7 @@ from pqbench.core.errors import ConfigError
 GROUPS = ("experiment", "search", "hydra/launcher", "hydra/sweeper")
 COMMANDS = (
     *("report", "compare", "reproduce", "bundle", "layers", "plan", "sync", "cache"),
+    "runtimes",
     "testing",
 )
 _QUOTING = "docs/quoting.md says more"

@@ -16,17 +16,19 @@ from pqbench.core.step import Kind, Step
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
     "torch": ("onnx", "executorch"),
     "torch_int8": (),
-    "onnx": ("openvino", "ncnn", "mnn"),
+    "onnx": ("openvino", "ncnn", "mnn", "litert"),
     "onnx_calibrated": (),
     "openvino": (),
     "ncnn": (),
     "mnn": (),
     "executorch": (),
+    "litert": (),
 }
 """Conversions that exist; there is no way back to an earlier representation."""
 
 FLOAT_ONLY: Mapping[Representation, str] = {
     "ncnn": "pnnx has no ncnn layer for the quantizers of an ONNX file",
+    "litert": "LiteRT's converter does not read the quantizers of an ONNX file",
     "mnn": "MNN's converter ends by SIGABRT on the quantizers of an ONNX file",
     "executorch": "ExecuTorch's INT8 needs XNNPACK's own quantizer: compress=executorch_int8",
 }
@@ -46,6 +48,7 @@ LOADED_BY: Mapping[Representation, str] = {
     "ncnn": "ncnn",
     "mnn": "mnn",
     "executorch": "executorch",
+    "litert": "litert",
 }
 """A backend that loads each representation, for hints."""
 
@@ -234,6 +237,7 @@ def _one(representations: set[Representation]) -> str:
         "onnx_calibrated": "calibrated ONNX",
         "mnn": "MNN",
         "executorch": "ExecuTorch",
+        "litert": "LiteRT",
     }
     text = " or ".join(shown.get(n, n) for n in names)
     return f"an {text}" if text[0] in "OEe" else f"a {text}"

@@ -60,6 +60,7 @@ BACKENDS: Mapping[str, tuple[Representation, ...]] = {
     "ncnn": ("ncnn",),
     "mnn": ("mnn",),
     "executorch": ("executorch",),
+    "litert": ("litert",),
 }
 """The table's columns: a backend of each sort, and what it loads; a test holds them to conf/."""
 

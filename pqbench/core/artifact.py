@@ -16,7 +16,15 @@ from typing import Any, Literal, Self
 from pqbench.core.files import file_sha256, write_json
 
 Representation = Literal[
-    "torch", "torch_int8", "onnx", "onnx_calibrated", "openvino", "ncnn", "mnn", "executorch"
+    "torch",
+    "torch_int8",
+    "onnx",
+    "onnx_calibrated",
+    "openvino",
+    "ncnn",
+    "mnn",
+    "executorch",
+    "litert",
 ]
 DESCRIPTION = "artifact.json"
 RESULT = "result.json"  # what a stage's cache puts beside an artifact that it keeps

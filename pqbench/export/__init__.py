@@ -3,6 +3,7 @@
 from pqbench.core.parity import Parity, check, compare
 from pqbench.export.convert import convert
 from pqbench.export.edge_reference import mnn_outputs, ncnn_outputs
+from pqbench.export.litert_convert import convert_litert
 from pqbench.export.mnn_convert import convert_mnn
 from pqbench.export.ncnn_convert import convert_ncnn
 from pqbench.export.onnx_export import export_onnx
@@ -14,6 +15,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "convert_litert",
     "convert_mnn",
     "convert_ncnn",
     "convert_openvino",

@@ -14,8 +14,14 @@ import numpy.typing as npt
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
-from pqbench.export.edge_reference import executorch_outputs, mnn_outputs, ncnn_outputs
+from pqbench.export.edge_reference import (
+    executorch_outputs,
+    litert_outputs,
+    mnn_outputs,
+    ncnn_outputs,
+)
 from pqbench.export.executorch_convert import convert_executorch
+from pqbench.export.litert_convert import convert_litert
 from pqbench.export.mnn_convert import convert_mnn
 from pqbench.export.ncnn_convert import convert_ncnn
 from pqbench.export.onnx_export import export_onnx
@@ -38,6 +44,7 @@ FROM_ONNX: Mapping[
     "openvino": (convert_openvino, openvino_outputs),
     "ncnn": (convert_ncnn, ncnn_outputs),
     "mnn": (convert_mnn, mnn_outputs),
+    "litert": (convert_litert, litert_outputs),
 }
 
 
@@ -51,8 +58,8 @@ def convert(
 ) -> Artifact:
     """Convert an artifact and prove that the result computes what the source computes.
 
-    ``torch`` goes to ``onnx`` and ``executorch``; ``onnx`` to ``openvino``, ``ncnn`` and ``mnn``;
-    and ``torch`` to these by way of ``onnx`` with both conversions checked.
+    ``torch`` goes to ``onnx`` and ``executorch``; ``onnx`` to ``openvino``, ``ncnn``, ``mnn``
+    and ``litert``; and ``torch`` to these by way of ``onnx`` with both conversions checked.
 
     Args:
         artifact: The source model.

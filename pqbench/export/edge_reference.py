@@ -59,3 +59,14 @@ def executorch_outputs(artifact: Artifact, batch: Batch) -> Outputs:
     finally:
         torch.set_num_threads(threads)
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def litert_outputs(artifact: Artifact, batch: Batch) -> Outputs:
+    """Outputs of a ``litert`` artifact. Arrays (n, ...)."""
+    from pqbench.nets.litert_net import LitertNet
+
+    shapes = static_shapes(artifact, "LiteRT", 1)
+    net = LitertNet(artifact.path, list(shapes.values()), usable_cores())
+    arrays = [batch[spec.name] for spec in artifact.inputs]
+    rows = [net.run([array[i : i + 1] for array in arrays]) for i in range(len(arrays[0]))]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]

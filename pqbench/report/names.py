@@ -57,6 +57,7 @@ def dataset_name(name: str) -> str:
 
 BACKENDS = {
     "executorch": "ExecuTorch",
+    "litert": "LiteRT",
     "mnn": "MNN",
     "ncnn": "ncnn",
     "ncnn_bf16": "ncnn (BF16)",
@@ -83,6 +84,7 @@ STEPS = {
     "distill": "distil",
     "finetune": "fine-tune",
     "fp16": "FP16",
+    "litert_int8": "LiteRT INT8",
     "low_rank": "low rank",
     "nncf_accuracy_int8": "NNCF INT8, accuracy-controlled",
     "nncf_int8": "NNCF INT8",

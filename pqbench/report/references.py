@@ -45,6 +45,9 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "ExecutorchInt8": (
         "static INT8 quantization by PyTorch's export flow with XNNPACK's quantizer",
         ("executorch", _INT8),
+    "LitertInt8": (
+        "static INT8 quantization by LiteRT's own quantizer",
+        ("litert", _INT8),
     ),
     "Pt2eInt8": ("static INT8 quantization by PyTorch's export flow", (_TORCH, _INT8)),
     "TorchDynamic": ("dynamic INT8 quantization by PyTorch", (_TORCH,)),
@@ -108,6 +111,7 @@ _BACKENDS = (  # start of the name; the first that fits
     ("ncnn", "ncnn"),
     ("mnn", "jiang2020mnn"),
     ("executorch", "executorch"),
+    ("litert", "litert"),
     ("torch_compile", "ansel2024pytorch2"),
     ("torch", "paszke2019pytorch"),
 )

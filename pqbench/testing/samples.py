@@ -18,7 +18,9 @@ CLASSES = 4
 SIDE = 24
 SAMPLES = 32
 # Conversions that the checks make themselves; any other representation is some step's result.
-MADE: tuple[Representation, ...] = (*("torch", "onnx", "openvino", "ncnn", "mnn", "executorch"),)
+MADE: tuple[Representation, ...] = (
+    *("torch", "onnx", "openvino", "ncnn", "mnn", "executorch", "litert"),
+)
 
 
 def small_network(num_classes: int = CLASSES) -> nn.Module:
@@ -72,7 +74,12 @@ def small_artifact(folder: Path, split: PreparedSplit, to: Representation) -> Ar
 
 def outputs(artifact: Artifact, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
     """What a model in one of ``MADE`` computes, by a plain float32 run on the CPU."""
-    from pqbench.export.edge_reference import executorch_outputs, mnn_outputs, ncnn_outputs
+    from pqbench.export.edge_reference import (
+        executorch_outputs,
+        litert_outputs,
+        mnn_outputs,
+        ncnn_outputs,
+    )
     from pqbench.export.reference import onnx_outputs, openvino_outputs, torch_outputs
 
     run = {
@@ -82,5 +89,6 @@ def outputs(artifact: Artifact, batch: Mapping[str, npt.NDArray[Any]]) -> list[n
         "ncnn": ncnn_outputs,
         "mnn": mnn_outputs,
         "executorch": executorch_outputs,
+        "litert": litert_outputs,
     }
     return run[artifact.representation](artifact, batch)
