@@ -77,9 +77,9 @@ LITERT = Environment(
     (
         *("litert-torch==0.10.0", "litert-converter==0.5.0", "ai-edge-litert==2.3.0"),
         *("torch==2.14.1", "torchvision==0.29.2", "torchao==0.18.0", "jax==0.10.2"),
-        *("jaxlib==0.10.2", "onnx==1.23.2", "onnx2torch==1.5.15", "numpy==2.4.6"),
+        *("jaxlib==0.10.2", "numpy==2.4.6"),
     ),
-    ("litert_torch", "onnx2torch"),
+    ("litert_torch",),
     "7 GB on Linux, half of it CUDA libraries that come with PyTorch",
 )
 ENVIRONMENTS: Mapping[str, Environment] = {LITERT.name: LITERT}

@@ -14,9 +14,9 @@ from pqbench.core.errors import UnsupportedError
 from pqbench.core.step import Kind, Step
 
 FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
-    "torch": ("onnx", "executorch"),
+    "torch": ("onnx", "executorch", "litert"),
     "torch_int8": (),
-    "onnx": ("openvino", "ncnn", "mnn", "litert"),
+    "onnx": ("openvino", "ncnn", "mnn"),
     "onnx_calibrated": (),
     "openvino": (),
     "ncnn": (),
@@ -28,7 +28,7 @@ FORWARD: Mapping[Representation, tuple[Representation, ...]] = {
 
 FLOAT_ONLY: Mapping[Representation, str] = {
     "ncnn": "pnnx has no ncnn layer for the quantizers of an ONNX file",
-    "litert": "LiteRT's converter does not read the quantizers of an ONNX file",
+    "litert": "LiteRT's INT8 needs its own quantizer: compress=litert_int8",
     "mnn": "MNN's converter ends by SIGABRT on the quantizers of an ONNX file",
     "executorch": "ExecuTorch's INT8 needs XNNPACK's own quantizer: compress=executorch_int8",
 }
@@ -36,6 +36,7 @@ FLOAT_ONLY: Mapping[Representation, str] = {
 
 FROM_TORCH_ALONE: Mapping[Representation, str] = {
     "executorch": "ExecuTorch's programs are made of PyTorch networks, not of ONNX files",
+    "litert": "LiteRT's converter knows PyTorch networks, no ONNX files",
 }
 """What only a PyTorch network can be converted to, and why."""
 

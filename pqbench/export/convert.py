@@ -34,16 +34,17 @@ AGREEMENT = 0.97
 # 200 MB a sample.
 OUTPUT_BYTES = 256 * 2**20
 Batch = Mapping[str, npt.NDArray[Any]]
+Make = Callable[[Artifact, Path], Artifact]
+Compute = Callable[[Artifact, Batch], list[npt.NDArray[Any]]]
 # By representation: what makes it of an ONNX model, and what it computes.
-FROM_ONNX: Mapping[
-    Representation,
-    tuple[
-        Callable[[Artifact, Path], Artifact], Callable[[Artifact, Batch], list[npt.NDArray[Any]]]
-    ],
-] = {
+FROM_ONNX: Mapping[Representation, tuple[Make, Compute]] = {
     "openvino": (convert_openvino, openvino_outputs),
     "ncnn": (convert_ncnn, ncnn_outputs),
     "mnn": (convert_mnn, mnn_outputs),
+}
+# The same of a PyTorch network.
+FROM_TORCH: Mapping[Representation, tuple[Make, Compute]] = {
+    "executorch": (convert_executorch, executorch_outputs),
     "litert": (convert_litert, litert_outputs),
 }
 
@@ -58,8 +59,8 @@ def convert(
 ) -> Artifact:
     """Convert an artifact and prove that the result computes what the source computes.
 
-    ``torch`` goes to ``onnx`` and ``executorch``; ``onnx`` to ``openvino``, ``ncnn``, ``mnn``
-    and ``litert``; and ``torch`` to these by way of ``onnx`` with both conversions checked.
+    ``torch`` goes to ``onnx``, ``executorch`` and ``litert``; ``onnx`` to ``openvino``, ``ncnn``
+    and ``mnn``; and ``torch`` to these by way of ``onnx`` with both conversions checked.
 
     Args:
         artifact: The source model.
@@ -91,10 +92,11 @@ def convert(
         new = export_onnx(artifact, workdir, batch)
         batch = _affordable(partial(onnx_outputs, new), batch)
         reference, got = torch_outputs(artifact, batch), onnx_outputs(new, batch)
-    elif (source, to) == ("torch", "executorch"):
-        new = convert_executorch(artifact, workdir)
+    elif source == "torch" and to in FROM_TORCH:
+        make, outputs = FROM_TORCH[to]
+        new = make(artifact, workdir)
         batch = _affordable(partial(torch_outputs, artifact), batch)
-        reference, got = torch_outputs(artifact, batch), executorch_outputs(new, batch)
+        reference, got = torch_outputs(artifact, batch), outputs(new, batch)
     elif source == "onnx" and to in FROM_ONNX:
         make, outputs = FROM_ONNX[to]
         new = make(artifact, workdir)

@@ -45,6 +45,7 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "ExecutorchInt8": (
         "static INT8 quantization by PyTorch's export flow with XNNPACK's quantizer",
         ("executorch", _INT8),
+    ),
     "LitertInt8": (
         "static INT8 quantization by LiteRT's own quantizer",
         ("litert", _INT8),

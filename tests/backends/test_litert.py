@@ -15,7 +15,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.errors import PlacementError, UnavailableError, UnsupportedError
 from pqbench.core.parity import sqnr_db
 from pqbench.export import convert, convert_litert
-from pqbench.export.reference import onnx_outputs
+from pqbench.export.reference import torch_outputs
 from pqbench.nets.litert_net import LitertNet, Node
 from pqbench.testing import check_backend
 
@@ -26,9 +26,9 @@ Feed = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def litert(
-    onnx_artifact: Artifact, images: Feed, tmp_path_factory: pytest.TempPathFactory
+    torch_artifact: Artifact, images: Feed, tmp_path_factory: pytest.TempPathFactory
 ) -> Artifact:
-    return convert(onnx_artifact, "litert", images, tmp_path_factory.mktemp("litert"))
+    return convert(torch_artifact, "litert", images, tmp_path_factory.mktemp("litert"))
 
 
 @needs_converter
@@ -38,14 +38,14 @@ def test_litert_conversion_proves_its_parity(litert: Artifact) -> None:
 
 
 @needs_converter
-def test_litert_session_computes_what_onnx_runtime_does_at_every_batch_size(
-    litert: Artifact, onnx_artifact: Artifact, take: Callable[[int], Feed]
+def test_litert_session_computes_what_torch_does_at_every_batch_size(
+    litert: Artifact, torch_artifact: Artifact, take: Callable[[int], Feed]
 ) -> None:
     session = LitertBackend(2).load(litert, [1, 3])
     for count in (1, 3):
         (got,) = session.run(take(count))
         assert got.dtype == np.float32
-        assert sqnr_db(onnx_outputs(onnx_artifact, take(count))[0], got) > 90
+        assert sqnr_db(torch_outputs(torch_artifact, take(count))[0], got) > 90
     session.close()
 
 
@@ -107,21 +107,21 @@ def test_litert_refuses_batches_where_it_is_told_to(litert: Artifact) -> None:
         LitertBackend(1, batch="refuse").load(litert, [1, 16])
 
 
-def test_litert_names_a_file_that_it_cannot_load(onnx_artifact: Artifact, tmp_path: Path) -> None:
+def test_litert_names_a_file_that_it_cannot_load(torch_artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(b"no model")
-    damaged = replace(onnx_artifact, folder=tmp_path, file="model.tflite", representation="litert")
+    damaged = replace(torch_artifact, folder=tmp_path, file="model.tflite", representation="litert")
     with pytest.raises(UnsupportedError, match=r"cannot load model\.tflite"):
         LitertBackend(1).load(damaged, [1])
 
 
 def test_litert_that_is_missing_is_said_with_the_remedy(
-    onnx_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torch_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = LitertBackend(1).availability()
     assert (found.available, found.hint) == (False, "python -m pqbench.runtimes install litert")
     with pytest.raises(UnavailableError, match="converter for litert"):
-        convert_litert(onnx_artifact, tmp_path)
+        convert_litert(torch_artifact, tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = LitertBackend(1).availability()
     assert found.reason == "LiteRT is not installed"
@@ -129,7 +129,7 @@ def test_litert_that_is_missing_is_said_with_the_remedy(
         "pip install 'pqbench[litert]' && python -m pqbench.runtimes install litert"
     )
     with pytest.raises(UnavailableError, match="LiteRT is not installed"):
-        convert_litert(onnx_artifact, tmp_path)
+        convert_litert(torch_artifact, tmp_path)
 
 
 @needs_converter
