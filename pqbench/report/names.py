@@ -85,6 +85,7 @@ STEPS = {
     "finetune": "fine-tune",
     "fp16": "FP16",
     "litert_int8": "LiteRT INT8",
+    "mnn_int8": "MNN INT8",
     "low_rank": "low rank",
     "nncf_accuracy_int8": "NNCF INT8, accuracy-controlled",
     "nncf_int8": "NNCF INT8",

@@ -50,6 +50,7 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
         "static INT8 quantization by LiteRT's own quantizer",
         ("litert", _INT8),
     ),
+    "MnnInt8": ("static INT8 quantization by MNN's own quantizer", ("jiang2020mnn", _INT8)),
     "Pt2eInt8": ("static INT8 quantization by PyTorch's export flow", (_TORCH, _INT8)),
     "TorchDynamic": ("dynamic INT8 quantization by PyTorch", (_TORCH,)),
     "Fp16": ("weights in half precision", ()),

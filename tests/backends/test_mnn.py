@@ -83,6 +83,9 @@ def test_mnn_counts_integer_operators() -> None:
     placement = read_operators(["ConvInt8", "Convolution", "ReLU", "DepthwiseConvInt8"], 1, {})
     assert (placement.quantizable, placement.integer) == (3, 2)
     assert placement.float_reasons == {"Convolution in f32": 1}
+    own = ["Convolution [ DT_INT8 ] ", "BinaryOp [ DT_INT8 ] ", "Convolution", "FloatToInt8"]
+    placement = read_operators(own, 1, {})
+    assert (placement.quantizable, placement.integer) == (2, 1)
 
 
 @pytest.mark.parametrize(

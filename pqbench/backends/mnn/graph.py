@@ -15,6 +15,8 @@ FLOAT_PRODUCTS = frozenset(
         "Attention",
     }
 )  # fmt: skip
+# How MNN marks operators of models that its own quantizer made: ``Convolution [ DT_INT8 ]``.
+INTEGER_MARK = "[ DT_INT8 ]"
 INTEGER_PRODUCTS = frozenset({"ConvInt8", "DepthwiseConvInt8", "MatMulInteger"})
 
 
@@ -31,9 +33,9 @@ def read_operators(
         threads: Threads, read back; None where MNN does not tell.
         details: What else the record says.
     """
-    counts = Counter(kinds)
+    counts = Counter(kind.strip() for kind in kinds)
     left = Counter({kind: n for kind, n in counts.items() if kind in FLOAT_PRODUCTS})
-    integer = sum(n for kind, n in counts.items() if kind in INTEGER_PRODUCTS)
+    integer = sum(n for kind, n in counts.items() if _is_integer(kind))
     return Placement(
         nodes={"CPU": len(kinds)},
         precision="f32",
@@ -44,3 +46,9 @@ def read_operators(
         threads=threads,
         details=dict(details),
     )
+
+
+def _is_integer(kind: str) -> bool:
+    """Whether it is a product that multiplies integers."""
+    plain, mark, _ = kind.partition(INTEGER_MARK)
+    return kind in INTEGER_PRODUCTS or (bool(mark) and plain.strip() in FLOAT_PRODUCTS)
