@@ -180,8 +180,8 @@ def _make(environment: Environment, say: Callable[[str], None]) -> None:
             f"what was installed for {environment.name} cannot be imported: {_last(tried.stderr)}",
             hint="the converter does not support this system or this version of Python",
         )
-    pins = (requirement.split("==") for requirement in environment.requirements)
-    write_json(environment.folder / READY, dict(tuple(pin) for pin in pins))
+    pins = (requirement.partition("==") for requirement in environment.requirements)
+    write_json(environment.folder / READY, {name: version for name, _, version in pins})
 
 
 def _pip(command: Sequence[str], say: Callable[[str], None]) -> None:

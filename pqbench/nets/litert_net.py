@@ -27,7 +27,7 @@ class Node:
     Attributes:
         kind: Its type, ``CONV_2D``.
         delegated: Whether XNNPACK runs it; else a kernel of LiteRT's own.
-        types: NumPy's names of its operands' types; None where an optional one is left out.
+        types: NumPy's names of its operands' types, optional ones that are left out aside.
         shapes: Shapes of its operands.
         output: Shape of its first result.
     """

@@ -139,7 +139,7 @@ class MnnSession(Session):
             begun[0] = time.perf_counter_ns()
 
         def after(info: Any) -> None:
-            total[str(info.getType())] += time.perf_counter_ns() - begun[0]
+            total[str(info.getType()).strip()] += time.perf_counter_ns() - begun[0]
 
         net.run(batch)
         for _ in range(runs):
