@@ -90,7 +90,7 @@ def answers(
     margins: Margins | None = None,
     unseen: int = 0,
 ) -> list[Answer]:
-    """One answer for each model and data set that was compressed, in the order of the records.
+    """One answer for each model and data set that was compressed or searched, in their order.
 
     Args:
         records: Of a sweep or a report; the newest of each experiment.
@@ -103,7 +103,7 @@ def answers(
     return [
         _answer(group, cells, margins)
         for group in _groups(records).values()
-        if any(not record.is_baseline for record in group) or len(group) > 1
+        if unseen or any(not record.is_baseline for record in group) or len(group) > 1
     ]
 
 

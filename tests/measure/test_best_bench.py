@@ -59,3 +59,18 @@ def test_best_bench_compares_cells_and_costs(
     output = capsys.readouterr().out
     assert f": {verdict}" in output
     assert f"{(20 + cpu_s) / 200:.0%} of the sweep's CPU time" in output
+
+
+def test_best_bench_counts_a_search_without_an_answer_as_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [make_record(), make_record(recipe=("ort_int8",), speedup=2.0)]
+    part(tmp_path, "sweep", records, 1, [])
+    part(tmp_path, "search1", records, 1, [])
+    silent = tmp_path / "search1" / "run" / "report" / "answer.json"
+    silent.write_text(json.dumps({"answers": []}))
+    cost = {"cpu_s": 1.0, "wall_s": 1.0, "done": True}
+    costs = dict.fromkeys(("stages", "sweep", "search1"), cost)
+    (tmp_path / "costs.json").write_text(json.dumps(costs))
+    assert best.compare(best.Settings(tmp_path, (), "default", "30m"), [1]) == 1
+    assert "no answer: DIFFERS" in capsys.readouterr().out

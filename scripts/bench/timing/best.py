@@ -213,11 +213,14 @@ def compare(settings: Settings, seeds: list[int]) -> int:
             continue
         folder = settings.out / name
         same = True
-        for one in cells(folder):
-            good = cell_of(folder, one["best"]) in truth[one["model"]]
+        said = {one["model"]: one for one in cells(folder)}
+        for model, right in truth.items():
+            one = said.get(model)
+            good = one is not None and cell_of(folder, one["best"]) in right
             same = same and good
-            shown = one["best"]["name"] if one["best"] else "stay with FP32"
-            print(f"seed {seed}, {one['model']}: {shown}: {'agrees' if good else 'DIFFERS'}")
+            shown = "no answer" if one is None else "stay with FP32"
+            shown = one["best"]["name"] if one is not None and one["best"] else shown
+            print(f"seed {seed}, {model}: {shown}: {'agrees' if good else 'DIFFERS'}")
         agree += same
         share = (made + account[name]["cpu_s"]) / full
         alone = account[name]["cpu_s"] / account["sweep"]["cpu_s"]
