@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pqbench.compress.calibration import check_size, draw
+from pqbench.compress.calibration import Calibration, check_size, draw
 from pqbench.compress.recipe import FORWARD
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import UnavailableError, UnsupportedError
@@ -58,17 +58,13 @@ class LitertInt8(Step):
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
         name, inputs = signature(artifact.path)
-
-        def feed(sample: Mapping[str, Any]) -> dict[str, Any]:
-            return dict(zip(inputs, (sample[key] for key in calibration.names), strict=True))
-
         try:
             tool = quantizer.Quantizer(str(artifact.path), recipe.static_wi8_ai8())
             ranges = tool.calibrate(
-                {name: (feed(sample) for sample in calibration)},
+                {name: _Feeds(calibration, inputs)},
                 num_threads=data.threads,
             )
-            quantized = bytes(tool.quantize(ranges).quantized_model)
+            quantized = bytes(tool.quantize(ranges, enable_progress_report=False).quantized_model)
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise UnsupportedError(
                 f"LiteRT's quantizer refuses this model: {str(error).splitlines()[0][:300]}",
@@ -88,3 +84,18 @@ class LitertInt8(Step):
             details={**calibration.details(), "tensors": len(ranges)},
         )
         return artifact.derive(workdir, LITERT_FILE, entry)
+
+
+class _Feeds:
+    """Samples under the signature's names; read twice, first to count them."""
+
+    def __init__(self, calibration: Calibration, inputs: Sequence[str]) -> None:
+        self._calibration, self._inputs = calibration, inputs
+
+    def __len__(self) -> int:
+        return len(self._calibration)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for sample in self._calibration:
+            arrays = (sample[name] for name in self._calibration.names)
+            yield dict(zip(self._inputs, arrays, strict=True))

@@ -75,7 +75,7 @@ class MnnInt8(Step):
                 check=False,
             )
         if done.returncode != 0 or not target.is_file():
-            lines = [s.strip() for s in (done.stderr + done.stdout).splitlines() if s.strip()]
+            lines = [s.strip() for s in (done.stdout + done.stderr).splitlines() if s.strip()]
             raise UnsupportedError(
                 f"MNN's quantizer ends with status {done.returncode}: "
                 f"{lines[-1][:300] if lines else 'no reason given'}",
