@@ -24,7 +24,7 @@ from pqbench.nets.litert_net import LITERT_FILE, signature
 class LitertInt8(Step):
     """Quantize what LiteRT has integer kernels for; weights per output channel.
 
-    Inputs and outputs stay in float32, with a quantizer behind and a dequantizer before them.
+    Inputs and outputs become int8 as well: the session rounds and widens them within each call.
 
     Attributes:
         calibration_size: Training images to calibrate with.

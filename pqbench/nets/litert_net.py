@@ -73,6 +73,10 @@ class LitertNet:
             raise UnsupportedError(f"{path.name} has {len(signatures)} signatures instead of one")
         self._inputs = _in_order(signatures[0]["inputs"])
         self._outputs = _in_order(signatures[0]["outputs"])
+        details = {**inputs, **{d["index"]: d for d in self.interpreter.get_output_details()}}
+        self._steps = {
+            index: d["quantization"] for index, d in details.items() if d["dtype"] == np.int8
+        }
         found = [[int(n) for n in inputs[index]["shape"]] for index in self._inputs]
         if found != [list(shape) for shape in shapes]:
             raise UnsupportedError(
@@ -82,9 +86,21 @@ class LitertNet:
     def run(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """Outputs of one sample, (1, ...) each."""
         for index, array in zip(self._inputs, arrays, strict=True):
-            self.interpreter.set_tensor(index, np.ascontiguousarray(array))
+            given = np.ascontiguousarray(array)
+            if index in self._steps:
+                scale, zero = self._steps[index]
+                given = np.clip(np.rint(given / scale) + zero, -128, 127).astype(np.int8)
+            self.interpreter.set_tensor(index, given)
         self.interpreter.invoke()
-        return [self.interpreter.get_tensor(index) for index in self._outputs]
+        return [self._fetch(index) for index in self._outputs]
+
+    def _fetch(self, index: int) -> npt.NDArray[np.float32]:
+        """An output in float32; a quantized model gives int8."""
+        value: npt.NDArray[Any] = self.interpreter.get_tensor(index)
+        if index in self._steps:
+            scale, zero = self._steps[index]
+            value = ((value.astype(np.float32) - zero) * scale).astype(np.float32)
+        return value
 
     def nodes(self) -> list[Node]:
         """The file's operators, in order."""
