@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -119,3 +121,14 @@ def test_mnn_refuses_options_that_cannot_be_meant() -> None:
 
 def test_mnn_keeps_the_contract() -> None:
     check_backend(MnnBackend(1))
+
+
+def test_mnn_availability_prints_nothing() -> None:
+    script = (
+        "from pqbench.backends.mnn.backend import MnnBackend\n"
+        "print(MnnBackend().availability().available)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pqbench.backends.mnn.graph import read_operators
 from pqbench.backends.support import library, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, Placement, Session
-from pqbench.core.errors import ConfigError, PlacementError, UnavailableError
+from pqbench.core.errors import ConfigError, PlacementError
 from pqbench.nets.mnn_net import CPU_KINDS, EXACT, FASTEST, MnnNet
 
 PIP_NAME = "MNN"
@@ -41,12 +42,11 @@ class MnnBackend(Backend):
         self.winograd = winograd
 
     def availability(self) -> Availability:
-        """Whether MNN is installed."""
+        """Whether MNN is installed: found, not imported, for it prints a line then."""
         found = versions("mnn")
-        try:
-            library("MNN", PIP_NAME)
-        except UnavailableError as error:
-            return Availability(False, self.device, found, error.message, error.hint)
+        if importlib.util.find_spec("MNN") is None:
+            hint = f"pip install {PIP_NAME}"
+            return Availability(False, self.device, found, "MNN is not installed", hint)
         return Availability(True, self.device, found)
 
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> MnnSession:
