@@ -3,9 +3,10 @@
 One session in one process. In turns of random order: a *bare* pass calls the session on inputs that
 lie in memory, normalised; an *evaluation* pass is what scoring does: read the memory-mapped uint8
 images of the warm cache, normalise, call, keep the outputs. Target: evaluation reaches at least
-90 % of the bare throughput.
+90 % of the bare throughput; with ``--int8``, where a call is short, 95 %.
 
     python scripts/bench/timing/evaluate.py --root data/imagenette2-320 [--model mobilenetv3_small]
+    python scripts/bench/timing/evaluate.py --dataset elpv --model efficientnet_lite0 --int8
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pqbench.measure.session_host import Host, open_host
 from pqbench.models.prepare import prepare_model
 
 TARGET = 0.9
+TARGET_INT8 = 0.95
 
 
 def prepared(
@@ -63,7 +65,16 @@ def prepared(
     )
     batch = split.feed(split.spread(4))
     loads = {"torch": "torch", "ort": "onnx", "openvino": "openvino"}[arguments.backend]
-    return config, split, convert(network, loads, batch, folder / "model")  # type: ignore[arg-type]
+    if not arguments.int8:
+        made = convert(network, loads, batch, folder / "model")  # type: ignore[arg-type]
+        return config, split, made
+    from pqbench.compress.ort_int8 import OrtInt8
+    from pqbench.core.step import StepData
+
+    exported = convert(network, "onnx", batch, folder / "onnx")
+    (folder / "model").mkdir()
+    data = StepData(split, seed=0, threads=usable_cores())
+    return config, split, OrtInt8(calibration_size=16).apply(exported, data, folder / "model")
 
 
 def bare_pass(host: Host, batches: list[dict[str, Any]]) -> float:
@@ -91,11 +102,13 @@ def main() -> int:
     parser.add_argument("--dataset", default="imagenette", help="a data set of conf/dataset")
     parser.add_argument("--root", help="its folder")
     parser.add_argument("--backend", default="ort", choices=("torch", "ort", "openvino"))
+    parser.add_argument("--int8", action="store_true", help="quantized by ort_int8; not for torch")
     parser.add_argument("--limit", type=int, default=512, help="samples")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=usable_cores())
     arguments = parser.parse_args()
+    target = TARGET_INT8 if arguments.int8 else TARGET
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config, split, model = prepared(arguments, folder)
@@ -131,9 +144,9 @@ def main() -> int:
     for kind, values in rates.items():
         print(f"  {kind:12} {statistics.median(values):9.1f} samples/s")
     print(
-        f"  ratio        {ratio:9.3f}  ({min(ratios):.3f} ... {max(ratios):.3f}), target {TARGET}"
+        f"  ratio        {ratio:9.3f}  ({min(ratios):.3f} ... {max(ratios):.3f}), target {target}"
     )
-    return 0 if ratio >= TARGET else 1
+    return 0 if ratio >= target else 1
 
 
 if __name__ == "__main__":
