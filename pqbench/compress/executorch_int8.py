@@ -22,7 +22,7 @@ from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network
 from pqbench.nets.executorch_lower import lower, require_executorch
 from pqbench.nets.executorch_net import PROGRAM, open_method, run_sample
-from pqbench.nets.layers import feed_tensors, torch_threads
+from pqbench.nets.layers import check_layers, feed_tensors, torch_threads
 from pqbench.nets.static_shapes import static_shapes
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ExecutorchInt8(Step):
         calibration = draw(artifact, data, self.calibration_size)
         shapes = static_shapes(artifact, "ExecuTorch", 1)
         network = load_network(artifact).eval()
-        self._check_names(network)
+        check_layers(network, self.ignored_layers, "executorch_int8.ignored_layers")
         import torch
 
         example = tuple(torch.zeros(shape) for shape in shapes.values())
@@ -152,15 +152,6 @@ class ExecutorchInt8(Step):
                 hint="use compress=nncf_int8 with backend=openvino for this model",
             )
         return decibels
-
-    def _check_names(self, network: nn.Module) -> None:
-        known = {name for name, _ in network.named_modules()}
-        odd = [name for name in self.ignored_layers if name not in known]
-        if odd:
-            raise UnsupportedError(
-                f"executorch_int8.ignored_layers: this model has no layer {', '.join(odd)}",
-                hint="names are those of network.named_modules()",
-            )
 
 
 def _tensors(calibration: Calibration, position: int) -> tuple[torch.Tensor, ...]:

@@ -83,7 +83,9 @@ class MnnInt8(Step):
             )
         target.with_name(f"{MNN_FILE}.json").unlink(missing_ok=True)  # the tool's notes
         if target.stat().st_size >= artifact.path.stat().st_size:
-            raise UnsupportedError("mnn_int8 found nothing to quantize in this model")
+            raise UnsupportedError(
+                "mnn_int8 found nothing to quantize in this model", hint="it needs convolutions"
+            )
         entry = LineageEntry(
             action="mnn_int8",
             seconds=time.perf_counter() - start,

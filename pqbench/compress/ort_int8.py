@@ -125,23 +125,24 @@ class OrtInt8(Step):
             symbolic = self.prepare(artifact.path, ready)
             exclude = self._excluded(onnx.load(ready, load_external_data=False))
             corrected = self.quantize(ready, target, calibration, exclude, data.threads)
-        counts = Counter(node.op_type for node in onnx.load(target).graph.node)
-        if not counts["QuantizeLinear"]:
+        counts = count_quantizers(target)
+        if not counts["quantize_nodes"]:
             raise UnsupportedError(
                 f"{self.name} found nothing to quantize in this model",
                 hint="it needs convolutions or matrix products with constant weights",
             )
+        told = {**calibration.details(), "symbolic_shapes": symbolic, **counts, **corrected}
+        return self.finish(artifact, workdir, start, told)
+
+    def finish(
+        self, artifact: Artifact, workdir: Path, start: float, details: dict[str, Any]
+    ) -> Artifact:
+        """The artifact of the file in ``workdir``; ``start`` as of ``time.perf_counter``, in s."""
         entry = LineageEntry(
             action=self.name,
             seconds=time.perf_counter() - start,
             config=self.plain(),
-            details={
-                **calibration.details(),
-                "symbolic_shapes": symbolic,
-                "quantize_nodes": counts["QuantizeLinear"],
-                "dequantize_nodes": counts["DequantizeLinear"],
-                **corrected,
-            },
+            details=details,
         )
         return artifact.derive(workdir, FILE, entry)
 
@@ -271,3 +272,15 @@ class _Reader:
             return None
         self.position += 1
         return self.calibration.feed(self.position - 1)
+
+
+def count_quantizers(path: Path) -> dict[str, int]:
+    """QuantizeLinear and DequantizeLinear nodes of an ONNX file, for the lineage."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    counts = Counter(node.op_type for node in model.graph.node)
+    return {
+        "quantize_nodes": counts["QuantizeLinear"],
+        "dequantize_nodes": counts["DequantizeLinear"],
+    }

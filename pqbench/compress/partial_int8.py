@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +24,8 @@ from pqbench.compress.calibration import Calibration, draw, refuse_quantized
 from pqbench.compress.int8_blocks import Block, coarser, cut
 from pqbench.compress.int8_search import Build, Effort, Images, Search
 from pqbench.compress.int8_trials import RUNTIMES
-from pqbench.compress.ort_int8 import FILE, OrtInt8
-from pqbench.core.artifact import Artifact, LineageEntry
+from pqbench.compress.ort_int8 import FILE, OrtInt8, count_quantizers
+from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, DataError, UnsupportedError
 from pqbench.core.step import StepData
 
@@ -131,20 +130,9 @@ class PartialInt8(OrtInt8):
             else:
                 build(planned, workdir / FILE, True)
                 found = {"blocks": len(blocks), "int8_blocks": len(planned)}
-        counts = Counter(node.op_type for node in onnx.load(workdir / FILE).graph.node)
-        entry = LineageEntry(
-            action=self.name,
-            seconds=time.perf_counter() - start,
-            config=self.plain(),
-            details={
-                **calibration.details(),
-                "symbolic_shapes": symbolic,
-                "quantize_nodes": counts["QuantizeLinear"],
-                "dequantize_nodes": counts["DequantizeLinear"],
-                **found,
-            },
-        )
-        return artifact.derive(workdir, FILE, entry)
+        told = {**calibration.details(), "symbolic_shapes": symbolic}
+        counts = count_quantizers(workdir / FILE)
+        return self.finish(artifact, workdir, start, {**told, **counts, **found})
 
     def _searched(
         self,

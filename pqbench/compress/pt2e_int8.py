@@ -19,7 +19,7 @@ from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets.checkpoint import load_network, save_network, structure_of
-from pqbench.nets.layers import feed_tensors, torch_threads
+from pqbench.nets.layers import check_layers, feed_tensors, torch_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ class Pt2eInt8(Step):
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
         network = load_network(artifact)
-        self._check_names(network)
+        check_layers(network, self.ignored_layers, "pt2e_int8.ignored_layers")
         specs = [(list(spec.shape), spec.dtype) for spec in artifact.inputs]
         shapes = {
             key: [list(value.shape), str(value.dtype).removeprefix("torch.")]
@@ -112,15 +112,6 @@ class Pt2eInt8(Step):
         saved = replace(saved, representation="torch_int8")
         saved.save()
         return saved
-
-    def _check_names(self, network: nn.Module) -> None:
-        known = {name for name, _ in network.named_modules()}
-        odd = [name for name in self.ignored_layers if name not in known]
-        if odd:
-            raise UnsupportedError(
-                f"pt2e_int8.ignored_layers: this model has no layer {', '.join(odd)}",
-                hint="names are those of network.named_modules()",
-            )
 
 
 def _tensors(calibration: Calibration, at: int) -> tuple[Any, ...]:

@@ -221,3 +221,23 @@ def flatten_outputs(value: Any) -> list[torch.Tensor]:
     if isinstance(value, tuple | list):
         return [tensor for part in value for tensor in flatten_outputs(part)]
     return [] if value is None else [value]
+
+
+def check_layers(network: nn.Module, names: Sequence[str], key: str) -> None:
+    """Refuse names of layers that a network does not have.
+
+    Args:
+        network: Whose layers.
+        names: Dotted names, as of ``network.named_modules()``.
+        key: The setting that holds them, for the message.
+
+    Raises:
+        UnsupportedError: It lacks one.
+    """
+    known = {name for name, _ in network.named_modules()}
+    odd = [name for name in names if name not in known]
+    if odd:
+        raise UnsupportedError(
+            f"{key}: this model has no layer {', '.join(odd)}",
+            hint="names are those of network.named_modules()",
+        )

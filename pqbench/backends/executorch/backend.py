@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.backends.one_by_one import WAYS, refuse_batches, run_each
 from pqbench.backends.support import library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, Placement, Session
-from pqbench.core.errors import PlacementError, UnsupportedError
+from pqbench.core.errors import PlacementError
 from pqbench.nets.executorch_net import PRODUCTS, load_operators, open_method, run_sample
 
 PIP_NAME = "'pqbench[executorch]'"
@@ -37,7 +38,7 @@ class ExecutorchBackend(Backend):
         self, threads: int | None = None, batch: str = "one_by_one", portable: str = "fail"
     ) -> None:
         self.threads = thread_count(threads)
-        self.batch = one_of("batch", batch, ("one_by_one", "refuse"))
+        self.batch = one_of("batch", batch, WAYS)
         self.portable = one_of("portable", portable, ("fail", "allow"))
 
     def availability(self) -> Availability:
@@ -56,12 +57,7 @@ class ExecutorchBackend(Backend):
             UnsupportedError: ExecuTorch cannot load it, or a batch size is refused.
         """
         library("executorch.runtime", PIP_NAME)
-        larger = [size for size in batch_sizes if size > 1]
-        if larger and self.batch == "refuse":
-            raise UnsupportedError(
-                f"the program takes one sample a call, protocol.batch_sizes asks for {larger}",
-                hint="set protocol.batch_sizes=[1], or backend.batch=one_by_one",
-            )
+        refuse_batches(self.batch, batch_sizes, "ExecuTorch's program")
         started = time.perf_counter()
         method = open_method(artifact.path, self.threads)
         return ExecutorchSession(self, artifact, method, time.perf_counter() - started)
@@ -86,13 +82,7 @@ class ExecutorchSession(Session):
     def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """One inference a sample, one after the other; see ``pqbench.core.backend.Session``."""
         arrays = [batch[name] for name in self._inputs]
-        rows = [
-            run_sample(self._method, [array[i : i + 1] for array in arrays])
-            for i in range(len(arrays[0]))
-        ]
-        if len(rows) == 1:
-            return rows[0]
-        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return run_each(lambda one: run_sample(self._method, one), arrays)
 
     def placement(self) -> Placement:
         """Operators that XNNPACK runs and those of the reference kernels, by the converter's count.

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from pqbench.assets.converters import LITERT
 from pqbench.backends.litert.graph import read_nodes
+from pqbench.backends.one_by_one import WAYS, refuse_batches, run_each
 from pqbench.backends.support import library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, Placement, Session
-from pqbench.core.errors import PlacementError, UnsupportedError
+from pqbench.core.errors import PlacementError
 from pqbench.nets.litert_net import LitertNet
 
 PIP_NAME = "'pqbench[litert]'"
@@ -35,7 +36,7 @@ class LitertBackend(Backend):
 
     def __init__(self, threads: int | None = None, batch: str = "one_by_one") -> None:
         self.threads = thread_count(threads)
-        self.batch = one_of("batch", batch, ("one_by_one", "refuse"))
+        self.batch = one_of("batch", batch, WAYS)
 
     def availability(self) -> Availability:
         """Whether LiteRT and its converter are installed."""
@@ -58,12 +59,7 @@ class LitertBackend(Backend):
             PlacementError: XNNPACK took nothing, or other threads than asked.
         """
         library("ai_edge_litert", PIP_NAME)
-        larger = [size for size in batch_sizes if size > 1]
-        if larger and self.batch == "refuse":
-            raise UnsupportedError(
-                f"the model takes one sample a call, protocol.batch_sizes asks for {larger}",
-                hint="set protocol.batch_sizes=[1], or backend.batch=one_by_one",
-            )
+        refuse_batches(self.batch, batch_sizes, "LiteRT's model")
         started = time.perf_counter()
         shapes = [(1, *(size or 1 for size in spec.shape[1:])) for spec in artifact.inputs]
         net = LitertNet(artifact.path, shapes, self.threads)
@@ -90,12 +86,7 @@ class LitertSession(Session):
     def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """One inference a sample, one after the other; see ``pqbench.core.backend.Session``."""
         arrays = [batch[name] for name in self._inputs]
-        rows = [
-            self._net.run([array[i : i + 1] for array in arrays]) for i in range(len(arrays[0]))
-        ]
-        if len(rows) == 1:
-            return rows[0]
-        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return run_each(self._net.run, arrays)
 
     def placement(self) -> Placement:
         """Operators that XNNPACK runs and those that LiteRT's own kernels do.
@@ -105,7 +96,10 @@ class LitertSession(Session):
         """
         placement = read_nodes(self._net.nodes(), self._threads(), {"batch": self._backend.batch})
         if not placement.nodes.get("xnnpack"):
-            raise PlacementError("XNNPACK took no operator of this model")
+            raise PlacementError(
+                "XNNPACK took no operator of this model, LiteRT's own kernels are slow",
+                hint="use backend=ort or backend=openvino for this model",
+            )
         return placement
 
     def _threads(self) -> int | None:
@@ -119,7 +113,8 @@ class LitertSession(Session):
         threads = self._net.started + 1
         if threads != self._backend.threads:
             raise PlacementError(
-                f"asked LiteRT for {self._backend.threads} threads, it took {threads}"
+                f"asked LiteRT for {self._backend.threads} threads, it took {threads}",
+                hint="set threads to what it takes",
             )
         return threads
 

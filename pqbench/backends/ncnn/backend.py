@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.backends.ncnn.graph import read_layers
+from pqbench.backends.one_by_one import WAYS, refuse_batches
 from pqbench.backends.support import library, one_of, thread_count, versions
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability, Backend, Placement, Session
-from pqbench.core.errors import PlacementError, UnavailableError, UnsupportedError
+from pqbench.core.errors import PlacementError, UnavailableError
 from pqbench.nets.ncnn_net import PRECISIONS, open_net, run_sample
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class NcnnBackend(Backend):
     ) -> None:
         self.threads = thread_count(threads)
         self.precision = one_of("precision", precision, PRECISIONS)
-        self.batch = one_of("batch", batch, ("one_by_one", "refuse"))
+        self.batch = one_of("batch", batch, WAYS)
 
     def availability(self) -> Availability:
         """Whether ncnn and its converter are installed."""
@@ -70,12 +71,7 @@ class NcnnBackend(Backend):
             PlacementError: ncnn took other settings than asked.
         """
         library("ncnn", PIP_NAME)
-        larger = [size for size in batch_sizes if size > 1]
-        if larger and self.batch == "refuse":
-            raise UnsupportedError(
-                f"ncnn takes one sample a call, protocol.batch_sizes asks for {larger}",
-                hint="set protocol.batch_sizes=[1], or backend.batch=one_by_one",
-            )
+        refuse_batches(self.batch, batch_sizes, "ncnn")
         started = time.perf_counter()
         net = open_net(artifact.path, self.threads, self.precision)
         return NcnnSession(self, artifact, net, time.perf_counter() - started)
