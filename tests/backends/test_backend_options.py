@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,18 @@ from pqbench.core.instantiate import make
 from pqbench.experiment.config import register
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = ("torch", "torchscript", "torch_compile", "ort", "openvino", "ncnn", "mnn")
-OPTIONAL = ("torch_compile", "ncnn", "mnn")
+NAMES = (
+    "torch",
+    "torchscript",
+    "torch_compile",
+    "ort",
+    "openvino",
+    "ncnn",
+    "mnn",
+    "executorch",
+    "litert",
+)
+OPTIONAL = ("torch_compile", "ncnn", "mnn", "executorch", "litert")
 GPU_NAMES = (
     "torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
@@ -51,8 +62,10 @@ def test_availability_says_what_is_missing(name: str, monkeypatch: pytest.Monkey
     def absent(module: str) -> object:
         raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
+    backend = make(node(name, 1), name, Backend)
     monkeypatch.setattr(support, "import_module", absent)
-    found = make(node(name, 1), name, Backend).availability()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    found = backend.availability()
     assert not found.available
     assert "is not installed" in found.reason
     assert "pip install" in found.hint
