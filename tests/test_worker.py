@@ -353,8 +353,8 @@ def test_run_cell_profiles_an_int8_model_that_is_not_faster(
     tmp_path: Path, model: Path, split: Path
 ) -> None:
     result = run_cell(
-        SideSpec(node(work=200), model, split, "candidate"),
-        SideSpec(node(), model, split, "baseline"),
+        SideSpec(node(nap_s=0.004), model, split, "candidate"),
+        SideSpec(node(nap_s=0.001), model, split, "baseline"),
         dataclasses.replace(BRIEF, batch_sizes=(1,), score=False),
         tmp_path / "out",
         threads=1,

@@ -42,6 +42,8 @@ class NumpySession(Session):
         x = batch["input"].reshape(len(batch["input"]), -1)[:, :FEATURES]
         for _ in range(self.work):
             out = x @ self.weights
+        if self.options.get("nap_s"):  # lasts as long on a busy machine
+            time.sleep(self.options["nap_s"])
         return [out.astype(np.float32)]
 
     def placement(self) -> Placement:
@@ -93,10 +95,11 @@ class NumpyBackend(Backend):
         integer: int | None = 1,
         threads: int = 1,
         profile_factor: float = 1.0,
+        nap_s: float = 0.0,
     ) -> None:
         self.fault, self.work, self.available = fault, work, available
         self.hold_mb, self.child_mb = hold_mb, child_mb
-        self.options = {"integer": integer, "profile_factor": profile_factor}
+        self.options = {"integer": integer, "profile_factor": profile_factor, "nap_s": nap_s}
 
     def availability(self) -> Availability:
         return Availability(self.available, "cpu", {}, "no such thing here", "buy one")
@@ -127,6 +130,8 @@ class BareSession(Session):
         x = batch["input"].reshape(len(batch["input"]), -1)[:, :FEATURES]
         for _ in range(self.backend.work):
             out = x @ self.weights
+        if self.options.get("nap_s"):  # lasts as long on a busy machine
+            time.sleep(self.options["nap_s"])
         return [out.astype(np.float32)]
 
     def placement(self) -> Placement:
