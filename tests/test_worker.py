@@ -338,8 +338,8 @@ def test_run_cell_prints_no_reason_that_disagrees_with_the_ratio(
     tmp_path: Path, model: Path, split: Path
 ) -> None:
     result = run_cell(
-        SideSpec(node(work=200, profile_factor=0.7), model, split, "candidate"),
-        SideSpec(node(work=150, profile_factor=1.3), model, split, "baseline"),
+        SideSpec(node(nap_s=0.004, profile_factor=0.7), model, split, "candidate"),
+        SideSpec(node(nap_s=0.003, profile_factor=1.3), model, split, "baseline"),
         dataclasses.replace(BRIEF, batch_sizes=(1,), score=False),
         tmp_path / "out",
         threads=1,

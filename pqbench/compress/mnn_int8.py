@@ -64,15 +64,17 @@ class MnnInt8(Step):
             raise UnavailableError("MNN is not installed", hint="pip install MNN")
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
-        target = workdir / MNN_FILE
-        with TemporaryDirectory(dir=workdir) as scratch:
+        target = (workdir / MNN_FILE).absolute()
+        source = artifact.path.absolute()
+        with TemporaryDirectory(dir=workdir.absolute()) as scratch:
             settings = self._write(artifact, calibration, Path(scratch))
             done = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, str(artifact.path), str(target), str(settings)],
+                [sys.executable, "-c", _PROGRAM, str(source), str(target), str(settings)],
                 capture_output=True,
                 text=True,
                 errors="replace",
                 check=False,
+                cwd=scratch,  # the tool may leave files in its current folder
             )
         if done.returncode != 0 or not target.is_file():
             lines = [s.strip() for s in (done.stdout + done.stderr).splitlines() if s.strip()]

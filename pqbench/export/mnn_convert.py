@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnavailableError, UnsupportedError
@@ -42,15 +43,18 @@ def convert_mnn(artifact: Artifact, workdir: Path) -> Artifact:
     if importlib.util.find_spec("MNN") is None:
         raise UnavailableError("MNN is not installed", hint="pip install MNN")
     workdir.mkdir(parents=True, exist_ok=True)
-    target = workdir / MNN_FILE
-    given = ["-f", "ONNX", "--modelFile", str(artifact.path), "--MNNModel", str(target)]
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *given, "--bizCode", "pqbench"],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    target = (workdir / MNN_FILE).absolute()
+    source = artifact.path.absolute()
+    given = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target)]
+    with TemporaryDirectory() as scratch:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, *given, "--bizCode", "pqbench"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=scratch,  # the tool leaves a file in its current folder
+        )
     if done.returncode != 0 or not target.is_file():
         raise UnsupportedError(
             f"MNN's converter {_ending(done.returncode)} on {artifact.path.name}: "
