@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,16 +132,3 @@ def test_mnn_availability_prints_nothing() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "True\n"
-
-
-def test_convert_mnn_leaves_nothing_in_the_current_folder(
-    onnx_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pqbench.export import convert_mnn
-
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    convert_mnn(onnx_artifact, Path("made"))
-    assert [path.name for path in here.iterdir()] == ["made"]
-    assert [path.name for path in (here / "made").iterdir() if "model.mnn" in path.name]

@@ -52,12 +52,20 @@ def test_convert_from_torch_keeps_float32(
 
 
 def test_convert_refuses_qdq_with_the_cause(
-    qdq: Artifact, images: Images, to: Representation, tmp_path: Path
+    qdq: Artifact,
+    images: Images,
+    to: Representation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     cause = {"ncnn": r"ncnn has no layer for .*QuantizeLinear", "mnn": "is ended by SIGABRT"}[to]
     with pytest.raises(UnsupportedError, match=cause) as caught:
         convert(qdq, to, images, tmp_path / to)
     assert "backend=ort" in caught.value.hint
+    assert not list(here.iterdir())  # a tool that dies leaves what it has begun
 
 
 def test_convert_refuses_a_file_that_is_cut_off(
