@@ -292,10 +292,13 @@ def test_run_cell_measures_both_sides_and_writes_its_files(
 def test_run_cell_times_as_many_starts_as_the_protocol_says(
     tmp_path: Path, model: Path, split: Path
 ) -> None:
+    protocol = dataclasses.replace(
+        BRIEF, batch_sizes=(1,), score=False, processes=3, max_pairs=3, max_foreign_share=1.0
+    )  # no pair is set aside, whatever else runs: starts are counted here
     result = run_cell(
         SideSpec(node(), model, split, "candidate"),
         SideSpec(node(work=200), model, split, "baseline"),
-        dataclasses.replace(BRIEF, batch_sizes=(1,), score=False, processes=3, max_pairs=3),
+        protocol,
         tmp_path / "out",
         threads=1,
     )
