@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -190,6 +190,19 @@ class Session(ABC):
 
         Returns:
             None, as here, if the runtime's profiler does not tell.
+        """
+        return None
+
+    def device_call(self, batch: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object] | None:  # noqa: ARG002
+        """``run`` without the copies to and from a device, for the share that they have in a call.
+
+        Args:
+            batch: One C-contiguous array per model input, (n, ...).
+
+        Returns:
+            One inference on inputs that are in the device's memory already; outputs stay there,
+            and the call returns when the device is done. None, as here, where inputs and outputs
+            are in host memory anyway.
         """
         return None
 

@@ -59,11 +59,22 @@ def installed() -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
 
 
+def _archived_commit(path: Path) -> str | None:
+    try:
+        found = re.fullmatch(r"node: ([0-9a-f]{40})\s*", path.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found.group(1) if found else None
+
+
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit of pqbench's source tree and whether it was changed; nulls in an installed package."""
+    """Commit of pqbench's source tree and whether it was changed; nulls in an installed package.
+
+    An archive that git made has no history, but names its commit in ``.git_archival.txt``.
+    """
     root = Path(__file__).parents[2]
-    unknown = {"commit": None, "dirty": None}
+    unknown = {"commit": _archived_commit(root / ".git_archival.txt"), "dirty": None}
     if not (root / ".git").exists():
         return unknown
     try:

@@ -29,6 +29,9 @@ from pqbench.measure.memory import MemoryWatch, resident, trim_heap
 from pqbench.measure.outputs import has_raw_outputs, raw_outputs
 from pqbench.measure.pool import Batch, make_pool, views
 
+# Calls without copies: for so long, at least so many (the first half of these warms up).
+_WITHOUT_COPIES_S, _WITHOUT_COPIES_CALLS = 0.25, 20
+
 
 @dataclass
 class Host:
@@ -43,6 +46,7 @@ class Host:
     cold_reasons: dict[str, str]
     flushed: bool
     spare_core: bool = True
+    batch_sizes: Sequence[int] = ()
     tensors: tuple[str, ...] = ()  # names of the outputs, where all are kept as they are
     batches: dict[int, list[Batch]] = field(default_factory=dict)
     turn: int = 0
@@ -62,9 +66,26 @@ class Host:
         }
 
     def placement(self) -> dict[str, Any]:
-        """Where the nodes run, read back from the runtime."""
+        """Where the nodes run, read back from the runtime; on a GPU, calls without copies, too."""
         placement = self.session.placement()
-        return {**dataclasses.asdict(placement), "int8_share": placement.int8_share}
+        found = {**dataclasses.asdict(placement), "int8_share": placement.int8_share}
+        without = {str(n): ms for n in self.batch_sizes if (ms := self._without_copies_ms(n))}
+        if without:
+            found["details"] = {**found["details"], "without_copies_ms": without}
+        return found
+
+    def _without_copies_ms(self, batch_size: int) -> float | None:
+        """Median ms of a call whose inputs and outputs stay on the device; None: there is none."""
+        call = self.session.device_call(self._views(batch_size)[0])
+        if call is None:
+            return None
+        ms: list[float] = []
+        end = time.perf_counter() + _WITHOUT_COPIES_S
+        while len(ms) < _WITHOUT_COPIES_CALLS or time.perf_counter() < end:
+            start = time.perf_counter()
+            call()
+            ms.append((time.perf_counter() - start) * 1e3)
+        return float(np.median(ms[_WITHOUT_COPIES_CALLS // 2 :]))
 
     def block(
         self, batch_size: int, seconds: float, min_calls: int, max_calls: int, lead_s: float
@@ -252,6 +273,7 @@ def open_host(
     return Host(
         session=session,
         split=data,
+        batch_sizes=list(batch_sizes),
         tensors=model.outputs if has_raw_outputs(model) else (),
         pool=pool,
         device=available.device,

@@ -74,6 +74,11 @@ def test_backend_computes_on_the_gpu_what_torch_does_on_the_cpu(
     assert sum(placement.nodes.values()) > 0
     assert not any("cpu" in where.lower() for where in placement.nodes)
     assert session.profile(take(4), 2)
+    call = session.device_call(take(4))
+    assert call is not None
+    call()
+    [again] = session.run(take(4))
+    np.testing.assert_allclose(again, torch_outputs(torch_artifact, take(4))[0], atol=0.05)
     session.close()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -27,6 +28,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, PlacementError, UnavailableError, UnsupportedError
 from pqbench.export import torch_outputs
 from pqbench.machine.cuda_driver import gpu
+from pqbench.measure.session_host import Host
 
 Feed = dict[str, np.ndarray]
 
@@ -188,6 +190,24 @@ def test_bound_memory_gives_what_a_plain_run_gives(
     for got, copy in kept:
         np.testing.assert_array_equal(got, copy)
     assert len(bound._sets) == 2
+    call = bound.call(take(4))
+    call()
+    binding = next(iter(bound._sets.values()))[0]
+    np.testing.assert_allclose(binding.copy_outputs_to_cpu()[0], kept[2][0], atol=1e-6)
+
+
+def test_host_times_calls_without_copies_at_every_batch_size(
+    onnx_artifact: Artifact, take: Callable[[int], Feed]
+) -> None:
+    """As on a GPU, on the CPU's memory; a session on the CPU has nothing to leave out."""
+    session = OrtBackend(1).load(onnx_artifact, [1, 4])
+    unused: Any = None
+    host = Host(session, unused, take(4), "cpu", unused, unused, {}, True, batch_sizes=[1, 4])
+    assert "without_copies_ms" not in host.placement()["details"]
+    session._bound = BoundMemory(session._session, list(onnx_artifact.outputs), "cpu")
+    ms = host.placement()["details"]["without_copies_ms"]
+    assert set(ms) == {"1", "4"}
+    assert all(value > 0 for value in ms.values())
 
 
 def test_fp16_cast_halves_the_file_and_keeps_inputs_and_outputs(

@@ -86,6 +86,10 @@ def test_session_runs_on_each_version(version: str, cuda_graph: bool, model: Art
         [got] = running.run({"image": image})
         want = image.reshape(count, -1).sum(axis=1, keepdims=True) * np.arange(1, CLASSES + 1)
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        call = running.device_call({"image": image})
+        assert (call is not None) == (count in (1, 4))  # a batch size that has a profile
+        if call is not None:
+            call()
     own = version == "tensorrt_rtx"
     assert running._buffers.captured == (2 if cuda_graph and not own else 0)
     if cuda_graph and own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 from collections import Counter
@@ -189,6 +190,12 @@ class OrtSession(Session):
         operators = file_operators(ort_graph.load(self._artifact.path))
         return KernelProfile(kernels, call_ms, operators)
 
+    def device_call(self, batch: Batch) -> Callable[[], object] | None:
+        """One run on inputs bound to the GPU's memory; None on the CPU."""
+        if self._bound is None:
+            return None
+        return self._bound.call({name: batch[name] for name in self._inputs})
+
     def close(self) -> None:
         """Free the model; the session cannot be used afterwards."""
         self._bound = None
@@ -213,15 +220,23 @@ class BoundMemory:
 
     def run(self, feeds: Batch) -> list[npt.NDArray[np.float32]]:
         """Copy the inputs in, run, copy the outputs out; synchronous."""
+        binding = self._filled(feeds)
+        self._session.run_with_iobinding(binding)
+        outputs: list[npt.NDArray[np.float32]] = binding.copy_outputs_to_cpu()
+        return outputs
+
+    def call(self, feeds: Batch) -> Callable[[], object]:
+        """A run of what is copied in now; outputs stay where they are. Synchronous, too."""
+        return functools.partial(self._session.run_with_iobinding, self._filled(feeds))
+
+    def _filled(self, feeds: Batch) -> Any:
         key = tuple((name, array.shape) for name, array in feeds.items())
         if key not in self._sets:
             self._sets[key] = self._make(feeds)
         binding, values = self._sets[key]
         for name, array in feeds.items():
             values[name].update_inplace(array)
-        self._session.run_with_iobinding(binding)
-        outputs: list[npt.NDArray[np.float32]] = binding.copy_outputs_to_cpu()
-        return outputs
+        return binding
 
     def _make(self, feeds: Batch) -> tuple[Any, dict[str, Any]]:
         import onnxruntime as ort

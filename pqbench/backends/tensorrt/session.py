@@ -168,6 +168,22 @@ class TensorrtSession(Session):
             for name in self._artifact.outputs
         ]
 
+    def device_call(self, batch: Batch) -> Callable[[], object] | None:
+        """The enqueue alone, on inputs that are uploaded now; None for a size without a profile."""
+        count = len(batch[self._inputs[0]])
+        if count > self._largest or (self._profiles and count not in self._profiles):
+            return None
+        self.run(batch)  # chooses the profile, binds the memory, uploads
+        bound = self._bound[count]
+        shapes = {name: batch[name].shape for name in self._inputs}
+
+        def call() -> None:
+            self._choose_profile(count)
+            bound.replay() if bound.replay is not None else self._enqueue(bound, shapes)
+            self._buffers.synchronize()
+
+        return call
+
     def _choose_profile(self, count: int) -> None:
         profile = self._profiles.get(count, 0)
         if profile == self._profile:

@@ -207,14 +207,30 @@ class TorchSession(Session):
         return tensors
 
     def _forward(self, batch: Mapping[str, npt.NDArray[Any]]) -> list[torch.Tensor]:
-        assert self._network is not None
-        tensors = self._tensors(batch)
-        if not self._casts:
-            value = self._network(*tensors)
-        else:
-            with self._backend.autocast():
-                value = self._network(*tensors)
+        value = self._computed(self._tensors(batch))
         return [value] if isinstance(value, self._tensor) else flatten_outputs(value)
+
+    def _computed(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        assert self._network is not None
+        if not self._casts:
+            return self._network(*tensors)
+        with self._backend.autocast():
+            return self._network(*tensors)
+
+    def device_call(self, batch: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object] | None:
+        """The network alone, on tensors that are on the GPU; None on the CPU."""
+        if self._backend.device == "cpu":
+            return None
+        import torch
+
+        tensors = self._tensors(batch)
+
+        def call() -> None:
+            with self._no_grad():
+                self._computed(tensors)
+            torch.cuda.synchronize(self._backend.device)
+
+        return call
 
     def placement(self) -> Placement:
         """Operators, devices and types, watched while zeros run at the smallest batch size.
