@@ -161,6 +161,7 @@ def main() -> int:
     parser.add_argument("--pack", type=Path, metavar="DIR", help="pack for another machine")
     parser.add_argument("--have", type=Path, help="--pack: file of what is installed there")
     parser.add_argument("--without", nargs="*", default=[], help="--pack: packages to leave out")
+    parser.add_argument("--part-mb", type=float, default=50, help="--pack: size of a part, MB")
     parser.add_argument("--python", default="3.12", help="--pack: version of Python there")
     arguments = parser.parse_args()
     if arguments.page:
@@ -175,7 +176,14 @@ def main() -> int:
             parser.error("--pack needs --images")
         have = arguments.have.read_text(encoding="utf-8").split("\n") if arguments.have else []
         names = [line.split("=")[0].split()[0] for line in have if line.strip()]
-        pack(arguments.pack, arguments.images, names, arguments.without, arguments.python)
+        pack(
+            arguments.pack,
+            arguments.images,
+            names,
+            arguments.without,
+            arguments.python,
+            arguments.part_mb,
+        )
         return 0
     images = arguments.images.resolve() if arguments.images else None
     return check(arguments.out.resolve(), arguments.minutes, images, arguments.rehearse)

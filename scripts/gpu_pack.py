@@ -45,15 +45,15 @@ exec "$python" "$work/source/scripts/gpu_check.py" --images "$work/images" "$@"
 
 
 def required(have: Iterable[str], without: Iterable[str], python: str) -> dict[str, str]:
-    """Distributions that pqbench needs and the other machine lacks, with the versions used here.
+    """What pqbench needs and the other machine lacks, by name: the version used here.
 
     Args:
         have: Names of the distributions that are installed there.
         without: Names to leave out, with whatever only they need.
         python: Version of Python there, such as ``3.12``.
 
-    Raises:
-        SystemExit: A requirement is not installed here, so that its version is not known.
+    Returns:
+        ``==1.2.3`` by name; of what is not installed here, what pqbench declares.
     """
     skip = {canonicalize_name(name) for name in (*have, *without)}
     there = {
@@ -73,10 +73,9 @@ def required(have: Iterable[str], without: Iterable[str], python: str) -> dict[s
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            raise SystemExit(
-                f"gpu_check: {name} is not installed here: run scripts/setup.sh dev"
-            ) from None
-        found[name] = distribution.version
+            found[name] = str(asked.specifier)  # of an extra; what it needs is not known here
+            continue
+        found[name] = f"=={distribution.version}"
         for text in distribution.requires or []:
             need = Requirement(text)
             extras = ("", *asked.extras)
@@ -101,7 +100,7 @@ def download(wanted: dict[str, str], python: str, folder: Path) -> None:
     target = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:"]
     for platform in platforms:
         target += ["--platform", platform]
-    names = [f"{name}=={version}" for name, version in sorted(wanted.items())]
+    names = [f"{name}{version}" for name, version in sorted(wanted.items())]
     # A pure package that is published as source alone is built here: it fits every machine.
     sources = [name for name in names if name.startswith("antlr4-python3-runtime")]
     binary = [name for name in names if name not in sources]
