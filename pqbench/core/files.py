@@ -77,7 +77,11 @@ def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # Python sets aside as much memory as is asked for, so no more than the file has.
+            size = min(os.fstat(file.fileno()).st_size, limit) + 1
+            data = file.read(size)
+            if len(data) == size <= limit:  # it grew, or is no plain file
+                data += file.read(limit + 1 - size)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > limit:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,7 @@ class Normal:
         return float(stdtr(self.dof, difference / self.error))
 
 
+@lru_cache(maxsize=4096)  # a report asks for a few of them ten thousand times
 def t_quantile(probability: float, dof: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit

@@ -43,7 +43,8 @@ def environment_keys(records: Sequence[Record]) -> list[str]:
             groups.append(group := {})
         group.update({k: v for k, v in facts.items() if k not in _OF_THE_HOST or k not in group})
         place[id(record.environment)] = group
-    return [json.dumps(place[id(record.environment)], sort_keys=True) for record in records]
+    texts = {id(group): json.dumps(group, sort_keys=True) for group in groups}
+    return [texts[id(place[id(record.environment)])] for record in records]
 
 
 def may_be_compared(first: Record, second: Record) -> bool:

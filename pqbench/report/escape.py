@@ -11,7 +11,9 @@ import unicodedata
 
 from pqbench.core.terminal import printable
 
+_PLAIN = re.compile(r"[ !'()*+,\-./0-9:;=?@A-Z\[\]a-z]*")  # no reader acts upon these in LaTeX
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_BREAKS = re.compile(r"[\r\n\t]+")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~!$])")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -36,7 +38,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 def terminal(text: str) -> str:
     r"""One line without control characters: an escape sequence is shown as ``\x1b``, not obeyed."""
-    return printable(re.sub(r"[\r\n\t]+", " ", text))
+    return text if text.isascii() and text.isprintable() else printable(_BREAKS.sub(" ", text))
 
 
 def markdown(text: str) -> str:
@@ -57,6 +59,8 @@ def latex(text: str) -> str:
             return c
         return unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode() or "?"
 
+    if _PLAIN.fullmatch(text):
+        return text
     return "".join(one(c) for c in terminal(text))
 
 

@@ -19,7 +19,7 @@ from pqbench.report import references
 from pqbench.report.environments import environment_labels
 from pqbench.report.predictions import predicted
 from pqbench.report.rows import Estimate, Row
-from pqbench.report.significance import BETTER, WORSE, compare_with_baselines
+from pqbench.report.significance import BETTER, WORSE, Comparison, compare_with_baselines
 from pqbench.report.table import FLAGS, Table, batch_table
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -34,6 +34,8 @@ def to_html(
     answered: Sequence[Sequence[str]] = (),
     folders: Mapping[tuple[str, str], Path] = MappingProxyType({}),
     methods: Sequence[str] = (),
+    judged: Sequence[Comparison] | None = None,
+    batches: Table | None = None,
 ) -> str:
     """The page.
 
@@ -45,8 +47,11 @@ def to_html(
         folders: Where each record lies, for its predictions; see
             :func:`pqbench.report.predictions.predicted`.
         methods: The paragraphs that say how it was measured.
+        judged: The rows' comparisons with their baselines, where they were made already.
+        batches: Their table by batch size, where it was made already.
     """
-    data = page_data(records, rows, table)
+    judged = compare_with_baselines(rows) if judged is None else judged
+    data = page_data(records, rows, table, judged, batches or batch_table(rows, judged))
     data["methods"] = [references.plain(text) for text in methods]
     data["answers"] = [list(told) for told in answered]
     data["predicted"] = predicted(records, folders)
@@ -60,14 +65,18 @@ def to_html(
 _TESTED = {"drop_pt": "drop [pt]", "clean_drop_pt": "drop [pt], clean"}
 
 
-def page_data(records: Sequence[Record], rows: Sequence[Row], table: Table) -> dict[str, Any]:
+def page_data(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    table: Table,
+    comparisons: Sequence[Comparison],
+    by_size: Table,
+) -> dict[str, Any]:
     """Everything that the page shows, JSON-ready. ``records`` in the order of ``rows``."""
     labels = environment_labels(records)
     places = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     first = dict(zip(reversed(labels), reversed(records), strict=True))
     sizes = sorted({size for row in rows for size in row.per_sample_ms})
-    comparisons = compare_with_baselines(rows)
-    by_size = batch_table(rows)
     shown = []
     for index, row in enumerate(rows):
         shown.append(

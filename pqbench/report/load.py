@@ -34,11 +34,13 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     environments: dict[str, dict[str, Any]] = {}  # a few, shared by many records
     paths = [Path(folder, FILE) for folder, _, names in os.walk(root) if FILE in names]
     for path in sorted(paths):
-        if path.parent.name == "artifacts" and _MLFLOW_RUN.fullmatch(path.parents[1].name):
+        parts = path.parts
+        below = parts[len(root.parts) :]
+        if parts[-2:-1] == ("artifacts",) and _MLFLOW_RUN.fullmatch("".join(parts[-3:-2])):
             continue  # MLflow's copy of a record
-        if path.relative_to(root).parts[-4:-2] == ("cache", "records"):
+        if below[-4:-2] == ("cache", "records"):
             continue  # the cache's copy
-        if LOOKS in path.relative_to(root).parts[:-2]:
+        if LOOKS in below[:-2]:
             continue  # a search looked at it cheaply: that is no result
         try:
             record = Record.load(path)

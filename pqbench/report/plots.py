@@ -77,8 +77,6 @@ def save_plots(
     with mpl.rc_context({**STYLE, **FONTS[font]}):
         drawn = chain(_figures(rows, look), raw_figures(records, rows, look, folders, MAX_PANELS))
         for name, figure in drawn:
-            figure.draw_without_rendering()  # lay it out once, not once per file
-            figure.set_layout_engine("none")
             frame = figure.get_tightbbox().padded(0.08)
             for suffix in (".png", ".pdf"):
                 path = folder / f"{name}{suffix}"
@@ -147,7 +145,7 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     shown = shown if batches[0] != batches[1] else shown[:1]
     many = len({(r.dataset, r.machine) for r in rows}) > 1
     rows, note = enough(rows, MAX_BARS, "bars", note)
-    figure = Figure(figsize=(6.4, 1.1 + 0.52 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.1 + 0.52 * len(rows)))
     ax = figure.subplots()
     height = 0.8 / len(shown)
     top = 1.0
@@ -197,9 +195,11 @@ def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
     several = [i for i in (1, 3) if len({p[i] for p in every}) > 1]
     places, note = enough(every, MAX_PANELS, "panels", note)
     figure, axes = panels(len(places), 3.1, 2.7)
+    recipes: set[str] = set()
     for ax, place in zip(axes, places, strict=True):
         sizes: set[int] = set()
         here = [r for r in rows if (r.model, r.dataset, r.backend, r.machine) == place]
+        recipes |= {row.recipe for row in here[:MAX_POINTS]}
         for row in here[:MAX_POINTS]:
             b = sorted(row.per_sample_ms)
             values = [row.per_sample_ms[size] for size in b]
@@ -229,5 +229,5 @@ def _latency_batch(rows: Sequence[Row], look: Look, note: str) -> Figure:
             ax.set_ylabel("latency per sample [ms]")
     if any(count > MAX_POINTS for count in Counter(place_of(r) for r in rows).values()):
         note += f" {MAX_POINTS} recipes per panel at most."
-    legend(figure, look, {r.recipe for r in rows}, set(), note)
+    legend(figure, look, recipes, set(), note)
     return figure

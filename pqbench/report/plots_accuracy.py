@@ -84,6 +84,7 @@ def accuracy_against(
     named: list[tuple[Axes, list[_Point], list[tuple[str, _Point]]]] = []
     values = {p: _costs([r for r in rows if place_of(r) == p], x_of) for p in places}
     stepped = False
+    drawn: list[Row] = []
     log = any(map(crowded, values.values()))  # all panels alike
     for ax, place in zip(axes, places, strict=True):
         points: list[_Point] = []
@@ -92,6 +93,7 @@ def accuracy_against(
             x, y = x_of(row), row.score_pct
             if x is None or y is None:
                 continue
+            drawn.append(row)
             if not row.faults:  # what lost a class is on no front
                 points.append((x.value, y.value))
             if not row.faults:  # a model that lost a class is on no front
@@ -123,8 +125,7 @@ def accuracy_against(
         note += f" {MAX_POINTS} experiments per panel at most, the Pareto front first."
     if any(others for _, _, others in named):
         note += " Grey: other models, uncompressed, each on its fastest backend."
-    legend(figure, look, {r.recipe for r in rows}, {r.backend for r in rows}, note, stepped)
-    figure.draw_without_rendering()  # the panels get their size
+    legend(figure, look, {r.recipe for r in drawn}, {r.backend for r in drawn}, note, stepped)
     for ax, points, others in named:
         labels: list[Box] = []
         for name, at in others:

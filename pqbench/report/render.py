@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pqbench.core.record import Latency, Record
 from pqbench.report.escape import markdown, spreadsheet
 from pqbench.report.rows import Estimate, Row
-from pqbench.report.significance import compare_with_baselines
+from pqbench.report.significance import Comparison, compare_with_baselines
 from pqbench.report.table import FLAGS, NS, Cell, Table
 
 
@@ -103,10 +103,12 @@ _COMPARISON = (
 )  # fmt: skip
 
 
-def significance_lines(rows: Sequence[Row]) -> list[tuple[object, ...]]:
+def significance_lines(
+    rows: Sequence[Row], judged: Sequence[Comparison] | None = None
+) -> list[tuple[object, ...]]:
     """Every comparison with a baseline as plain values, in the order of ``_COMPARISON``."""
     lines: list[tuple[object, ...]] = []
-    for item in compare_with_baselines(rows):
+    for item in compare_with_baselines(rows) if judged is None else judged:
         row, value = rows[item.row], item.estimate
         figure = item.name if item.batch_size is None else "speedup"
         place = (row.model, row.dataset, row.backend, row.recipe, row.machine)
@@ -117,6 +119,11 @@ def significance_lines(rows: Sequence[Row]) -> list[tuple[object, ...]]:
     return lines
 
 
-def significance_csv(rows: Sequence[Row]) -> str:
-    """Every comparison with a baseline, its p and Holm's adjusted p."""
-    return csv_text([_COMPARISON, *significance_lines(rows)])
+def significance_csv(rows: Sequence[Row], judged: Sequence[Comparison] | None = None) -> str:
+    """Every comparison with a baseline, its p and Holm's adjusted p.
+
+    Args:
+        rows: In reading order.
+        judged: Their comparisons, where they were made already.
+    """
+    return csv_text([_COMPARISON, *significance_lines(rows, judged)])

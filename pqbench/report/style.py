@@ -91,7 +91,7 @@ def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]
 
     columns = 2 if count == 4 else min(count, 3)
     lines = -(-count // columns)
-    figure = Figure(figsize=(max(width * columns, 4.6), height * lines), layout="constrained")
+    figure = Figure(figsize=(max(width * columns, 4.6), height * lines))
     axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
     for unused in axes[count:]:
         unused.remove()
@@ -227,8 +227,19 @@ def label_free(
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int, note: str) -> None:
-    """A legend below the panels, headed by what the figure does not show."""
+    """A legend below the panels, headed by what the figure does not show; then all is laid out."""
     made = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=note
     )
     made.get_title().set(fontsize=7.5, color="#444444")
+    lay_out(figure)
+
+
+def lay_out(figure: Figure) -> None:
+    """Give the panels their places and sizes, once.
+
+    A figure that has a layout engine is drawn a second time for every file, to be laid out anew.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    ConstrainedLayoutEngine().execute(figure)

@@ -68,7 +68,8 @@ def print_summary(
             console.print(Text(terminal(more)))
         console.print()
     records = newest(list(records))
-    scaled = scalings(make_rows(records)) if records else []
+    several = len({str(record.config.get("threads")) for record in records}) > 1
+    scaled = scalings(make_rows(records)) if several else []
     for one in scaled:
         console.print(Text(terminal(one.advice()), style="bold"))
     if scaled:

@@ -11,7 +11,14 @@ from pqbench.report.between_runs import level_note
 from pqbench.report.column import Column, Contest, Kind, Value
 from pqbench.report.columns import batch_columns, csv_columns, summary_columns
 from pqbench.report.rows import Estimate, Row, make_rows
-from pqbench.report.significance import BETTER, NOISE, TOO_FEW, beats_all, compare_with_baselines
+from pqbench.report.significance import (
+    BETTER,
+    NOISE,
+    TOO_FEW,
+    Comparison,
+    beats_all,
+    compare_with_baselines,
+)
 
 NONE = "\u2013"  # an en dash
 UNSTABLE, DISTURBED = "unstable", "disturbed"
@@ -89,18 +96,22 @@ def make_batch_table(records: Sequence[Record]) -> Table:
     return batch_table(make_rows(records))
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
-    """The summary of rows that were made already."""
-    return build(rows, summary_columns(rows), "summary", csv_columns(rows))
+def summary_table(rows: Sequence[Row], judged: Sequence[Comparison] | None = None) -> Table:
+    """The summary of rows that were made, and perhaps judged, already."""
+    return build(rows, summary_columns(rows), "summary", csv_columns(rows), judged)
 
 
-def batch_table(rows: Sequence[Row]) -> Table:
-    """Technique by batch size, of rows that were made already."""
-    return build(rows, batch_columns(rows), "batches")
+def batch_table(rows: Sequence[Row], judged: Sequence[Comparison] | None = None) -> Table:
+    """Technique by batch size, of rows that were made, and perhaps judged, already."""
+    return build(rows, batch_columns(rows), "batches", (), judged)
 
 
 def build(
-    rows: Sequence[Row], columns: Sequence[Column], name: str, more: Sequence[Column] = ()
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    name: str,
+    more: Sequence[Column] = (),
+    judged: Sequence[Comparison] | None = None,
 ) -> Table:
     """The cells of these columns, with footnotes, marks and bold print.
 
@@ -109,10 +120,11 @@ def build(
         columns: What is shown.
         name: Of the table.
         more: Columns for CSV alone; what is shown already is dropped.
+        judged: The rows' comparisons with their baselines, where they were made already.
     """
     numbers: dict[str, int] = {}
     everywhere = common_notes(rows)
-    judged = compare_with_baselines(rows)
+    judged = compare_with_baselines(rows) if judged is None else judged
     noise = {(c.row, c.name) for c in judged if c.verdict in (NOISE, TOO_FEW)}
     better = {(c.row, c.name) for c in judged if c.verdict == BETTER}
     best = {c.name: _best(rows, c, c.contest, better) for c in columns if c.contest}

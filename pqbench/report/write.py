@@ -32,6 +32,7 @@ from pqbench.report.rows import batch_sizes, make_rows, ordered
 from pqbench.report.scaling import HEADER as SCALING_HEADER
 from pqbench.report.scaling import scalings, table_rows
 from pqbench.report.settings import HEADER, settings
+from pqbench.report.significance import compare_with_baselines
 from pqbench.report.table import batch_table, summary_table
 from pqbench.report.trail import HEADER as TRAIL_HEADER
 from pqbench.report.trail import Trail
@@ -69,7 +70,8 @@ def write_report(
     records = newest(list(records))
     records = ordered(records)
     rows = make_rows(records)
-    summary, batches = summary_table(rows), batch_table(rows)
+    judged = compare_with_baselines(rows)
+    summary, batches = summary_table(rows, judged), batch_table(rows, judged)
     margins = answered[0].margins if answered else None
     methods = methods_paragraphs(records, margins)
     cited = references.keys_in(methods)
@@ -92,6 +94,8 @@ def write_report(
             [*told, *([trail.lines()] if trail else []), *[[x.advice()] for x in scalings(rows)]],
             folders,
             methods,
+            judged,
+            batches,
         ),
         "table.md": answer_markdown(answered) + to_markdown(summary),
         "table.csv": to_csv(summary),
@@ -99,7 +103,7 @@ def write_report(
         "batches.md": to_markdown(batches),
         "batches.csv": to_batches_csv(records, rows),
         "batches.tex": latex.to_latex(batches),
-        "significance.csv": significance_csv(rows),
+        "significance.csv": significance_csv(rows, judged),
         "methods.md": "\n\n".join(methods) + "\n",
         "methods.tex": "\n\n".join(references.for_latex(text) for text in methods) + "\n",
         "settings.md": plain_markdown(HEADER, table),
