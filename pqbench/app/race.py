@@ -1,8 +1,9 @@
 """``search=best``: which cell is the answer, without measuring all of them in full.
 
-Every cell is looked at cheaply first (short blocks, few images, no training); then the most
-promising one is looked at more closely, again and again, until no cell is left that could still be
-the answer. A cell is dropped on evidence alone:
+Every cell is looked at cheaply first (one start, four short blocks, no image scored, no training);
+then the most promising one is looked at more closely, again and again, until no cell is left that
+could still be the answer. So only what is fast enough to matter is ever scored. A cell is dropped
+on evidence alone:
 
 * it has no result, or its model is at fault (:attr:`Accuracy.faithfulness`);
 * it is shown to lose more than the margin: one-sided p of the drop being within it below
@@ -37,6 +38,8 @@ BEYOND_DOUBT = 0.05
 SIGMAS = 2.0  # about the same for speeds
 WORTH = 0.97  # of the best time: what can at best be that fast is not worth measuring
 LEAST_ERROR = 0.02  # of a log ratio, however few the starts and close their ratios
+ONE_START = 0.06  # the same where there was one start: what another would give is not seen
+DISTURBED = 0.15  # the same where other work disturbed it
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Entrant:
         pace: By the closest look; None before.
         drop: Lost, gained and all samples by the closest look at the whole recipe; None: unknown.
         dropped: Why it is out; empty while it is in.
+        scored_whole: Whether ``drop`` is of all samples: closer looks would find it again.
         holds: Whether it was measured in full and keeps its claims.
     """
 
@@ -86,6 +90,7 @@ class Entrant:
     pace: Pace | None = None
     drop: tuple[int, int, int] | None = None
     dropped: str = ""
+    scored_whole: bool = False
     holds: bool = False
 
     @property
@@ -139,10 +144,27 @@ class Race:
             and e.pace is not None and e.looks < self.looks
         ]  # fmt: skip
 
-    def tell(self, entrant: Entrant, record: Record | None) -> None:
-        """What a look gave; None where it left no record."""
+    def upcoming(self, entrant: Entrant) -> int:
+        """Number of the cell's next look, from 0.
+
+        What leads, and was scored on all samples, goes on to the full measurement: the look before
+        it would score nothing new, and there is no time yet to compare its own with more closely.
+        """
+        before_last = self.looks - 2
+        leads = not any(e.holds for e in self.entrants if e.group == entrant.group)
+        skips = entrant.looks == before_last > 0 and entrant.scored_whole and leads
+        return entrant.looks + skips
+
+    def tell(self, entrant: Entrant, record: Record | None, look: int | None = None) -> None:
+        """What a look gave.
+
+        Args:
+            entrant: The cell.
+            record: Of the look; None where it left none.
+            look: Its number, from 0; None: the cell's next one.
+        """
         shortened = entrant.trains and entrant.looks == 0
-        entrant.looks += 1
+        entrant.looks = (entrant.looks if look is None else look) + 1
         if record is None or not record.ok:
             why = record.error.message if record is not None and record.error else "no record"
             entrant.dropped = f"{record.status if record else 'failed'}: {why}"
@@ -153,6 +175,8 @@ class Race:
         against = record.accuracy.against_baseline if record.accuracy else None
         if record.accuracy and against and against.lost is not None and against.gained is not None:
             entrant.drop = (against.lost, against.gained, record.accuracy.count)
+            limit = (record.config.get("protocol") or {}).get("score_limit")
+            entrant.scored_whole = limit is None or record.accuracy.count < limit
         looked = record.accuracy.faithfulness if record.accuracy else None
         if looked and looked.faults:
             entrant.dropped = looked.faults[0]
@@ -189,8 +213,11 @@ class Race:
             if gain is None or gain.ratio <= 0:
                 return
             logs = [math.log(ratio) for ratio in gain.start_ratios if ratio > 0]
-            spread = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-            error = max(spread, LEAST_ERROR / math.sqrt(max(len(logs), 1)))
+            error = ONE_START
+            if len(logs) > 1:
+                error = max(statistics.stdev(logs), LEAST_ERROR) / math.sqrt(len(logs))
+            if gain.disturbed:
+                error = max(error, DISTURBED)
             entrant.pace = Pace(math.log(gain.ratio), error, math.log(gain.baseline_p50_ms))
         self.base_ms[entrant.group, entrant.backend].append(entrant.pace.base)
 
@@ -240,7 +267,7 @@ class Race:
 
     def _scored_whole(self, entrant: Entrant) -> bool:
         """Whether its last look scored what the full measurement will: the same predictions."""
-        return entrant.drop is not None and entrant.looks >= self.looks - 1 >= 1
+        return entrant.drop is not None and entrant.scored_whole
 
     def _keeps_drop(self, entrant: Entrant) -> bool:
         return entrant.drop is None or (

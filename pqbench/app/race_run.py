@@ -157,18 +157,19 @@ class RaceRun:
 
     def _look(self, chosen: Sequence[Entrant], full: bool = False) -> list[Any]:
         overrides = []
-        for place, entrant in enumerate(chosen):
+        looks = [len(self.looks) if full else self.race.upcoming(entrant) for entrant in chosen]
+        for place, (entrant, look) in enumerate(zip(chosen, looks, strict=True)):
             extra: list[str] = []
-            if not full and entrant.looks < len(self.looks):
+            if look < len(self.looks):
                 number = self.launched + place
-                extra = [*self.looks[entrant.looks], "tracking.enabled=false"]
-                extra.append(f"hydra.sweep.subdir={LOOKS}/{number}_look{entrant.looks + 1}")
-                if entrant.looks == 0:
+                extra = [*self.looks[look], "tracking.enabled=false"]
+                extra.append(f"hydra.sweep.subdir={LOOKS}/{number}_look{look + 1}")
+                if look == 0:
                     extra += self.short[entrant.number]
             overrides.append([*entrant.overrides, *extra])
         jobs = list(self.launcher.launch(overrides, initial_job_idx=self.launched))
         self.launched += len(jobs)
-        for entrant, job in zip(chosen, jobs, strict=True):
+        for entrant, look, job in zip(chosen, looks, jobs, strict=True):
             _ = job.return_value  # raises what ended the job
             if job.hydra_cfg is None:
                 raise PqbenchError("the launcher does not say where an experiment went")
@@ -176,7 +177,7 @@ class RaceRun:
             if full:  # for the report to compare with; what it decides was decided
                 entrant.looks = self.race.looks
             else:
-                self.race.tell(entrant, record)
+                self.race.tell(entrant, record, look)
             self._note(entrant, entrant.looks, record.status if record else "failed")
         return jobs
 

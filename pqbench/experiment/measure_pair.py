@@ -173,7 +173,8 @@ def run_cell(
                     result.files["clean_logits"] = CLEAN_LOGITS_FILE
         else:
             result.reasons["accuracy"] = "protocol.score=false"
-        if protocol.profile or _int8_not_faster(result):
+        # A glance, which weighs nothing, asks how fast and not why.
+        if protocol.profile or (protocol.weigh and _int8_not_faster(result)):
             with lock.timing(locked):
                 cell.profile(sides, result)
     return result

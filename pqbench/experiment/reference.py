@@ -59,7 +59,7 @@ def pair(candidate: Side, reference: Side, out: Path) -> Pairing:
         return found
     config = from_plain(candidate.record.config)
     split = _scored_split(config, folder)
-    protocol = dataclasses.replace(config.protocol, score=False, profile=False)
+    protocol = dataclasses.replace(config.protocol, score=False, profile=False, weigh=False)
     cell = run_cell(
         _side(candidate, split, "candidate"),
         _side(reference, split, "baseline"),

@@ -47,7 +47,7 @@ class MeasureProtocol:
         weigh: Start the candidate once more, alone in a fresh interpreter, for its memory and cold
             times; without it they are null.
         profile: Always profile. If false, only an INT8 model that is not 1.1 times as fast as its
-            baseline is profiled.
+            baseline is profiled, and none that is not weighed.
         stage_timeout_s: Longest time for one answer of a session process, in s.
     """
 
