@@ -14,13 +14,20 @@ from pqbench.report.load import find_records, newest_found
 from pqbench.report.names import backend_name, model_name, step_name
 
 
-def keep_records(outputs: Path, target: Path) -> int:
-    """Zip every record below a folder, without the files beside it; how many there are."""
-    found = sorted(p for p in outputs.rglob(FILE) if "cache" not in p.relative_to(outputs).parts)
+def keep_records(folder: Path, target: Path) -> int:
+    """Zip every record below a folder, without the files beside it; how many there are.
+
+    The same record may lie in a sweep and in the outputs that it found it in: one is kept.
+    """
+    paths = sorted(p for p in folder.rglob(FILE) if "cache" not in p.relative_to(folder).parts)
+    seen: set[bytes] = set()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in found:
-            archive.write(path, path.relative_to(outputs).as_posix())
-    return len(found)
+        for path in paths:
+            content = path.read_bytes()
+            if content not in seen:
+                seen.add(content)
+                archive.writestr(path.relative_to(folder).as_posix(), content)
+    return len(seen)
 
 
 def read_records(source: Path) -> list[Record]:

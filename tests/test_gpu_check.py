@@ -51,20 +51,21 @@ def test_take_images_takes_those_that_no_pretraining_saw(tmp_path: Path) -> None
         gpu_pack.take_images(tmp_path / "out" / "val" / "a", tmp_path / "none")
 
 
-def put_record(outputs: Path, record: Record) -> None:
-    folder = outputs / f"{record.experiment.backend}-{record.experiment.recipe_name}"
-    folder.mkdir(parents=True)
-    record.save(folder)
+def put_record(out: Path, record: Record) -> None:
+    for place in ("sweep_m", "outputs/runs", "outputs/cache/records"):
+        folder = out / place / f"{record.experiment.backend}-{record.experiment.recipe_name}"
+        folder.mkdir(parents=True)
+        record.save(folder)
 
 
 def test_page_shows_calls_with_and_without_copies_and_why_a_cell_failed(tmp_path: Path) -> None:
     record = make_record(backend="ort_cuda", ms=1.5)
     assert record.placement
     record.placement.details["without_copies_ms"] = {"1": 0.75}
-    put_record(tmp_path / "outputs", record)
-    put_record(tmp_path / "outputs", make_failed(backend="ort_cuda", message="Q/DQ stays behind"))
+    put_record(tmp_path / "out", record)
+    put_record(tmp_path / "out", make_failed(backend="ort_cuda", message="Q/DQ stays behind"))
     kept = tmp_path / "records.zip"
-    assert gpu_page.keep_records(tmp_path / "outputs", kept) == 2
+    assert gpu_page.keep_records(tmp_path / "out", kept) == 2
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\n{END}\nafter\n", encoding="utf-8")
     gpu_page.write_page(kept, page)

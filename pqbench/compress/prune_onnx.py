@@ -2,7 +2,8 @@
 
 For models that exist in ONNX alone. Magnitude pruning (Han et al. 2015, "Learning both weights and
 connections for efficient neural networks"). Zeros are stored and multiplied like any other number:
-the plain file and the latency stay, only a zipped file becomes smaller.
+the plain file and the latency stay, only a zipped file becomes smaller. Whole channels are removed
+by :mod:`pqbench.compress.prune_onnx_channels`.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ STEPS = {
     "prune_2_4": "prune 2:4",
     "prune_half": "prune half",
     "prune_onnx": "prune ONNX weights",
+    "prune_onnx_channels": "prune ONNX channels",
     "prune_unstructured": "prune weights",
     "pt2e_int8": "PT2E INT8",
     "executorch_int8": "ExecuTorch INT8",

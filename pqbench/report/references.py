@@ -25,6 +25,10 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "Prune": ("whole channels are removed by Torch-Pruning", ("fang2023depgraph",)),
     "PruneUnstructured": ("single weights are set to zero", ("han2015learning",)),
     "PruneOnnx": ("weights of the ONNX file are set to zero", ("han2015learning",)),
+    "PruneOnnxChannels": (
+        "whole channels are removed from the ONNX file, and what reads the others is fitted anew",
+        ("fang2023depgraph", "he2017channel"),
+    ),
     "LowRank": (
         "layers are replaced by two thinner ones, from their singular values",
         ("denton2014exploiting", "zhang2016accelerating"),

@@ -1,0 +1,215 @@
+"""Structured pruning of a given ONNX file: whole channels are removed, the graph computes less.
+
+Channels are ranked by group norm (Fang et al. 2023, "DepGraph", https://arxiv.org/abs/2301.12900).
+An ONNX file cannot be trained further; instead the weights that read the remaining channels are
+fitted anew to what the whole network computed (:mod:`pqbench.compress.channel_repair`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pqbench.compress.calibration import check_size, draw, refuse_quantized
+from pqbench.compress.channel_repair import repair
+from pqbench.compress.onnx_ready import pre_process, refuse_half
+from pqbench.core.artifact import Artifact, LineageEntry, Representation
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.step import Kind, Step, StepData
+from pqbench.nets import onnx_graph
+from pqbench.nets.onnx_channel_rules import find_channels
+from pqbench.nets.onnx_channels import Channels, choose, importance
+
+if TYPE_CHECKING:
+    import onnx
+
+FILE = "model.onnx"
+SCOPES = ("global", "layer")
+Kept = Mapping[int, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class PruneOnnxChannels(Step):
+    """Remove the channels of least group norm, and fit what reads the others.
+
+    Attributes:
+        ratio: Share of the removable channels to remove, in (0, 1).
+        scope: ``global`` ranks all channels together, ``layer`` takes the same share of each group.
+        most: Largest share that one group may lose, in (0, 1).
+        round_to: The number of channels that stays is a multiple of this.
+        repair_images: Training images to fit with; 0 leaves the weights as they are.
+    """
+
+    kind: ClassVar[Kind] = "prune"
+    takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
+    why_not: ClassVar[Mapping[Representation, str]] = {
+        "torch": "it edits ONNX files; a network in PyTorch is pruned by prune, and can be trained "
+        "afterwards"
+    }
+
+    ratio: float = 0.25
+    scope: str = "global"
+    most: float = 0.75
+    round_to: int = 8
+    repair_images: int = 128
+
+    def __post_init__(self) -> None:
+        for key in ("ratio", "most"):
+            if not 0.0 < getattr(self, key) < 1.0:
+                raise ConfigError(f"{key} must lie between 0 and 1, got {getattr(self, key)}")
+        if self.scope not in SCOPES:
+            raise ConfigError(
+                f"prune_onnx_channels.scope '{self.scope}' is unknown",
+                hint=f"choose one of {', '.join(SCOPES)}",
+            )
+        if self.round_to < 1:
+            raise ConfigError(f"round_to must be at least 1, got {self.round_to}")
+        if self.repair_images:
+            check_size(self.repair_images)
+
+    def apply(self, artifact: Artifact, data: StepData, workdir: Path) -> Artifact:
+        """Remove channels, fit, save ``model.onnx``.
+
+        Raises:
+            UnsupportedError: The model is quantized or in half precision, or no channel of it can
+                be removed.
+        """
+        import onnx
+
+        start = time.perf_counter()
+        given = onnx.load(artifact.path)
+        refuse_quantized(given, "prune_onnx_channels")
+        refuse_half(given, "prune_onnx_channels")
+        with TemporaryDirectory(dir=workdir) as scratch:
+            ready = Path(scratch) / FILE
+            pre_process(artifact.path, ready, "prune_onnx_channels")
+            whole = onnx.shape_inference.infer_shapes(onnx.load(ready))
+        own_vectors(whole.graph)
+        channels = find_channels(whole)
+        kept = self._kept(whole, channels)
+        pruned = cut(whole, channels, kept)
+        repaired = {}
+        if self.repair_images:
+            feeds = list(draw(artifact, data, self.repair_images))
+            repaired = repair(whole, pruned, channels, kept, feeds, data.threads)
+        onnx_graph.save(pruned, workdir / FILE)
+        before, after = (onnx_graph.count_parameters(m).parameters for m in (given, pruned))
+        entry = LineageEntry(
+            action="prune_onnx_channels",
+            seconds=time.perf_counter() - start,
+            config=asdict(self),
+            details={
+                "groups": len(kept),
+                "channels": sum(channels.sizes[group] for group in kept),
+                "channels_kept": sum(len(stay) for stay in kept.values()),
+                "parameters_before": before,
+                "parameters_after": after,
+                **repaired,
+            },
+        )
+        return artifact.derive(workdir, FILE, entry)
+
+    def _kept(self, model: onnx.ModelProto, channels: Channels) -> Kept:
+        """The channels that stay, by group.
+
+        Raises:
+            UnsupportedError: No group can lose one.
+        """
+        from onnx import numpy_helper
+
+        free = [group for group in channels.free() if channels.sizes[group] > self.round_to]
+        names = {slot.tensor for slot in channels.slots if slot.makes}
+        known = onnx_graph.constants(model.graph)
+        weights = {name: numpy_helper.to_array(known[name]) for name in names}
+        scores = [importance(channels, group, weights) for group in free]
+        kept = {}
+        if scores:
+            together = self.scope == "global"
+            chosen = choose(scores, self.ratio, self.round_to, self.most, together)
+            kept = {
+                group: stay
+                for group, stay in zip(free, chosen, strict=True)
+                if len(stay) < channels.sizes[group]
+            }
+        if not kept:
+            raise UnsupportedError(
+                "prune_onnx_channels found no channel that can be removed from this file",
+                hint="it needs convolutions or products with constant weights and more than "
+                f"round_to={self.round_to} channels, read by operators that it knows; a larger "
+                "ratio or a smaller round_to may help",
+            )
+        return kept
+
+
+def own_vectors(graph: onnx.GraphProto) -> None:
+    """Give every reader of a shared vector a copy of its own.
+
+    Exporters and optimizers store equal biases once; channels of one layer could then not be
+    removed without those of the other. Weights that layers share on purpose stay shared.
+    """
+    uses = onnx_graph.used_names(graph)
+    shared = {t.name: t for t in graph.initializer if uses[t.name] > 1}
+    vectors = {
+        name: tensor
+        for name, tensor in shared.items()
+        if tensor.dims and onnx_graph.numbers(tensor) == max(tensor.dims)
+    }
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in vectors:
+                copy = graph.initializer.add()
+                copy.CopyFrom(vectors[name])
+                copy.name = onnx_graph.free_name(graph, f"{name}_{node.output[0]}")
+                node.input[place] = copy.name
+    onnx_graph.remove_unused(graph)
+
+
+def cut(model: onnx.ModelProto, channels: Channels, kept: Kept) -> onnx.ModelProto:
+    """A copy of a model without the channels that do not stay."""
+    import onnx
+    from onnx import numpy_helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    values = {name: numpy_helper.to_array(t) for name, t in onnx_graph.constants(graph).items()}
+    changed: set[str] = set()
+    for slot in channels.slots:
+        places = channels.places(slot.layout, kept)
+        if len(places) < values[slot.tensor].shape[slot.axis]:
+            values[slot.tensor] = np.take(values[slot.tensor], places, axis=slot.axis)
+            changed.add(slot.tensor)
+    put(graph, {name: values[name] for name in changed})
+    wide = set(channels.depthwise)
+    for node in graph.node:
+        if node.output[0] in wide:
+            layout = channels.layouts[node.output[0]] or ()
+            for entry in node.attribute:
+                if entry.name == "group":
+                    entry.i = len(channels.places(layout, kept))
+        target = channels.reshapes.get(node.output[0])
+        if target is not None:
+            name = onnx_graph.free_name(graph, f"{node.output[0]}_shape")
+            graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
+            node.input[1] = name
+            for entry in [a for a in node.attribute if a.name == "allowzero"]:
+                node.attribute.remove(entry)
+    del graph.value_info[:]
+    onnx_graph.remove_unused(graph)
+    return copy
+
+
+def put(graph: onnx.GraphProto, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Give constants of a graph other values, wherever they are stored."""
+    from onnx import numpy_helper
+
+    stored = onnx_graph.constants(graph)
+    for name, value in values.items():
+        stored[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))

@@ -1,0 +1,246 @@
+"""Channels removed from ONNX files: what stays computes the same, what fits is nearer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torchvision
+from onnx import helper, numpy_helper
+
+from pqbench.compress.channel_repair import ridge
+from pqbench.compress.onnx_ready import pre_process
+from pqbench.compress.prune_onnx_channels import PruneOnnxChannels, cut, own_vectors
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, UnsupportedError
+from pqbench.core.split import PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.nets import onnx_graph
+from pqbench.nets.onnx_channel_rules import find_channels
+from pqbench.nets.onnx_channels import choose, rounded
+
+SIDE = 64  # of the images of the fixture split
+NETWORKS = (
+    *("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5"),
+    *("densenet121", "efficientnet_b0", "googlenet", "regnet_y_400mf"),
+)
+
+
+@pytest.fixture
+def data(split: PreparedSplit) -> StepData:
+    return StepData(split, seed=0, threads=1)
+
+
+def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: image})[0]
+    return result
+
+
+def exported(network: torch.nn.Module, folder: Path, side: int = SIDE) -> onnx.ModelProto:
+    """As pqbench prepares a file: batch-norm folded, shapes inferred, vectors not shared."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        network.eval(),
+        (torch.zeros(1, 3, side, side),),
+        folder / "model.onnx",
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        dynamo=False,
+    )
+    pre_process(folder / "model.onnx", folder / "ready.onnx", "a test")
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / "ready.onnx"))
+    own_vectors(model.graph)
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cut_without_channels_that_are_zero_changes_nothing(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    network = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():  # statistics that fit, or the outputs of random weights vanish
+        network.train()(torch.randn(8, 3, SIDE, SIDE))
+    model = exported(network, tmp_path)
+    channels = find_channels(model)
+    free = [group for group in channels.free() if channels.sizes[group] > 8]
+    assert len(free) >= 10
+    rng = np.random.default_rng(0)
+    kept = {
+        group: np.sort(rng.permutation(channels.sizes[group])[: channels.sizes[group] // 2])
+        for group in free
+    }
+    tensors = onnx_graph.constants(model.graph)
+    # A removed channel has nothing but zeros wherever it is made or scaled.
+    for slot in channels.slots:
+        everything = channels.places(slot.layout, {})
+        gone = np.setdiff1d(everything, channels.places(slot.layout, kept))
+        reads = not slot.makes and len(tensors[slot.tensor].dims) > 1
+        if gone.size and not (reads and slot.axis == 1):
+            value = numpy_helper.to_array(tensors[slot.tensor]).copy()
+            np.moveaxis(value, slot.axis, 0)[gone] = 0
+            tensors[slot.tensor].CopyFrom(numpy_helper.from_array(value, slot.tensor))
+    pruned = cut(model, channels, kept)
+    onnx.checker.check_model(pruned, full_check=True)
+    image = rng.standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+    whole = run(model, image)
+    assert np.abs(whole).max() > 1e-6
+    np.testing.assert_allclose(
+        run(pruned, image), whole, rtol=1e-3, atol=1e-5 * np.abs(whole).max()
+    )
+    before, after = (onnx_graph.count_parameters(m).parameters for m in (model, pruned))
+    assert after < 0.75 * before
+
+
+def artifact_of(model: onnx.ModelProto, folder: Path, split: PreparedSplit) -> Artifact:
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, folder / "model.onnx")
+    artifact = Artifact("onnx", folder, "model.onnx", split.specs(), ("logits",))
+    artifact.save()
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, split: PreparedSplit) -> Artifact:
+    """Redundant on purpose: half of the channels of the second layer nearly repeat the others."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, stride=4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 24, 3, stride=2, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(24, 10),
+    )
+    with torch.no_grad():
+        layer = network[2]
+        layer.weight[16:] = 0.6 * layer.weight[:16] + 0.02 * torch.randn(16, 16, 3, 3)
+        layer.bias[16:] = 0.6 * layer.bias[:16]
+    folder = tmp_path_factory.mktemp("source")
+    torch.onnx.export(
+        network.eval(), (torch.zeros(1, 3, SIDE, SIDE),), folder / "net.onnx",
+        input_names=["input"], output_names=["logits"],
+        dynamic_axes={"input": {0: "n"}, "logits": {0: "n"}}, dynamo=False,
+    )  # fmt: skip
+    return artifact_of(onnx.load(folder / "net.onnx"), folder / "artifact", split)
+
+
+def test_repair_takes_most_of_the_error_of_repeated_channels_away(
+    source: Artifact, data: StepData, split: PreparedSplit, tmp_path: Path
+) -> None:
+    results = {}
+    for images in (0, 40):
+        folder = tmp_path / str(images)
+        folder.mkdir()
+        step = PruneOnnxChannels(ratio=0.4, scope="layer", repair_images=images)
+        result = step.apply(source, data, folder)
+        details = result.lineage[-1].details
+        assert details["parameters_after"] < 0.6 * details["parameters_before"]
+        assert details["channels_kept"] < details["channels"]
+        results[images] = onnx.load(result.path)
+    feed = split.feed(slice(0, split.count))["input"]
+    whole = run(onnx.load(source.path), feed)
+    plain, fitted = (float(((run(m, feed) - whole) ** 2).mean()) for m in results.values())
+    assert fitted < 0.25 * plain
+    assert details["repaired_layers"] == 3
+    assert 0.5 < details["repair_error_removed"] <= 1.0
+
+
+def test_pruned_file_loads_without_the_whole_one(
+    source: Artifact, data: StepData, tmp_path: Path
+) -> None:
+    result = PruneOnnxChannels(ratio=0.3, repair_images=8).apply(source, data, tmp_path)
+    model = onnx.load(result.path)
+    onnx.checker.check_model(model, full_check=True)
+    shapes = [t.dims for t in model.graph.initializer if len(t.dims) == 4]
+    assert all(dims[0] % 8 == 0 for dims in shapes)
+    assert result.path.stat().st_size < source.path.stat().st_size
+
+
+def test_file_without_removable_channels_is_refused(
+    data: StepData, split: PreparedSplit, tmp_path: Path
+) -> None:
+    """One layer makes the classes: they all stay."""
+    weight = numpy_helper.from_array(np.ones((3 * SIDE * SIDE, 12), np.float32), "w")
+    info, node = helper.make_tensor_value_info, helper.make_node
+    graph = helper.make_graph(
+        [node("Flatten", ["input"], ["flat"]), node("MatMul", ["flat", "w"], ["logits"])],
+        "net",
+        [info("input", onnx.TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [info("logits", onnx.TensorProto.FLOAT, ["n", 12])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    artifact = artifact_of(model, tmp_path / "given", split)
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(UnsupportedError, match="found no channel that can be removed"):
+        PruneOnnxChannels().apply(artifact, data, work)
+
+
+def test_weights_that_two_layers_share_keep_their_channels(tmp_path: Path) -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 16, 3)
+            self.shared = torch.nn.Conv2d(16, 16, 3)
+            self.last = torch.nn.Conv2d(16, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.shared(self.shared(self.first(x))))
+
+    channels = find_channels(exported(Twice(), tmp_path))
+    assert channels.free() == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("ratio", 1.0, "ratio must lie between 0 and 1"),
+        ("most", 0.0, "most must lie between 0 and 1"),
+        ("scope", "all", "scope 'all' is unknown"),
+        ("round_to", 0, "round_to must be at least 1"),
+    ],
+)
+def test_setting_that_is_not_possible_is_refused(setting: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PruneOnnxChannels(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_rounded_keeps_a_multiple_and_at_least_one() -> None:
+    assert [rounded(64, wanted, 8) for wanted in (64, 60.1, 27, 3)] == [64, 64, 24, 8]
+    assert rounded(6, 2, 8) == 6
+
+
+def test_choose_removes_the_least_of_all_or_of_each() -> None:
+    scores = [np.array([1.0, 0.1, 0.9, 0.2]), np.array([0.8, 0.7, 0.6, 0.9])]
+    together = choose(scores, 0.25, 1, 0.75, together=True)
+    assert [list(stay) for stay in together] == [[0, 2], [0, 1, 2, 3]]
+    each = choose(scores, 0.25, 1, 0.75, together=False)
+    assert [list(stay) for stay in each] == [[0, 2, 3], [0, 1, 3]]
+
+
+def test_ridge_finds_a_linear_error_and_leaves_noise_alone() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 12))
+    held = np.arange(400) % 4 == 0
+    exact = rng.standard_normal((12, 3))
+    change, shift, gain = ridge(x, x @ exact + 0.5, held)
+    np.testing.assert_allclose(change, exact, atol=0.02)
+    np.testing.assert_allclose(shift, 0.5, atol=0.02)
+    assert gain > 0.999
+    noise = rng.standard_normal((400, 3))
+    change, shift, gain = ridge(x, noise - noise[~held].mean(axis=0), held)
+    assert np.abs(change).max() < 0.1
+    assert gain < 0.05
