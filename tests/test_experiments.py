@@ -62,6 +62,13 @@ SMALL = {
         *(f"compress.{step}.epochs=1" for step in ("finetune", "finetune_2", "finetune_3")),
         "hydra.mode=MULTIRUN",
     ],
+    "runtimes": [
+        *NOISE,
+        "model=cnn",
+        "compress=none,ort_int8",
+        "compress.ort_int8.calibration_size=8",
+        "backend=ort,openvino",
+    ],
     "headline": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
     "demo": [*NOISE, "model=cnn", "compress=none", "backend=torch"],
     "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],

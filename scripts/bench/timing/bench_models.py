@@ -51,11 +51,11 @@ def backend_node(name: str, threads: int) -> dict[str, Any]:
     return {"_target_": BACKENDS[name], "name": name, "threads": threads}
 
 
-def make_split(folder: Path, size: int, count: int = 64) -> PreparedSplit:
-    """A prepared split of random images, ``size`` pixels square."""
+def make_split(folder: Path, size: int, count: int = 64, name: str = "input") -> PreparedSplit:
+    """A prepared split of random images, ``size`` pixels square, for the input ``name``."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    np.save(folder / "input.npy", rng.integers(0, 256, (count, size, size, 3), np.uint8))
+    np.save(folder / f"{name}.npy", rng.integers(0, 256, (count, size, size, 3), np.uint8))
     np.save(folder / "labels.npy", np.arange(count) % CLASSES)
     write_json(
         folder / "manifest.json",
@@ -63,8 +63,8 @@ def make_split(folder: Path, size: int, count: int = 64) -> PreparedSplit:
             "name": "train",
             "count": count,
             "classes": [str(i) for i in range(CLASSES)],
-            "arrays": ["input"],
-            "normalization": {"input": {"mean": [0.5] * 3, "std": [0.25] * 3}},
+            "arrays": [name],
+            "normalization": {name: {"mean": [0.5] * 3, "std": [0.25] * 3}},
             "sources": [f"{i:064x}" for i in range(count)],
             "notes": [],
             "content": f"random-{size}-{count}",

@@ -144,7 +144,9 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def benchmark_app(model: Path, size: int, seconds: int, threads: int) -> float:
+def benchmark_app(
+    model: Path, size: int, seconds: int, threads: int, precision: str = "f32"
+) -> float:
     """Median of OpenVINO's own tool in microseconds, from the JSON report that it writes."""
     with tempfile.TemporaryDirectory() as report:
         shape = f"[1,3,{size},{size}]"
@@ -152,7 +154,7 @@ def benchmark_app(model: Path, size: int, seconds: int, threads: int) -> float:
             [
                 *(str(Path(sys.executable).parent / "benchmark_app"), "-m", str(model)),
                 *("-d", "CPU", "-api", "sync", "-hint", "none", "-nthreads", str(threads)),
-                *("-nstreams", "1", "-infer_precision", "f32", "-t", str(seconds)),
+                *("-nstreams", "1", "-infer_precision", precision, "-t", str(seconds)),
                 *("-shape", shape, "-report_type", "no_counters", "-json_stats"),
                 *("-report_folder", report),
             ],
