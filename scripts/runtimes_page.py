@@ -3,7 +3,7 @@
     python scripts/runtimes_page.py outputs/sweeps/TIME [--tools tools.md]
 
 The prose of the page is written by hand; what stands between its two marks is replaced. ``--tools``
-is what scripts/bench/timing/own_tools.py printed.
+is a table in Markdown, of what the runtimes' own tools measure.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def main() -> None:
     """Read the records, write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--tools", type=Path, help="what own_tools.py printed")
+    parser.add_argument("--tools", type=Path, help="a table beside the runtimes' own tools")
     given = parser.parse_args()
     found = newest_found([p for folder in given.folders for p in find_records(folder)])
     records = [record for record, _ in found]
