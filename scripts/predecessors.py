@@ -1,7 +1,8 @@
 """Write the measured part of a page in docs/predecessors, and its figure, from records alone.
 
-The prose of a page is written by hand. What stands between its two marks is replaced: machine,
-table, cells without a result and why. The figure is one of the report's own.
+The prose of a page is written by hand. What stands between its marks is replaced: above, the answer
+and what it rests on; below, machine, table, cells without a result and why. The figure is one of
+the report's own. Of DenseNet-121 results/benchmark_results.csv is written, too.
 
     python scripts/predecessors.py densenet outputs/sweeps/2026-11-24_10-00-00
 """
@@ -16,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from predecessor_answer import ANSWER_BEGIN, ANSWER_END, answer, write_csv
+
 from pqbench.core.record import Accuracy, Latency, Record
 from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
@@ -24,7 +27,9 @@ from pqbench.report.plots import save_plots
 from pqbench.report.references import plain
 from pqbench.report.rows import ordered, recipe_labels
 
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "predecessors"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "predecessors"
+CSV = ROOT / "results" / "benchmark_results.csv"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NONE = "\u2013"  # an en dash
 MIB = 2**20
@@ -204,28 +209,29 @@ def _number(value: float | None, decimals: int) -> str:
     return NONE if value is None else f"{value:.{decimals}f}"
 
 
-def put(page: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between the marks of a page.
+def put(page: Path, lines: Sequence[str], marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace what stands between two marks of a page.
 
     Raises:
-        ValueError: The page has no marks.
+        ValueError: The page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = text.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} and {END}")
+        raise ValueError(f"{page} has no {marks[0]} and {marks[1]}")
     body = "\n".join(["", "", *lines]).rstrip("\n")
-    page.write_text(f"{head}{BEGIN}{body}\n\n{END}{tail}", encoding="utf-8")
+    page.write_text(f"{head}{begin}{body}\n\n{end}{tail}", encoding="utf-8")
 
 
-def make(name: str, folders: Sequence[Path], pages: Path = PAGES) -> Path:
-    """Write one page's measured part and its figure.
+def make(name: str, folders: Sequence[Path], pages: Path = PAGES, table: Path = CSV) -> Path:
+    """Write one page's answer, its measured part and its figure.
 
     Args:
         name: Of :data:`SHOWN`; the page ``NAME.md`` exists.
         folders: Runs or sweeps; of one experiment in one environment the newest record counts.
         pages: Folder of the pages.
+        table: Where DenseNet-121's table is written, too, as CSV.
 
     Raises:
         ValueError: There is nothing to show, or the page has no marks.
@@ -243,7 +249,10 @@ def make(name: str, folders: Sequence[Path], pages: Path = PAGES) -> Path:
             shutil.copyfile(figure, pages / f"{name}.png")
             lines = [f"![{shown.caption}]({name}.png)", "", shown.caption, "", *lines]
     page = pages / f"{name}.md"
+    put(page, answer(records, folders), (ANSWER_BEGIN, ANSWER_END))
     put(page, [*lines, *shown.facts()])
+    if name == "densenet":
+        write_csv(ordered(records), table)
     return page
 
 

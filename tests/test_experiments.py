@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import predecessor_answer
 import predecessors
 import pytest
 import tiny_sweep as tiny
@@ -39,14 +40,19 @@ SMALL = {
         "compress.prune_onnx_channels.round_to=1",
         "backend=ort",
     ],
-    "predecessor_densenet": [*NOISE, "compress=none", "backend=torch"],
+    "predecessor_densenet": [*NOISE, "compress=prune_masked,torch_dynamic", "backend=torch"],
     "predecessor_techniques": [
         *NOISE[1:],
         "model=cnn",
         "compress=none",
         "backend=torch,torch_cuda_fp16,tensorrt_fp16",
     ],
-    "predecessor_runtimes": [*tiny.FOLDER, "fit.epochs=1", "compress=none", "backend=ort,openvino"],
+    "predecessor_runtimes": [
+        *tiny.FOLDER,
+        "fit.epochs=1",
+        "compress=none",
+        "backend=ort,openvino,tensorrt_rtx",
+    ],
     "scaling": [*NOISE, "model=cnn", "backend=ort", "threads=1,2"],
     "pruning_curves": [
         *NOISE,
@@ -71,10 +77,16 @@ SMALL = {
     ],
     "headline": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
     "demo": [*NOISE, "model=cnn", "compress=none", "backend=torch"],
-    "thesis_small": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
+    "thesis_small": [
+        *NOISE,
+        "dataset.split=val",
+        "model=resnet20_64",
+        "compress=ort_int8",
+        "backend=ort",
+    ],
 }
 SHIPPED = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-GPU = ("torch_cuda_fp16", "tensorrt_fp16")
+GPU = ("torch_cuda_fp16", "tensorrt_fp16", "tensorrt_rtx")
 
 
 def write_onnx(path: Path) -> None:
@@ -128,6 +140,10 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
         [pruned] = [r for r in records if not r.is_baseline]
         assert pruned.size.file_ratio == pytest.approx(1, abs=0.05)
         assert pruned.lineage[-1]["details"]["zero_share"] == pytest.approx(0.5, abs=0.01)
+    if name == "predecessor_densenet":
+        ratio = {"+".join(r.experiment.recipe): r.size.file_ratio for r in records}
+        assert ratio["prune_masked"] > 1.8  # the masks lie beside the weights
+        assert 0.8 < ratio["torch_dynamic"] < 1  # one layer of 121
     if name == "scaling":
         assert "more buys nothing" in " ".join(done.stdout.split())
     if name == "predecessor_runtimes":
@@ -151,12 +167,23 @@ def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
         (sweep / str(index)).mkdir(parents=True)
         record.save(sweep / str(index))
     page = tmp_path / "runtimes.md"
-    page.write_text(f"before\n{predecessors.BEGIN}\nold 99.9\n{predecessors.END}\nafter\n")
+    page.write_text(
+        f"before\n{predecessor_answer.ANSWER_BEGIN}\n> Not renewed\n{predecessor_answer.ANSWER_END}\n"
+        f"{predecessors.BEGIN}\nold 99.9\n{predecessors.END}\nafter\n"
+    )
     assert predecessors.make("runtimes", [sweep], tmp_path) == page
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "99.9" not in text
+    assert "Not renewed" not in text
+    above, _, below = text.partition(predecessors.BEGIN)
+    assert "**net on ELPV. Of what was tried on this machine: ort_int8 on ONNX Runtime" in above
+    assert "on Example CPU @ 2.10GHz, 2 threads, pqbench at commit 0123456789" in above
+    assert "2 of 3 cells have a result" in above
+    assert "0 of 6 medians are unstable (0%)" in above
+    assert "2 of 2 were scored, on 525 samples: top-1 91.0 to 91.0 %, macro F1 0.890" in above
+    assert "| net | ort | ort_int8 |" in below
     assert "| net | ort | ort_int8 |" in text
     assert "2.04 [" in text
     assert "0.4 [" in text

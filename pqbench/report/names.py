@@ -24,9 +24,11 @@ MODELS = {
     "mobilenetv3_small": "MobileNetV3-Small",
     "resnet18": "ResNet-18",
     "resnet20": "ResNet-20",
+    "resnet20_64": "ResNet-20 (64 px)",
     "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "squeezenet1_1": "SqueezeNet 1.1",
+    "tf_mobilenetv3_small": "MobileNetV3-Small (timm)",
     "vit_b_16": "ViT-B/16",
 }
 DATASETS = {
@@ -75,6 +77,7 @@ BACKENDS = {
     "torch_bf16": "PyTorch (BF16)",
     "torch_compile": "torch.compile",
     "torch_cuda": "PyTorch (CUDA)",
+    "torch_cuda_amp": "PyTorch (CUDA, FP16 by autocast)",
     "torch_cuda_fp16": "PyTorch (CUDA, FP16)",
     "torchscript": "TorchScript",
     "torchscript_cuda": "TorchScript (CUDA)",
@@ -99,6 +102,7 @@ STEPS = {
     "prune": "prune",
     "prune_2_4": "prune 2:4",
     "prune_half": "prune half",
+    "prune_masked": "prune weights, masks kept",
     "prune_onnx": "prune ONNX weights",
     "prune_onnx_channels": "prune ONNX channels",
     "prune_unstructured": "prune weights",

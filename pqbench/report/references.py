@@ -24,6 +24,10 @@ _TRAINED = ("loshchilov2019adamw", "loshchilov2017sgdr")
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
     "Prune": ("whole channels are removed by Torch-Pruning", ("fang2023depgraph",)),
     "PruneUnstructured": ("single weights are set to zero", ("han2015learning",)),
+    "PruneMasked": (
+        "single weights are masked, and the masks kept",
+        ("han2015learning",),
+    ),
     "PruneOnnx": ("weights of the ONNX file are set to zero", ("han2015learning",)),
     "PruneOnnxChannels": (
         "whole channels are removed from the ONNX file, and what reads the others is fitted anew",
@@ -90,9 +94,11 @@ MODELS = {
     "mobilenetv3_small": "howard2019mobilenetv3",
     "resnet18": "he2016resnet",
     "resnet20": "he2016resnet",
+    "resnet20_64": "he2016resnet",
     "resnet34": "he2016resnet",
     "resnet50": "he2016resnet",
     "squeezenet1_1": "iandola2016squeezenet",
+    "tf_mobilenetv3_small": "howard2019mobilenetv3",
     "vit_b_16": "dosovitskiy2021vit",
 }
 DATASETS = {
