@@ -22,6 +22,7 @@ BY_NAME_ONLY = (
     "torchscript",
     "torch_compile",
     "torchscript_cuda",
+    "torch_cuda_amp",
     "torch_cuda_fp16",
     "torchscript_cuda_fp16",
     "tensorrt_fp16",
