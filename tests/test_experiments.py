@@ -168,7 +168,8 @@ def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
         record.save(sweep / str(index))
     page = tmp_path / "runtimes.md"
     page.write_text(
-        f"before\n{predecessor_answer.ANSWER_BEGIN}\n> Not renewed\n{predecessor_answer.ANSWER_END}\n"
+        f"before\n{predecessor_answer.ANSWER_BEGIN}\n> Not renewed\n"
+        f"{predecessor_answer.ANSWER_END}\n"
         f"{predecessors.BEGIN}\nold 99.9\n{predecessors.END}\nafter\n"
     )
     assert predecessors.make("runtimes", [sweep], tmp_path) == page

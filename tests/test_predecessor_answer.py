@@ -1,0 +1,74 @@
+"""What a page begins with, and the table beside it, from records alone."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+from pathlib import Path
+
+from predecessor_answer import COLUMNS, answer, write_csv
+from record_factory import make_failed, make_record
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_answer_counts_unstable_cells_and_says_why_nothing_is_scored() -> None:
+    base, pruned = make_record("net", "torch"), make_record("net", "torch", ("prune",), ms=3.0)
+    pruned.latency[0].stable = False
+    for record in (base, pruned):
+        record.experiment.weights = "none"
+        record.accuracy = None
+        record.reasons["accuracy"] = "weights=none: random weights, nothing to score"
+    text = "\n".join(answer([base, pruned, make_failed()], []))
+    assert "2 of 3 cells have a result" in text
+    assert "1 of 6 medians are unstable (17%)" in text
+    assert "No accuracy and no F1: weights=none: random weights, nothing to score." in text
+    assert "the same answer to every sample" not in text
+
+
+def test_table_has_a_line_for_each_cell_and_batch_size(tmp_path: Path) -> None:
+    records = [
+        make_record("densenet121", "torch", ms=100.0),
+        make_record("densenet121", "torch", ("prune_masked",), ms=104.0, speedup=0.96),
+        make_failed(
+            "densenet121", "torch", ("ort_int8",), status="unsupported", message="no\nmore"
+        ),
+    ]
+    path = write_csv(records, tmp_path / "results" / "benchmark_results.csv")
+    with path.open(encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert tuple(lines[0]) == COLUMNS
+    assert [line["technique"] for line in lines] == [
+        *["Baseline"] * 3,
+        *["prune weights, masks kept"] * 3,
+        "ORT INT8",
+    ]
+    assert [line["batch_size"] for line in lines] == ["1", "16", "64"] * 2 + [""]
+    assert lines[3]["speedup"] == "0.960"
+    assert lines[0]["macro_f1"] == "0.8900"
+    assert (lines[-1]["status"], lines[-1]["reason"]) == ("unsupported", "no")
+    assert lines[-1]["latency_ms"] == ""
+
+
+def test_build_and_run_takes_its_steps_from_the_dockerfile(tmp_path: Path) -> None:
+    """Without a container engine and without --local it says so and does nothing."""
+    script = ROOT / "build_and_run.sh"
+    steps = re.findall(r"^RUN pip install .*$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert [step for step in steps if "tensorrt" not in step] == [
+        "RUN pip install -c constraints.txt -e '.[demo,gpu]' pytest pytest-timeout hypothesis"
+    ]
+    for name in ("dirname", "mkdir", "bash"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    copy = tmp_path / "project"
+    copy.mkdir()
+    (copy / script.name).write_text(script.read_text())
+    done = subprocess.run(
+        ["/usr/bin/bash", str(copy / script.name)],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no container engine answers" in done.stderr
+    assert "--local" in done.stderr
