@@ -55,6 +55,7 @@ class PruneMasked(Step):
             UnsupportedError: No layer has weights of the kind.
         """
         del data  # needs none
+        import torch
         from torch.nn.utils import prune as torch_prune
 
         prune: Any = torch_prune  # without type annotations
@@ -66,8 +67,9 @@ class PruneMasked(Step):
                 "prune_masked found no convolution or Linear layer in this network",
                 hint="prune_unstructured knows recurrent layers, too",
             )
-        for name in names:
-            prune.l1_unstructured(network.get_submodule(name), "weight", amount=self.sparsity)
+        with torch.no_grad():  # the products are attributes that no gradient may hang on
+            for name in names:
+                prune.l1_unstructured(network.get_submodule(name), "weight", amount=self.sparsity)
         masks = [network.get_submodule(name).get_buffer("weight_mask") for name in names]
         masked = sum(mask.numel() for mask in masks)
         entry = LineageEntry(
@@ -118,10 +120,12 @@ def masked_network(network: str, layers: Sequence[str]) -> nn.Module:
         network: The ``_target_`` and arguments of the network without masks, as JSON.
         layers: Dotted names of the layers that have one.
     """
+    import torch
     from torch.nn.utils import prune as torch_prune
 
     prune: Any = torch_prune  # without type annotations
     built = build_network(json.loads(network))
-    for name in layers:
-        prune.identity(built.get_submodule(name), "weight")
+    with torch.no_grad():
+        for name in layers:
+            prune.identity(built.get_submodule(name), "weight")
     return built
