@@ -155,3 +155,14 @@ def test_file_without_end_is_not_read(tmp_path: Path) -> None:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(DataError, match="longer than"):
         read_limited(path)
+
+
+def test_file_is_read_as_far_as_it_is_whatever_size_it_claims(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(b"12345")
+    assert read_limited(path) == b"12345"
+    assert read_limited(path, limit=5) == b"12345"
+    with pytest.raises(DataError, match="longer than 4 bytes"):
+        read_limited(path, limit=4)
+    if Path("/proc/self/status").is_file():  # claims to be empty
+        assert read_limited(Path("/proc/self/status")).startswith(b"Name:")

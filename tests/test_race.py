@@ -262,6 +262,56 @@ def test_race_drops_what_is_slower_than_a_cell_that_keeps_its_claims() -> None:
     assert entrants[0].holds and not entrants[0].dropped
 
 
+def test_race_scores_no_cell_at_first_and_none_that_is_far_too_slow(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0", "r1"), models=("small",))
+    for backend in BASE_MS:
+        world.truth["small", "r0", backend] = (4.0, 0.0)
+        world.truth["small", "r1", backend] = (0.5, 0.0)
+    run = race(world)
+    run.run()
+    first = [o for o in world.launched if "protocol.score=false" in o]
+    assert len(first) == len(world.jobs())
+    slow = [o for o in world.launched if "compress=r1" in o]
+    assert len(slow) == len(BASE_MS)  # one look each
+    assert all("protocol.score=false" in o for o in slow)
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "somebody_holds", "look"),
+    [
+        (300, 500, False, 3),  # all that there are: the full measurement is next
+        (500, 500, False, 2),
+        (300, 500, True, 2),  # its time is compared more closely first
+        (300, None, False, 3),
+    ],
+)
+def test_race_leader_that_was_scored_on_all_samples_is_not_scored_again_before_the_last_look(
+    count: int, limit: int | None, somebody_holds: bool, look: int
+) -> None:
+    entrants = [Entrant(i, (n,), "g", "ort", looks=1) for i, n in enumerate("ab")]
+    entrants[1].holds = somebody_holds
+    state = Race(entrants, 4, Margins())
+    made = make_record("m", "ort", ("x",), ms=3, speedup=2.0, batches=(1,))
+    assert made.accuracy and made.accuracy.against_baseline
+    made.accuracy.count, made.config["protocol"]["score_limit"] = count, limit
+    made.accuracy.against_baseline.lost = made.accuracy.against_baseline.gained = 1
+    state.tell(entrants[0], made)
+    assert state.upcoming(entrants[0]) == look
+
+
+def test_race_trusts_one_start_less_than_two_and_a_disturbed_look_least() -> None:
+    errors = []
+    for starts, disturbed in (([2.0], False), ([2.0, 2.0], False), ([2.0, 2.0], True)):
+        entrant = Entrant(0, ("a",), "g", "ort")
+        state = Race([entrant], 3, Margins())
+        made = make_record("m", "ort", ("x",), ms=3, speedup=2.0, batches=(1,))
+        made.speedup[0].start_ratios, made.speedup[0].disturbed = starts, disturbed
+        state.tell(entrant, made)
+        assert entrant.pace is not None
+        errors.append(entrant.pace.error)
+    assert errors[1] < errors[0] < errors[2]
+
+
 @pytest.mark.parametrize("text, seconds", [("90s", 90), ("30m", 1800), ("1.5h", 5400)])
 def test_budget_is_read_in_seconds_minutes_hours(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
