@@ -62,7 +62,11 @@ def answer(records: Sequence[Record], folders: Sequence[Path]) -> list[str]:
         folders: Where they lie, for the pairings with what runs today.
     """
     paired = [pairing for folder in folders for pairing in load_pairings(folder, records)]
-    found = answers(records, paired, margins_of(records))
+    found = [
+        one
+        for one in answers(records, paired, margins_of(records))
+        if any(r.ok and r.experiment.model == one.model for r in records)
+    ]
     lines = [line for one in found for line in (*_told(answer_lines(one, commands=False)), "")]
     return [*lines, *_basis(records)]
 

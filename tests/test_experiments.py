@@ -179,7 +179,9 @@ def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
     assert "99.9" not in text
     assert "Not renewed" not in text
     above, _, below = text.partition(predecessors.BEGIN)
-    assert "**net on ELPV. Of what was tried on this machine: ort_int8 on ONNX Runtime" in above
+    assert "**net on ELPV. Stay with FP32 on ONNX Runtime: nothing that was tried is" in above
+    assert "- Also tried: ort_int8 on ONNX Runtime: loss undecided" in above
+    assert "MobileNetV3" not in above  # none of its cells has a result
     assert "on Example CPU @ 2.10GHz, 2 threads, pqbench at commit 0123456789" in above
     assert "2 of 3 cells have a result" in above
     assert "0 of 6 medians are unstable (0%)" in above
