@@ -3,7 +3,7 @@
     python scripts/runtimes_page.py outputs/sweeps/TIME [--tools tools.md]
 
 The prose of the page is written by hand; what stands between its two marks is replaced. ``--tools``
-is a table in Markdown, of what the runtimes' own tools measure.
+is what scripts/bench/timing/own_tools.py printed.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def page(records: Sequence[Record], pairings: Sequence[Pairing], tools: str = ""
         raise ValueError("none of these records has a result")
     paired = {p.candidate: p for p in pairings}
     out: list[str] = []
-    for found in answers(records, pairings):
+    if not pairings:
+        out += ["No finalist was timed beside PyTorch eager, so there is no answer here.", ""]
+    for found in answers(records, pairings) if pairings else []:
         first, *rest = (markdown(line) for line in lines(found, commands=False))
         out += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
     for key in dict.fromkeys((r.experiment.model, r.experiment.dataset) for r in good):
@@ -157,7 +159,7 @@ def main() -> None:
     """Read the records, write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--tools", type=Path, help="a table beside the runtimes' own tools")
+    parser.add_argument("--tools", type=Path, help="what own_tools.py printed")
     given = parser.parse_args()
     found = newest_found([p for folder in given.folders for p in find_records(folder)])
     records = [record for record, _ in found]

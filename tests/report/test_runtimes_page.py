@@ -37,6 +37,12 @@ def test_parity_is_the_least_of_all_conversions_and_of_float_models_alone() -> N
     assert parity_db(make_record("net", "torch")) is None
 
 
+def test_page_has_no_answer_where_no_finalist_was_timed_beside_eager() -> None:
+    records = [small("torch", ms=20), small("mnn", ms=5)]
+    text = "\n".join(page(records, []))
+    assert "there is no answer here" in text and "Stay with FP32" not in text
+
+
 def test_page_without_results_is_refused() -> None:
     with pytest.raises(ValueError, match="none of these records"):
         page([make_failed()], [])
