@@ -72,7 +72,6 @@ SMALL = {
         *NOISE,
         "model=cnn",
         "compress=none,ort_int8",
-        "compress.ort_int8.calibration_size=8",
         "backend=ort,openvino",
     ],
     "headline": [*NOISE, "model=cnn", "compress=ort_int8", "backend=ort"],
