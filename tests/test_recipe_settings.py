@@ -64,3 +64,28 @@ def test_sweep_over_recipes_takes_settings_of_some(tmp_path: Path) -> None:
     assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
     for name, overrides in jobs.items():
         assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)
+
+
+@pytest.mark.parametrize("given", [[], ["-m"]])
+def test_experiment_that_sweeps_takes_settings_of_some_recipes(
+    given: list[str], tmp_path: Path
+) -> None:
+    """With ``-m`` or without: the file says that it is a sweep."""
+    own = tmp_path / "own" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "# @package _global_\nhydra:\n    mode: MULTIRUN\n    sweeper:\n        params:\n"
+        "            compress: none,[prune,finetune]\n"
+    )
+    command = [sys.executable, "-m", "pqbench", "--config-dir", "own", "experiment=mine", *given]
+    command += ["model=cnn", "backend=ort", "tracking=none", "dataset=imagefolder"]
+    command += ["dataset.root=nowhere", "compress.finetune.epochs=5", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    jobs = {
+        file.parent.parent.name: yaml.safe_load(file.read_text())
+        for file in (tmp_path / "sweep").glob("*/.hydra/overrides.yaml")
+    }
+    assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
+    for name, overrides in jobs.items():
+        assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)

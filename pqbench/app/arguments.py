@@ -64,13 +64,41 @@ def prepare(arguments: list[str]) -> list[str]:
         sys.exit(0)
     arguments = _with_budget(_options_first(arguments))
     if not any(a in MULTIRUN for a in arguments):
-        return arguments
+        return each_by_job(arguments) if _experiment_sweeps(arguments) else arguments
     rest = [a for a in arguments if a not in MULTIRUN]
     if not _sweeps_over_something(rest):
         from pqbench.app.backends_here import available_backends
 
         rest.append("backend=" + ",".join(available_backends(config_folder())))
     return ["-m", *each_by_job(rest)]
+
+
+def _experiment_sweeps(arguments: list[str]) -> bool:
+    """Whether an experiment file makes a sweep of a command without ``-m``."""
+    if any(a.partition("=")[0] in ("--cfg", "-c", "--info", "-i") for a in arguments):
+        return False  # nothing runs
+    own = [arguments[i + 1] for i, a in enumerate(arguments[:-1]) if a in ("--config-dir", "-cd")]
+    own += [a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")]
+    for argument in arguments:
+        key, _, name = argument.partition("=")
+        if key.lstrip("+") != "experiment":
+            continue
+        folders = (*map(Path, own), config_folder())
+        if any(_is_sweep(folder / "experiment" / f"{name}.yaml") for folder in folders):
+            return True
+    return False
+
+
+def _is_sweep(path: Path) -> bool:
+    """Whether a YAML file sets ``hydra.mode: MULTIRUN``; Hydra says what is wrong with it."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    hydra = content.get("hydra") if isinstance(content, dict) else None
+    return isinstance(hydra, dict) and str(hydra.get("mode")).endswith("MULTIRUN")
 
 
 def _with_budget(arguments: list[str]) -> list[str]:
