@@ -99,8 +99,6 @@ def check(out: Path, minutes: float, images: Path | None, rehearse: bool) -> int
     end = time.monotonic() + 60 * minutes
     report = ["# GPU check", ""]
     machine = describe()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "machine.json").write_text(json.dumps(machine, indent=2), encoding="utf-8")
     try:
         card = gpu()
         report.append(
@@ -112,6 +110,8 @@ def check(out: Path, minutes: float, images: Path | None, rehearse: bool) -> int
             print(f"gpu_check: {error}", file=sys.stderr)
             return 2
         report.append(f"A rehearsal on the CPU; commit {machine['git']['commit']}.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "machine.json").write_text(json.dumps(machine, indent=2), encoding="utf-8")
     found = backends(config_folder())
     kind = "cpu" if rehearse else "cuda"
     usable = [n for n, a in found.items() if a.available and a.device.startswith(kind)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -152,9 +153,9 @@ def is_quantized(artifact: Artifact) -> bool:
 
 def _readable_and_quantized(artifact: Artifact) -> bool:
     """The same, and False of a file that is cut off."""
-    from google.protobuf.message import DecodeError
-
+    # protobuf ships no types
+    decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
     try:
         return is_quantized(artifact)
-    except DecodeError:
+    except decode_error:
         return False
