@@ -137,8 +137,9 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
             assert 0.5 <= details["macs_reduction"] < 0.8
     if name == "predecessor_onnx_file":
         [pruned] = [r for r in records if not r.is_baseline]
-        assert pruned.size.file_ratio == pytest.approx(1, abs=0.05)
-        assert pruned.lineage[-1]["details"]["zero_share"] == pytest.approx(0.5, abs=0.01)
+        details = pruned.lineage[-1]["details"]
+        assert details["channels_kept"] < details["channels"]
+        assert details["parameters_after"] < 0.85 * details["parameters_before"]
     if name == "predecessor_densenet":
         ratio = {"+".join(r.experiment.recipe): r.size.file_ratio for r in records}
         assert ratio["prune_masked"] > 1.8  # the masks lie beside the weights
