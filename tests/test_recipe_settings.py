@@ -51,19 +51,23 @@ def test_each_by_job_makes_settings_of_steps_choices() -> None:
     assert each_by_job([*given, "search=random"]) == [*given, "search=random"]
 
 
+def check_epochs_only_where_finetuned(sweep: Path) -> None:
+    jobs = {
+        file.parent.parent.name: yaml.safe_load(file.read_text())
+        for file in sweep.glob("*/.hydra/overrides.yaml")
+    }
+    assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
+    for name, overrides in jobs.items():
+        assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)
+
+
 def test_sweep_over_recipes_takes_settings_of_some(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pqbench", "-m", "model=cnn", "backend=ort", "tracking=none"]
     command += ["dataset=imagefolder", "dataset.root=nowhere", "compress=none,[prune,finetune]"]
     command += ["compress.finetune.epochs=5", "hydra.sweep.dir=sweep"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr  # there is no such folder: every cell is a row
-    jobs = {
-        file.parent.parent.name: yaml.safe_load(file.read_text())
-        for file in (tmp_path / "sweep").glob("*/.hydra/overrides.yaml")
-    }
-    assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
-    for name, overrides in jobs.items():
-        assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)
+    check_epochs_only_where_finetuned(tmp_path / "sweep")
 
 
 @pytest.mark.parametrize("given", [[], ["-m"]])
@@ -82,10 +86,4 @@ def test_experiment_that_sweeps_takes_settings_of_some_recipes(
     command += ["dataset.root=nowhere", "compress.finetune.epochs=5", "hydra.sweep.dir=sweep"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    jobs = {
-        file.parent.parent.name: yaml.safe_load(file.read_text())
-        for file in (tmp_path / "sweep").glob("*/.hydra/overrides.yaml")
-    }
-    assert {name.partition("_")[2] for name in jobs} == {"cnn_none_ort", "cnn_prune+finetune_ort"}
-    for name, overrides in jobs.items():
-        assert ("compress.finetune.epochs=5" in overrides) == ("finetune" in name)
+    check_epochs_only_where_finetuned(tmp_path / "sweep")

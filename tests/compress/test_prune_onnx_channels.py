@@ -12,7 +12,7 @@ import torch
 import torchvision
 from onnx import helper, numpy_helper
 
-from pqbench.compress.channel_repair import ridge
+from pqbench.compress.channel_repair import repair, ridge
 from pqbench.compress.onnx_ready import pre_process
 from pqbench.compress.prune_onnx_channels import PruneOnnxChannels, cut, own_vectors
 from pqbench.core.artifact import Artifact
@@ -244,3 +244,39 @@ def test_ridge_finds_a_linear_error_and_leaves_noise_alone() -> None:
     change, shift, gain = ridge(x, noise - noise[~held].mean(axis=0), held)
     assert np.abs(change).max() < 0.1
     assert gain < 0.05
+
+
+def test_repair_gives_products_without_a_bias_one() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (12, 32), "w2": (32, 16), "w3": (16, 5)}
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    node, info = helper.make_node, helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            node("MatMul", ["x", "w1"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("MatMul", ["b", "w2"], ["c"]),
+            node("Relu", ["c"], ["d"]),
+            node("MatMul", ["d", "w3"], ["y"]),
+        ],
+        "net",
+        [info("x", onnx.TensorProto.FLOAT, ["n", 12])],
+        [info("y", onnx.TensorProto.FLOAT, ["n", 5])],
+        weights,
+    )
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx.shape_inference.infer_shapes(plain)
+    channels = find_channels(model)
+    first, second = channels.free()
+    kept = {first: np.arange(24), second: np.arange(12)}
+    pruned = cut(model, channels, kept)
+    held = rng.standard_normal((200, 12)).astype(np.float32)
+    whole, before = run(model, held), run(pruned, held)
+    feeds = [{"x": rng.standard_normal((1, 12)).astype(np.float32)} for _ in range(200)]
+    assert repair(model, pruned, channels, kept, feeds, 1)["repaired_layers"] == 2
+    onnx.checker.check_model(pruned, full_check=True)
+    after = run(pruned, held)
+    assert ((after - whole) ** 2).mean() < 0.3 * ((before - whole) ** 2).mean()
