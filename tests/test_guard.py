@@ -18,7 +18,8 @@ import tiny_sweep as tiny
 
 from pqbench.core.errors import OutOfMemoryFailure, StageTimeout
 from pqbench.workers.guard import LINUX, NAME, shorten
-from pqbench.workers.stage import StageRunner, StageSpec
+from pqbench.workers.stage import StageRunner
+from pqbench.workers.stage_spec import StageSpec
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="needs Linux's means")
 HELPERS = str(Path(strays.__file__).parent)
@@ -119,7 +120,8 @@ def test_short_log_stays(tmp_path: Path) -> None:
 FORKED = """
 import sys, pathlib
 from pqbench.workers.forkserver import server
-from pqbench.workers.stage import StageRunner, StageSpec
+from pqbench.workers.stage import StageRunner
+from pqbench.workers.stage_spec import StageSpec
 folder = pathlib.Path(sys.argv[1])
 assert server(1) is not None
 spec = StageSpec("s", "strays:leave", {"out": str(folder / "pids"), "seconds": 0}, threads=1)

@@ -25,7 +25,8 @@ from pqbench.core.errors import (
     StageTimeout,
     WorkerCrash,
 )
-from pqbench.workers.stage import StageRunner, StageSpec, cache_key
+from pqbench.workers.stage import StageRunner
+from pqbench.workers.stage_spec import StageSpec, cache_key
 
 HERE = "tests.test_stage" if __name__.startswith("tests.") else Path(__file__).stem
 

@@ -75,7 +75,7 @@ def test_code_of_others_is_shown_and_refused_until_its_package_is_named(
         "pqbench.assets.download.Path",
         "pqbench.models.prepare.prepare_model",
         "pqbench.compress.prune.Path",
-        "pqbench.workers.stage.subprocess.Popen",
+        "pqbench.workers.stage_process.subprocess.Popen",
     ],
 )
 def test_functions_of_pqbench_and_what_they_import_are_not_classes_of_it(target: str) -> None:

@@ -28,7 +28,8 @@ from pqbench.experiment.config import ExperimentConfig
 from pqbench.models.settings import GivenAs
 from pqbench.training.settings import FitMethod
 from pqbench.workers.child import cell_timeout
-from pqbench.workers.stage import StageResult, StageRunner, StageSpec
+from pqbench.workers.stage import StageResult, StageRunner
+from pqbench.workers.stage_spec import StageSpec
 
 log = logging.getLogger("pqbench")
 CLEAN = "clean"

@@ -23,7 +23,7 @@ from pqbench.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from torch import nn
 
-    from pqbench.training.loop import History
+    from pqbench.training.history import History
     from pqbench.training.penalty import Penalty
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-    from pqbench.training.loop import History, Learner, ProgressBar
+    from pqbench.training.history import History
+    from pqbench.training.loop import Learner, ProgressBar
 
     settings, network, teacher = job.settings, job.network, job.teacher
     feed = job.batches(True, rank)

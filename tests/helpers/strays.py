@@ -55,7 +55,8 @@ def chatter(workdir: Path, megabytes: int) -> dict[str, Any]:
 
 def own(out: str, memory_mb: str) -> None:
     """A process that runs the stage and is killed meanwhile."""
-    from pqbench.workers.stage import StageRunner, StageSpec
+    from pqbench.workers.stage import StageRunner
+    from pqbench.workers.stage_spec import StageSpec
 
     folder = Path(out).parent
     limit = float(memory_mb) or None

@@ -18,7 +18,8 @@ from pqbench.core.split import PreparedSplit
 from pqbench.training.fit import fit
 from pqbench.training.loop import Learner
 from pqbench.training.settings import FitReport, TrainingSettings
-from pqbench.workers.stage import StageRunner, StageSpec
+from pqbench.workers.stage import StageRunner
+from pqbench.workers.stage_spec import StageSpec
 
 HERE = Path(__file__).stem
 SETTINGS = TrainingSettings(epochs=4, batch_size=40, train_size=24, learning_rate=0.02)
