@@ -13,44 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.core.statistics import Normal, mean_of
-from pqbench.report.claims import Cell, Judged, Kind, Verdict, judge
-from pqbench.report.names import backend_name, dataset_name, model_name
+from pqbench.report.answer_cells import Cells, Found, judge_cells
+from pqbench.report.answer_words import (
+    answer_sentence,
+    other_lines,
+    stay_sentence,
+    surer_command,
+)
+from pqbench.report.claims import Cell, Kind, Verdict, judge
+from pqbench.report.names import dataset_name, model_name
 
 MANY = 4  # reasons that are listed one by one
-
-
-@dataclass(frozen=True)
-class Found:
-    """A cell that is, or could be, the answer.
-
-    Attributes:
-        record: What was measured.
-        own: Its claims against FP32 on its own runtime; None for an FP32 model.
-        against: Its claims against the reference; None where it was not paired with it.
-    """
-
-    record: Record
-    own: Cell | None
-    against: Cell | None
-
-    @property
-    def name(self) -> str:
-        """``nncf_int8 on OpenVINO``."""
-        recipe = "+".join(self.record.experiment.recipe) or "FP32"
-        return f"{recipe} on {backend_name(self.record.experiment.backend)}"
-
-    @property
-    def deciding(self) -> Cell | None:
-        """The claims that decide: against the reference where there are some."""
-        return self.against or self.own
 
 
 @dataclass(frozen=True)
@@ -99,7 +79,7 @@ def answers(
         unseen: Cells that a search dropped before they were measured in full.
     """
     margins = margins or Margins()
-    cells = _cells(records, pairings, margins, unseen)
+    cells = judge_cells(records, pairings, margins, unseen)
     return [
         _answer(group, cells, margins)
         for group in _groups(records).values()
@@ -152,61 +132,7 @@ def reference_of(records: Sequence[Record], margins: Margins) -> Record | None:
     )
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """All claims of a report, judged together; by the experiment's fingerprint."""
-
-    own: Mapping[str, Cell]
-    against: Mapping[str, Cell]
-
-
-def _cells(
-    records: Sequence[Record], pairings: Sequence[Pairing], margins: Margins, unseen: int
-) -> _Cells:
-    by_name = {record.fingerprint: record for record in records if record.ok}
-    stood_in = []
-    for pairing in pairings:
-        record = by_name.get(pairing.candidate)
-        if record is not None and pairing.reference in by_name:
-            stood_in.append(_beside_reference(record, pairing))
-    each = max((1 + len(record.speedup) for record in records if record.ok), default=2)
-    judged = judge([*records, *stood_in], margins, unseen=unseen * each)
-    own: dict[str, Cell] = {}
-    against: dict[str, Cell] = {}
-    marked = {id(record) for record in stood_in}
-    for cell in judged:
-        target = against if id(cell.record) in marked else own
-        if target is against and _same_answers(by_name[cell.record.fingerprint], cell):
-            claims = tuple(j for j in cell.claims if j.claim.kind is not Kind.DROP)
-            cell = dataclasses.replace(cell, claims=claims)
-        target[cell.record.fingerprint] = cell
-    return _Cells(own, against)
-
-
-def _same_answers(record: Record, cell: Cell) -> bool:
-    """Whether it is the very model, uncompressed, and answered every sample as the reference did.
-
-    Parity with the source was proved when it was converted, so there is no loss to be claimed.
-    """
-    accuracy = cell.record.accuracy
-    compared = accuracy.against_baseline if accuracy else None
-    return record.is_baseline and compared is not None and compared.agreement == 1.0
-
-
-def _beside_reference(record: Record, pairing: Pairing) -> Record:
-    """The record with the reference in its baseline's place; FP32 counts as a recipe then."""
-    accuracy = record.accuracy
-    if accuracy is not None:
-        accuracy = dataclasses.replace(accuracy, against_baseline=pairing.against)
-    experiment = record.experiment
-    if not experiment.recipe:
-        experiment = dataclasses.replace(experiment, recipe=["FP32"])
-    return dataclasses.replace(
-        record, experiment=experiment, speedup=pairing.speedup, accuracy=accuracy
-    )
-
-
-def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
+def _answer(group: Sequence[Record], cells: Cells, margins: Margins) -> Answer:
     reference = reference_of(group, margins)
 
     def against(record: Record) -> Cell | None:
@@ -225,10 +151,12 @@ def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
     best = good[0] if good else None
     equals = tuple(f for f in good[1:] if best is not None and not _slower(f, best))
     sentence = (
-        _sentence(best, reference, margins) if best else _stay(found, group, reference, margins)
+        answer_sentence(best, reference, margins)
+        if best
+        else stay_sentence(found, group, reference, margins)
     )
     named = {id(best), *(id(f) for f in equals)}
-    command, lacks = _surer(found)
+    command, lacks = surer_command(found)
     return Answer(
         model=group[0].experiment.model,
         dataset=group[0].experiment.dataset,
@@ -237,7 +165,7 @@ def _answer(group: Sequence[Record], cells: _Cells, margins: Margins) -> Answer:
         reference=reference,
         sentence=sentence,
         equals=equals,
-        others=tuple(_others([f for f in found if id(f) not in named], group, best)),
+        others=tuple(other_lines([f for f in found if id(f) not in named], group, best)),
         surer=f"{command}; {lacks}" if command else "",
         lacks=lacks,
         tried=len({r.fingerprint for r in group}),
@@ -274,163 +202,6 @@ def _slower(other: Found, best: Found) -> bool:
     if ours is None or theirs is None:
         return False
     return theirs.minus(ours).p_at_most(0.0) < 0.05
-
-
-def _sentence(best: Found, reference: Record | None, margins: Margins) -> str:
-    parts = []
-    if best.own is not None:
-        fast = _speed(best.own)
-        if fast:
-            parts.append(f"at least {fast} as fast as FP32 on the same runtime")
-    same = best.against is best.own
-    if best.against is not None and reference is not None and not same:
-        fast = _speed(best.against)
-        if fast:
-            today = backend_name(reference.experiment.backend)
-            more = "at least " if not parts else ""
-            parts.append(f"{more}{fast} as fast as {today} in FP32")
-    text = " and ".join(parts)
-    ratio = best.record.size.file_ratio
-    if ratio is not None:
-        text += f", {ratio:.0%} of the size"
-    drop = best.deciding.claim(Kind.DROP) if best.deciding else None
-    if drop is not None and drop.bound is not None:
-        text += f", at most {max(drop.bound, 0):.1f} points lost"
-    elif drop is None:
-        text += ", the same answer to every sample"
-    sure = f"{margins.confidence:.0%}, all claims together"
-    return f"Of what was tried on this machine: {best.name}; {text} ({sure})."
-
-
-def _speed(cell: Cell) -> str:
-    """``2.0 times (batch 1) and 1.8 (batch 16)``; the bounds that may be quoted together."""
-    bounds = [j for j in cell.claims if j.claim.kind is Kind.SPEEDUP and j.bound is not None]
-    if not bounds:
-        return ""
-    if len(bounds) == 1:
-        return f"{_floor(bounds[0])} times"
-    first, *rest = bounds
-    more = ", ".join(f"{_floor(j)} (batch {j.claim.batch_size})" for j in rest)
-    return f"{_floor(first)} times (batch {first.claim.batch_size}), {more},"
-
-
-def _floor(judged: Judged) -> str:
-    """A lower bound is rounded down."""
-    return f"{math.floor(100 * (judged.bound or 0.0)) / 100:.2f}"
-
-
-def _stay(
-    found: Sequence[Found], group: Sequence[Record], reference: Record | None, margins: Margins
-) -> str:
-    today = reference or next((r for r in group if r.ok and r.is_baseline), None)
-    where = f" on {backend_name(today.experiment.backend)}" if today else ""
-    compressed = [f for f in found if f.record.experiment.recipe]
-    if not compressed:
-        why = "no compressed model gave a result"
-    else:
-        tally: Counter[str] = Counter(_why_not(f)[0] for f in compressed)
-        why = "; ".join(f"{count} of {len(compressed)} {reason}" for reason, count in tally.items())
-    sure = f"{margins.confidence:.0%}, all claims together"
-    asked = (
-        f"at most {margins.max_drop_pt:g} point{'s' if margins.max_drop_pt != 1 else ''} lost and "
-        f"at least {margins.min_speedup:g} times as fast"
-    )
-    return (
-        f"Stay with FP32{where}: nothing that was tried is shown to keep {asked} ({sure}): {why}."
-    )
-
-
-def _why_not(found: Found) -> tuple[str, str]:
-    """Why a cell is not the answer: a short class of reasons, and the line."""
-    cell = found.own or found.against
-    if cell is None:
-        return "has no baseline", "not compared with anything"
-    if cell.faults:
-        unsure = cell.faults[0].startswith("not shown")
-        return ("not shown to work" if unsure else "stopped working"), cell.faults[0]
-    for other in (found.own, found.against):
-        for judged in other.claims if other else ():
-            if judged.verdict is Verdict.FAILS:
-                return _failed(judged)
-    for other in (found.own, found.against):
-        for judged in other.claims if other else ():
-            if judged.verdict is Verdict.UNDECIDED:
-                needs = f": {judged.needs}" if judged.needs else ""
-                what = "loss" if judged.claim.kind is Kind.DROP else "speed"
-                return "undecided", f"{what} undecided{needs}"
-    return "slower than the best", "slower than the best"
-
-
-def _failed(judged: Judged) -> tuple[str, str]:
-    if judged.claim.kind is Kind.DROP:
-        return "lost too much", f"loses {judged.estimate:.1f} points"
-    return (
-        "too slow",
-        f"{judged.estimate:.2f} times as fast at batch {judged.claim.batch_size}",
-    )
-
-
-def _others(rest: Sequence[Found], group: Sequence[Record], best: Found | None) -> list[str]:
-    """What was tried and is not the answer, one line each; failures last."""
-    lines = []
-    for found in rest:
-        if not found.record.experiment.recipe and found.against is None:
-            continue  # a baseline that nothing was claimed of
-        _, line = _why_not(found)
-        if best is not None and line == "slower than the best":
-            line = f"slower than {best.name}"
-        lines.append(f"{found.name}: {line}")
-    failed = [r for r in group if not r.ok and r.status not in ("unsupported", "skipped")]
-    for record in failed:
-        message = record.error.message if record.error else ""
-        recipe = "+".join(record.experiment.recipe) or "FP32"
-        first = message.splitlines()[0][:120] if message else ""
-        lines.append(
-            f"{recipe} on {backend_name(record.experiment.backend)}: {record.status}: {first}"
-        )
-    return lines
-
-
-def _surer(found: Sequence[Found]) -> tuple[str, str]:
-    """The command that would decide the most promising undecided cell, and what that cell lacks."""
-    wanted: list[tuple[float, Found, Judged, str, float]] = []
-    for one in found:
-        cell = one.own
-        if cell is None or cell.faults or not one.record.experiment.recipe:
-            continue
-        if any(j.verdict is Verdict.FAILS or _unlikely(j) for j in cell.claims):
-            continue
-        record = one.record
-        scored = record.accuracy.count if record.accuracy else 0
-        starts = max((len(s.start_ratios) for s in record.speedup), default=1)
-        for judged in cell.claims:
-            if judged.verdict is not Verdict.UNDECIDED or judged.more is None:
-                continue
-            if judged.claim.kind is Kind.DROP:
-                limited = (record.config.get("dataset") or {}).get("limit") is not None
-                if not limited:
-                    continue  # every sample was scored already
-                more = judged.more / max(scored, 1)
-                wanted.append((more, one, judged, "dataset.limit=null", 1.0))
-            else:
-                more = judged.more / starts
-                setting = f"protocol.processes={starts + judged.more}"
-                wanted.append((more, one, judged, setting, 1 + more))
-    if not wanted:
-        return "", ""
-    _, one, judged, setting, factor = min(wanted, key=lambda item: item[0])
-    minutes = max(1, round(one.record.seconds * factor / 60))
-    command = f"{one.record.command} {setting}    # about {minutes} min"
-    return command, f"{one.name} lacks {judged.needs}"
-
-
-def _unlikely(judged: Judged) -> bool:
-    """Whether the estimate itself misses the margin: more would rather show that it fails."""
-    if judged.estimate is None:
-        return True
-    if judged.claim.kind is Kind.DROP:
-        return judged.estimate > judged.claim.margin
-    return judged.estimate < judged.claim.margin
 
 
 def lines(answer: Answer, commands: bool = True) -> list[str]:
