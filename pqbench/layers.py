@@ -13,38 +13,28 @@ could be compared.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pqbench.app.arguments import config_folder
 from pqbench.app.trust import check_trust
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import KernelProfile
 from pqbench.core.errors import ConfigError, DataError, PqbenchError, UnsupportedError
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
 from pqbench.core.terminal import open_streams
 from pqbench.experiment.config import from_plain, register
+from pqbench.experiment.layer_turns import STARTS, SessionSpec, in_turns
 from pqbench.experiment.scored_split import scored_split
-from pqbench.machine import device_lock as lock
-from pqbench.report.layers import LayerTable, layer_table, mean_profile
+from pqbench.report.layers import LayerTable
 from pqbench.report.layers_view import figure, shares_to_csv, to_csv, to_html, to_rich, verdict
 from pqbench.report.load import find_records
-from pqbench.workers.forkserver import wait_until_idle
-from pqbench.workers.session import SessionWorker
 
 SAMPLES = 64
-BLOCK_S, LEAD_S, WARM_UP_S = 0.12, 0.03, 0.2
-PROFILE_S = 0.25
-STARTS = 8
-LEAST_RUNS, MOST_RUNS = 8, 500
-TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,23 +50,6 @@ class Side:
     name: str
     record: Record
     artifact: Path
-
-
-@dataclass(frozen=True)
-class SessionSpec:
-    """What a session is made of.
-
-    Attributes:
-        name: For messages.
-        backend: Resolved configuration node of the backend.
-        artifact: Folder of the model.
-        threads: Threads of every library in its process.
-    """
-
-    name: str
-    backend: Mapping[str, Any]
-    artifact: Path
-    threads: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,95 +192,6 @@ def measure(
         work = Path(name)
         split = scored_split(configs[0], work / "split", SAMPLES)
         return in_turns(specs, split.folder, work, devices.pop(), batch_size, starts)
-
-
-def in_turns(
-    specs: Sequence[SessionSpec],
-    split: Path,
-    work: Path,
-    device: str = "cpu",
-    batch_size: int = 1,
-    starts: int = STARTS,
-) -> LayerTable:
-    """Start sessions several times; time and profile them in turns while nothing else runs.
-
-    Args:
-        specs: The sessions, two at least.
-        split: Folder of the prepared split that gives the inputs.
-        work: For logs.
-        device: Where they run.
-        batch_size: Samples per call.
-        starts: Fresh starts of all, two at least.
-
-    Raises:
-        PqbenchError: A session could not be made, or its runtime does not tell kernels.
-    """
-    timed: list[list[float]] = [[] for _ in specs]
-    profiles: list[list[KernelProfile]] = [[] for _ in specs]
-    wait_until_idle()
-    for number in range(starts):
-        with contextlib.ExitStack() as stack:
-            with lock.working(device):
-                timing, profiling = (
-                    [stack.enter_context(_launch(s, split, work, batch_size, kind)) for s in specs]
-                    for kind in ("timed", "profiled")
-                )
-                for worker in (*timing, *profiling):
-                    worker.opened()
-            with lock.timing(device):
-                taken = _take_turns(specs, timing, profiling, batch_size, bool(number % 2))
-        for index, (ms, profile) in enumerate(taken):
-            timed[index].append(ms)
-            profiles[index].append(profile)
-    return layer_table([spec.name for spec in specs], profiles, timed)
-
-
-def _launch(
-    spec: SessionSpec, split: Path, work: Path, batch_size: int, kind: str
-) -> SessionWorker:
-    return SessionWorker.launch(
-        backend=spec.backend,
-        artifact=spec.artifact,
-        split=split,
-        batch_sizes=[batch_size],
-        threads=spec.threads,
-        log=work / f"{kind}.log",
-        timeout_s=TIMEOUT_S,
-        name=spec.name,
-    )
-
-
-def _take_turns(
-    specs: Sequence[SessionSpec],
-    timing: Sequence[SessionWorker],
-    profiling: Sequence[SessionWorker],
-    batch_size: int,
-    reverse: bool,
-) -> list[tuple[float, KernelProfile]]:
-    """One start's timed ms of a call and profile of each side: there and back, drift cancels.
-
-    Each profile lies between two timed blocks.
-    """
-    order = list(reversed(range(len(specs)))) if reverse else list(range(len(specs)))
-    medians: list[list[float]] = [[] for _ in specs]
-    profiles: list[list[KernelProfile]] = [[] for _ in specs]
-    for worker in timing:
-        worker.block(batch_size, WARM_UP_S, min_calls=3)
-    for index in [*order, *order[::-1]]:
-        first = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=LEAD_S).median_ms
-        runs = min(max(round(1e3 * PROFILE_S / first), LEAST_RUNS), MOST_RUNS)
-        profile = profiling[index].kernels(batch_size, runs)
-        second = timing[index].block(batch_size, BLOCK_S, min_calls=3, lead_s=LEAD_S).median_ms
-        if profile is None:
-            raise UnsupportedError(
-                f"{specs[index].name}: the runtime does not tell its kernels",
-                hint="compare records on ONNX Runtime or OpenVINO",
-            )
-        medians[index] += [first, second]
-        profiles[index].append(profile)
-    return [
-        (sum(ms) / len(ms), mean_profile(own)) for ms, own in zip(medians, profiles, strict=True)
-    ]
 
 
 def write(

@@ -28,7 +28,7 @@ from pqbench.models.settings import NO_TASK, GivenAs
 from pqbench.workers.child import log_tail
 
 if TYPE_CHECKING:
-    from pqbench.experiment.measure_pair import CellResult
+    from pqbench.experiment.cell_result import CellResult
 
 PREDICTIONS = "predictions.parquet"
 CLEAN_PREDICTIONS = "predictions_clean.parquet"

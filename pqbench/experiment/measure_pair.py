@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pqbench.core.backend import Backend
 from pqbench.core.errors import DataError
 from pqbench.core.instantiate import make
-from pqbench.core.record import Cold, Energy, Latency, Memory, PlacementInfo, Profile, Speedup
+from pqbench.core.record import Cold, Energy, Memory, PlacementInfo, Profile
 from pqbench.core.split import PreparedSplit
+from pqbench.experiment.cell_result import CellResult
 from pqbench.machine import device_lock as lock
 from pqbench.machine.cpu import load_average, usable_cores
 from pqbench.machine.foreign_load import ForeignLoad
@@ -32,17 +33,7 @@ from pqbench.workers.session import SessionWorker
 LATENCY_FILE = "latency.parquet"
 LOGITS_FILE = "logits.npy"
 CLEAN_LOGITS_FILE = "logits_clean.npy"
-# An INT8 model below this speedup is profiled: its user will ask why.
-_FAST_ENOUGH = 1.1
-_LOW_SHARE = 0.9
 _MEMORY_CALLS = 3
-# What nobody knows of a candidate that was not weighed.
-_OF_THE_WEIGHED = tuple(
-    f"{name}.{key}"
-    for name, part in (("cold", Cold()), ("memory", Memory()))
-    for key, value in vars(part).items()
-    if value is None
-)
 _PROFILE_RUNS = 5
 # Candidate, baseline, and in the other order: drift of the machine cancels.
 _PROFILE_TURNS = ((0, 1), (1, 0))
@@ -63,43 +54,6 @@ class SideSpec:
     artifact: Path
     split: Path
     name: str
-
-
-@dataclass
-class CellResult:
-    """What was measured, as the record wants it.
-
-    Attributes:
-        latency: Of the candidate, by batch size.
-        speedup: Over the baseline, by batch size; empty without one.
-        cold: Cold times of the candidate.
-        memory: Of the candidate's process.
-        energy: Of the candidate at the largest batch size.
-        placement: Where the candidate ran.
-        profile: Where the time goes, if asked for or if INT8 is not faster.
-        logits: File with the first output for every sample, relative to the folder; or None.
-        clean_logits: The same for the second split, where there is one.
-        files: Files written, relative to the folder, by what they hold.
-        device: ``cpu`` or ``cuda:<index>``.
-        load_average: Load of the machine at the start and at the end of timing.
-        notes: What a reader must know.
-        reasons: Why a field is null, by its path in the record.
-    """
-
-    latency: list[Latency]
-    speedup: list[Speedup]
-    cold: Cold
-    memory: Memory
-    energy: Energy
-    placement: PlacementInfo
-    device: str
-    profile: Profile | None = None
-    logits: str | None = None
-    clean_logits: str | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    load_average: dict[str, list[float] | None] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
 
 
 def run_cell(
@@ -174,7 +128,7 @@ def run_cell(
         else:
             result.reasons["accuracy"] = "protocol.score=false"
         # A glance, which weighs nothing, asks how fast and not why.
-        if protocol.profile or (protocol.weigh and _int8_not_faster(result)):
+        if protocol.profile or (protocol.weigh and result.int8_not_faster()):
             with lock.timing(locked):
                 cell.profile(sides, result)
     return result
@@ -260,14 +214,14 @@ class _Cell:
             device=opened["device"],
         )
         if weighed is None:
-            result.reasons |= dict.fromkeys(_OF_THE_WEIGHED, "protocol.weigh=false")
+            result.note_not_weighed()
         else:
             result.cold = Cold(**weighed.cold["cold"])
             result.memory = Memory(**weighed.memory["memory"])
             result.reasons |= {**weighed.cold["reasons"], **weighed.memory["reasons"]}
         if not opened["denormals_flushed"]:
             result.notes.append("subnormal floats are not flushed to zero on this platform")
-        self._notes(placement, result)
+        result.note_placement(self.threads)
         return result
 
     def time(self, sides: Sequence[SessionWorker], number: int, result: CellResult) -> _Start:
@@ -298,28 +252,6 @@ class _Cell:
             [start.energy for start in starts], max(self.protocol.batch_sizes)
         )
         result.reasons |= {f"energy.{name}": reason for name, reason in why.items()}
-
-    def _notes(self, placement: PlacementInfo, result: CellResult) -> None:
-        if placement.threads is not None and placement.threads != self.threads:
-            result.notes.append(
-                f"the runtime uses {placement.threads} threads, {self.threads} were asked for"
-            )
-        share = placement.int8_share
-        if share is not None and 0 < share < _LOW_SHARE:
-            result.notes.append(
-                f"INT8 in part: {placement.integer} of {placement.quantizable} quantizable "
-                f"operators ({share:.0%}) run as integer kernels"
-            )
-        if share is None:
-            result.reasons["placement.int8_share"] = (
-                "the runtime does not tell which kernels are integer"
-                if placement.integer is None
-                else "the model has no quantizable operator"
-            )
-        if placement.int8_macs_share is None:
-            result.reasons["placement.int8_macs_share"] = result.reasons.get(
-                "placement.int8_share", "the runtime does not tell the work of each operator"
-            )
 
     def score(self, ours: SessionWorker, folder: Path, file: str) -> str:
         """Score a whole split through the session that was timed; gives the name of the file."""
@@ -360,8 +292,3 @@ class _Cell:
             if why_not
             else explain(ms, baseline_ms, placement.int8_share, placement.float_reasons),
         )
-
-
-def _int8_not_faster(result: CellResult) -> bool:
-    """Whether integer kernels ran and one batch size did not gain from them."""
-    return bool(result.placement.integer) and any(s.ratio < _FAST_ENOUGH for s in result.speedup)

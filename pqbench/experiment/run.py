@@ -43,13 +43,13 @@ from pqbench.experiment.assemble import (
     Baseline,
     Recorder,
 )
+from pqbench.experiment.cell_result import CellResult
 from pqbench.experiment.config import ExperimentConfig, Retry, fingerprint, to_plain
 from pqbench.experiment.listed import LISTINGS
 from pqbench.experiment.measure_pair import (
     CLEAN_LOGITS_FILE,
     LATENCY_FILE,
     LOGITS_FILE,
-    CellResult,
     SideSpec,
     run_cell,
 )

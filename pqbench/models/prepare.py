@@ -27,10 +27,10 @@ from pqbench.models.heads import (
     replaceable,
     slice_head,
 )
-from pqbench.models.outputs import are_probabilities, choose, ends_in_sigmoid
+from pqbench.models.score_adaptation import column_count, score_adaptation
 from pqbench.models.settings import ModelSettings
 from pqbench.models.weights import apply, fits, match, match_names
-from pqbench.nets.adapt import Adaptation, adapt, computed_weights, is_lazy, materialise
+from pqbench.nets.adapt import adapt, computed_weights, is_lazy, materialise
 from pqbench.nets.checkpoint import build_network, load_network, save_network
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 NeedsFit = Literal["linear_probe", "finetune", "scratch"]
 OUTPUT = "logits"
-LOGITS, PROBABILITIES = "logits", "probabilities"  # what the scores are
-SCORED_TASKS = ("classification", "text_classification", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -150,62 +148,6 @@ def _made_up(specs: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
     return batch
 
 
-def _adaptation(
-    network: nn.Module,
-    model: ModelSettings,
-    batch: tuple[Tensor, ...],
-    fitted: FittedHead,
-    classes: int,
-) -> tuple[Adaptation, list[str], str]:
-    """What must be done to the outputs so that they are one score per class, in order.
-
-    Returns:
-        That; what was assumed; and what the scores are then, ``logits`` or ``probabilities``.
-
-    Raises:
-        UnsupportedError: They are not, and cannot be made so.
-    """
-    task = model.task
-    dense = task == "segmentation"
-    if task not in SCORED_TASKS and model.output is None:
-        return Adaptation(), [], LOGITS
-    wanted = 1 if fitted.binary and fitted.columns is None else classes
-    path, value = choose(network, batch, model.head, wanted, dense, model.output)
-    notes = []
-    if path:
-        shown = ".".join(str(step) for step in path)
-        notes.append(f"of what the network gives, '{shown}' is scored (model.output)")
-    if task not in SCORED_TASKS:
-        return Adaptation(path), notes, LOGITS
-    flatten = not dense and value.ndim > 2 and all(size == 1 for size in value.shape[2:])
-    if fitted.binary:
-        ends = ends_in_sigmoid(value)
-        form = "sigmoid > 0.5" if not ends else "its own sigmoid > 0.5"
-        notes.append(f"one output for two classes: scored as {form} for the second of them")
-        if value.numel() != len(batch[0]):
-            raise _other_columns(network, path, value, classes)
-        kind = "probability" if ends else "logit"
-        return Adaptation(path, fitted.columns, kind, flatten), notes, LOGITS
-    shown_columns = value.shape[1] if value.ndim > 1 else 0
-    right = len(fitted.columns or ()) == classes or shown_columns == classes
-    if not right or (value.ndim != 4 if dense else value.ndim != 2 and not flatten):
-        raise _other_columns(network, path, value, classes)
-    ready = not dense and are_probabilities(value.flatten(1))
-    adaptation = Adaptation(path, fitted.columns, None, flatten)
-    return adaptation, notes, PROBABILITIES if ready else LOGITS
-
-
-def _other_columns(
-    network: nn.Module, path: Sequence[object], value: Tensor, classes: int
-) -> UnsupportedError:
-    which = f"output '{'.'.join(map(str, path))}'" if path else "output"
-    return UnsupportedError(
-        f"the {which} of {type(network).__name__} has shape {tuple(value.shape)} for a batch of "
-        f"{len(value) if value.ndim else 1}, the data set has {classes} classes",
-        hint="the output must hold one score per class: (batch, classes)",
-    )
-
-
 def prepare_model(
     model: ModelSettings,
     classes: Sequence[str],
@@ -276,7 +218,7 @@ def prepare_model(
         found = replace(found, checkpoint=read_checkpoint(found.path, trusted))
 
     def columns() -> int | None:
-        return _column_count(network, model, batch)
+        return column_count(network, model, batch)
 
     fitted = _fit_head(
         network,
@@ -291,7 +233,7 @@ def prepare_model(
     )
     head = fitted.head
     network.eval()
-    adaptation, notes, kind = _adaptation(network, model, batch, fitted, len(classes))
+    adaptation, notes, kind = score_adaptation(network, model, batch, fitted, len(classes))
     notes = [*fitted.notes, *notes]
     if computed := computed_weights(network):
         adaptation = replace(adaptation, fold=True)
@@ -350,14 +292,3 @@ def prepare_model(
 def _output_names(outputs: Sequence[Tensor]) -> tuple[str, ...]:
     """``logits``; what a task of the user's own makes of several is its own affair."""
     return (OUTPUT, *(f"output_{i}" for i in range(1, len(outputs))))
-
-
-def _column_count(
-    network: nn.Module, model: ModelSettings, batch: tuple[Tensor, ...]
-) -> int | None:
-    """Columns of the scores of a network whose head is no layer that could tell."""
-    if model.task not in SCORED_TASKS:
-        return None
-    network.eval()
-    _, value = choose(network, batch, model.head, 0, False, model.output)
-    return int(value.shape[1]) if value.ndim > 1 else 1
