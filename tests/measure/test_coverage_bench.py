@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import coverage
 import numpy as np
+from covered import covered
 
 
 def test_every_interval_covers_in_the_small_form() -> None:
@@ -35,6 +36,6 @@ def test_a_line_outside_is_told() -> None:
         centre = rng.normal()
         return centre - 1.2, centre + 1.2
 
-    line = coverage.covered("narrow", "", 0.0, narrow, 500)
+    line = covered("narrow", "", 0.0, narrow, 500)
     assert line is not None
     assert not line.good

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fault_injection import tiny
+from fault_bench import tiny
 
 from pqbench.report.load import find_records
 

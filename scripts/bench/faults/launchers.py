@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fault_injection import Bench, tiny
+from fault_bench import Bench, tiny
 
 from pqbench.core.record import Record
 from pqbench.report.load import find_records

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from fault_injection import (
+from fault_bench import (
     SESSION,
     Bench,
     ended,
