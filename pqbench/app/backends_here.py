@@ -26,6 +26,8 @@ BY_NAME_ONLY = (
     "torch_cuda_fp16",
     "torchscript_cuda_fp16",
     "tensorrt_fp16",
+    "torch_tensorrt_fp16",
+    "torch_tensorrt_int8",
 )
 BF16 = ("torch_bf16", "openvino_bf16", "ncnn_bf16")
 

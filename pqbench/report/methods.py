@@ -18,6 +18,7 @@ _SHOWN = (
     "onnxruntime",
     "openvino",
     "tensorrt",
+    "torch-tensorrt",
     "nncf",
     "torch-pruning",
 )

@@ -125,6 +125,7 @@ _BACKENDS = (  # start of the name; the first that fits
     ("executorch", "executorch"),
     ("litert", "litert"),
     ("torch_compile", "ansel2024pytorch2"),
+    ("torch_tensorrt", "torchtensorrt"),
     ("torch", "paszke2019pytorch"),
 )
 

@@ -30,6 +30,7 @@ NAMES = (
 OPTIONAL = ("torch_compile", "ncnn", "mnn", "executorch", "litert")
 GPU_NAMES = (
     "torch_cuda", "ort_cuda", "ort_tensorrt", "ort_tensorrt_rtx", "tensorrt", "tensorrt_rtx",
+    "torch_tensorrt", "torch_tensorrt_fp16",
 )  # fmt: skip
 
 
@@ -132,10 +133,11 @@ def test_backends_import_no_runtime_until_used() -> None:
         "import sys; from pqbench.backends import openvino, ort, tensorrt, torch; "
         "import pqbench.backends.openvino.backend, pqbench.backends.ort.backend; "
         "import pqbench.backends.ort.gpu, pqbench.backends.tensorrt.backend; "
-        "import pqbench.backends.torch.backend; "
+        "import pqbench.backends.torch.backend, pqbench.backends.torch_tensorrt.backend; "
         "tensorrt.backend.TensorrtBackend(1); ort.gpu.OrtCudaBackend(threads=1); "
         "ort.backend.OrtBackend(1); openvino.backend.OpenvinoBackend(1); "
         "torch.backend.TorchBackend(1); "
+        "pqbench.backends.torch_tensorrt.backend.TorchTensorrtBackend(1); "
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'openvino', "
         "'tensorrt', 'tensorrt_rtx_bindings') if m in sys.modules])"
     )

@@ -10,6 +10,7 @@ import pytest
 from pqbench.backends.ort.gpu import OrtCudaBackend, OrtTensorrtBackend, OrtTensorrtRtxBackend
 from pqbench.backends.tensorrt.backend import TensorrtBackend
 from pqbench.backends.torch.backend import TorchBackend
+from pqbench.backends.torch_tensorrt.backend import TorchTensorrtBackend
 from pqbench.core.artifact import Artifact
 from pqbench.core.backend import Backend
 from pqbench.core.errors import UnavailableError
@@ -31,6 +32,13 @@ BACKENDS = {
     "ort_cuda_fp16": lambda f: OrtCudaBackend(threads=1, precision="fp16", engine_cache=f),
     "ort_tensorrt": lambda folder: OrtTensorrtBackend(threads=1, engine_cache=folder),
     "ort_tensorrt_rtx": lambda folder: OrtTensorrtRtxBackend(threads=1, engine_cache=folder),
+    "torch_tensorrt": lambda folder: TorchTensorrtBackend(1, engine_cache=folder),
+    "torch_tensorrt_fp16": lambda folder: TorchTensorrtBackend(
+        1, precision="fp16", engine_cache=folder
+    ),
+    "torch_tensorrt_amp_fp16": lambda folder: TorchTensorrtBackend(
+        1, precision="fp16", amp=True, engine_cache=folder
+    ),
     **{
         f"{library}_{kind}": lambda folder, library=library, options=options: TensorrtBackend(
             1, library=library, engine_cache=folder, **options

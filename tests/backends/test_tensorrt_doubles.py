@@ -12,7 +12,8 @@ from tensorrt_doubles import CLASSES, SIDE, VERSIONS, FakeTensorrt, HostBuffers
 
 from pqbench.backends.tensorrt.api import Library
 from pqbench.backends.tensorrt.build import BuildOptions, build, find_or_build, profile_ranges
-from pqbench.backends.tensorrt.session import TensorrtSession, read_layers
+from pqbench.backends.tensorrt.layers import read_layers
+from pqbench.backends.tensorrt.session import TensorrtSession
 from pqbench.core.artifact import Artifact, TensorSpec
 from pqbench.core.errors import UnavailableError, UnsupportedError
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.backends.fixed_sizes import run_other_size
 from pqbench.backends.openvino.graph import check_compiled, products, read_layers, runtime_layers
 from pqbench.backends.openvino.kernels import compiled_kernels, file_operators, means_since
 from pqbench.backends.support import last_line, library, one_of, thread_count, versions
@@ -212,7 +213,7 @@ class OpenvinoSession(Session):
         count = len(feeds[self._inputs[0]])
         request = self._requests.get(count) or self._requests.get(FREE)
         if request is None:
-            return self._run_other_size(feeds, count)
+            return run_other_size(self.run, feeds, self._requests)
         try:
             results = request.infer(feeds, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
@@ -227,21 +228,6 @@ class OpenvinoSession(Session):
         chosen = [next((i for i, n in enumerate(names) if w in n), None)
                   for w in self._artifact.outputs]  # fmt: skip
         return [outputs[i] for i in chosen if i is not None]
-
-    def _run_other_size(
-        self, feeds: Mapping[str, npt.NDArray[Any]], count: int
-    ) -> list[npt.NDArray[np.float32]]:
-        larger = [size for size in self._requests if size > count]
-        if larger:
-            size = min(larger)
-            filled = {k: np.resize(v, (size, *v.shape[1:])) for k, v in feeds.items()}
-            return [output[:count].copy() for output in self.run(filled)]
-        step = max(self._requests)
-        parts = [
-            self.run({k: np.ascontiguousarray(v[i : i + step]) for k, v in feeds.items()})
-            for i in range(0, count, step)
-        ]
-        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
     def placement(self) -> Placement:
         """Device, precision and kernels from the compiled models' own runtime graphs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.backends.fixed_sizes import run_other_size
 from pqbench.backends.tensorrt.api import Library, check, make_logger, reason
 from pqbench.backends.tensorrt.buffers import Buffers
+from pqbench.backends.tensorrt.layers import FLOATS, is_product, read_layers
 from pqbench.core.artifact import Artifact
 from pqbench.core.backend import Placement, Session
 from pqbench.core.errors import PqbenchError, UnavailableError, UnsupportedError
@@ -25,8 +26,6 @@ NUMPY = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32,
     "INT64": np.int64, "BOOL": np.bool_, "UINT8": np.uint8,
 }  # fmt: skip
-FLOATS = {"float": "f32", "fp32": "f32", "half": "f16", "fp16": "f16", "bf16": "bf16"}
-PRODUCTS = ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected", "deconv", "mha")
 
 
 @dataclass
@@ -137,17 +136,8 @@ class TensorrtSession(Session):
             OutOfMemoryFailure: The GPU's memory does not suffice.
         """
         count = len(batch[self._inputs[0]])
-        if count > self._largest:
-            parts = [
-                self.run({k: np.ascontiguousarray(v[i : i + self._largest]) for k, v in
-                          batch.items()})
-                for i in range(0, count, self._largest)
-            ]  # fmt: skip
-            return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
-        if self._profiles and count not in self._profiles:
-            size = min(s for s in self._profiles if s > count)
-            filled = {k: np.resize(v, (size, *v.shape[1:])) for k, v in batch.items()}
-            return [output[:count].copy() for output in self.run(filled)]
+        if count > self._largest or (self._profiles and count not in self._profiles):
+            return run_other_size(self.run, batch, self._profiles or (self._largest,))
         self._choose_profile(count)
         shapes = {name: batch[name].shape for name in self._inputs}
         bound = self._bound.get(count)
@@ -251,7 +241,7 @@ class TensorrtSession(Session):
         inspector: Any = self._engine.create_engine_inspector()
         form = self._library.trt.LayerInformationFormat.JSON
         layers = read_layers(inspector.get_engine_information(form))
-        products = [kinds for kind, kinds in layers if _is_product(kind)]
+        products = [kinds for kind, kinds in layers if is_product(kind)]
         integer = sum("int8" in kinds for kinds in products)
         known = bool(products)
         floats = {FLOATS[word] for kinds in products for word in kinds if word in FLOATS}
@@ -293,28 +283,3 @@ class TensorrtSession(Session):
         self._bound.clear()
         self._buffers.close()
         del self._context, self._engine, self._runtime
-
-
-def _is_product(kind: str) -> bool:
-    return any(word in kind.lower().replace("_", "") for word in PRODUCTS)
-
-
-def read_layers(text: str) -> list[tuple[str, set[str]]]:
-    """Layer type and element types of the inputs, from the engine inspector's JSON.
-
-    Args:
-        text: ``{"Layers": [...]}``; a layer is an object, or only its name if the engine was built
-            without details.
-
-    Returns:
-        One pair per layer; types in lower case (``int8``, ``half``, ``float``).
-    """
-    layers = json.loads(text).get("Layers", [])
-    found = []
-    for layer in layers:
-        if isinstance(layer, str):
-            continue
-        formats = [str(t.get("Format/Datatype", "")) for t in layer.get("Inputs", [])]
-        words = {w.lower() for f in formats for w in f.replace("/", " ").split()[:1]}
-        found.append((str(layer.get("ParameterType") or layer.get("LayerType") or "?"), words))
-    return found

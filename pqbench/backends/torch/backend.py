@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pqbench.backends.support import first_line, library, versions
 from pqbench.backends.torch.compiled import check_compiler
@@ -15,10 +15,14 @@ from pqbench.backends.torch.options import TorchOptions
 from pqbench.backends.torch.session import TorchSession
 from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability
-from pqbench.core.errors import PlacementError, UnavailableError
+from pqbench.core.errors import PlacementError, UnavailableError, UnsupportedError
 from pqbench.machine.cuda_driver import gpu, parse_device
 
+if TYPE_CHECKING:
+    from torch import nn
+
 PIP_NAME = "torch"
+DYNAMIC = "torch_dynamic"  # the step, by its name in lineages
 
 
 class TorchBackend(TorchOptions):
@@ -90,10 +94,26 @@ class TorchBackend(TorchOptions):
 
         Raises:
             UnavailableError: PyTorch, the GPU or a compiler is missing.
-            UnsupportedError: The network cannot be traced or compiled.
+            UnsupportedError: The network cannot be traced or compiled, or not run on the device.
             WeightsError: The artifact's weights do not fit its network.
             PlacementError: PyTorch did not take the number of threads.
         """
+        network, load_s = self.build(artifact)
+        return TorchSession(self, artifact, network, sorted(set(batch_sizes)), load_s)
+
+    def build(self, artifact: Artifact) -> tuple[nn.Module, float]:
+        """Set PyTorch as asked, and make the network on its device and in its precision.
+
+        Returns:
+            The network, and the seconds for building it and reading its weights.
+
+        Raises:
+            UnavailableError: PyTorch, the GPU or a compiler is missing.
+            UnsupportedError: Its layers have no kernels on the device.
+            WeightsError: The artifact's weights do not fit its network.
+            PlacementError: PyTorch did not take the number of threads.
+        """
+        self._check_kernels(artifact)
         torch = self._library()
         from pqbench.nets.checkpoint import load_network
 
@@ -109,12 +129,20 @@ class TorchBackend(TorchOptions):
             torch.backends.cudnn.allow_tf32 = self.tf32
             torch.backends.cudnn.benchmark = True  # each batch size is warmed up before it counts
         started = time.perf_counter()
-        network = load_network(artifact).requires_grad_(False)
+        network: nn.Module = load_network(artifact).requires_grad_(False)
         if not self.amp and self.precision != "fp32":
             network = network.to(self.dtype())
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
         network = network.to(self.device)
-        return TorchSession(
-            self, artifact, network, sorted(set(batch_sizes)), time.perf_counter() - started
-        )
+        return network, time.perf_counter() - started
+
+    def _check_kernels(self, artifact: Artifact) -> None:
+        """PyTorch multiplies dynamically quantized layers on the CPU alone, in float32 around."""
+        dynamic = any(entry.action == DYNAMIC for entry in artifact.lineage)
+        if dynamic and (self.device != "cpu" or (self.precision != "fp32" and not self.amp)):
+            raise UnsupportedError(
+                f"PyTorch's kernels of {DYNAMIC} take float32 on the CPU alone, not "
+                f"{self.precision} on {self.device}",
+                hint=f"use compress={DYNAMIC} with backend=torch",
+            )

@@ -1,0 +1,1 @@
+"""Torch-TensorRT: a PyTorch network whose parts are TensorRT engines."""
