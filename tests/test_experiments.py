@@ -16,6 +16,7 @@ import tiny_sweep as tiny
 from onnx import TensorProto, helper, numpy_helper
 from record_factory import make_failed, make_record
 
+from pqbench.core.record import Record
 from pqbench.report.load import load_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,11 +42,14 @@ SMALL = {
         "backend=ort",
     ],
     "predecessor_densenet": [*NOISE, "compress=prune_masked,torch_dynamic", "backend=torch"],
-    "predecessor_techniques": [
-        *NOISE[1:],
+    "predecessor_techniques": [  # its weights come with pqbench: scored without training
+        "dataset=mnist5k",
+        "dataset.limit=50",
+        "dataset.train_limit=20",
         "model=cnn",
-        "compress=none",
-        "backend=torch,torch_cuda_fp16,tensorrt_fp16",
+        "compress=none,torch_dynamic",
+        "backend=torch,torchscript,torch_cuda_fp16,torch_tensorrt,torch_tensorrt_int8,"
+        "tensorrt_fp16",
     ],
     "predecessor_runtimes": [
         *tiny.FOLDER,
@@ -85,7 +89,7 @@ SMALL = {
     ],
 }
 SHIPPED = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-GPU = ("torch_cuda_fp16", "tensorrt_fp16", "tensorrt_rtx")
+GPU = ("torch_cuda_fp16", "torch_tensorrt", "tensorrt_fp16", "tensorrt_rtx")
 
 
 def write_onnx(path: Path) -> None:
@@ -126,6 +130,9 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     )
     records = load_records(tmp_path / "outputs" / "sweeps")
     assert records, done.stdout + done.stderr
+    if name == "predecessor_techniques":
+        check_techniques(records)
+        records = [r for r in records if r.is_baseline and "int8" not in r.experiment.backend]
     for record in records:
         gpu = record.experiment.backend in GPU
         assert record.status in (("ok", "unavailable") if gpu else ("ok",)), record.error
@@ -149,6 +156,25 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     if name == "predecessor_runtimes":
         assert len([r for r in records if r.accuracy]) == 2
         assert len({r.accuracy.top1 for r in records if r.accuracy}) == 1
+
+
+def check_techniques(records: list[Record]) -> None:
+    """Every cell is scored with F1, or says why not."""
+    cells = {(r.experiment.backend, "+".join(r.experiment.recipe)): r for r in records}
+    assert len(cells) == 12
+    for (backend, recipe), record in cells.items():
+        if record.ok:
+            assert record.accuracy is not None and record.memory.rss_peak_mb, (backend, recipe)
+            assert record.accuracy.top1 > 0.9 and record.accuracy.macro_f1 > 0.9
+        else:
+            assert record.error is not None and record.error.message, (backend, recipe)
+    why = cells["torch_tensorrt_int8", ""].error
+    assert why is not None and "ModelOpt" in why.message
+    integer = cells["torch", "torch_dynamic"]
+    assert integer.ok and integer.placement is not None
+    assert integer.placement.integer == 1  # the head; convolutions stay in float
+    onnx_alone = cells["tensorrt_fp16", "torch_dynamic"]
+    assert onnx_alone.status == "unsupported" and "no form in ONNX" in str(onnx_alone.error)
 
 
 def test_every_shipped_experiment_has_a_small_form() -> None:
