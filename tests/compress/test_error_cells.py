@@ -32,7 +32,9 @@ def test_a_scripted_network_takes_half_precision_only_as_a_whole(
     source = make_tiny(tmp_path / "source", data.train)
     x = torch.from_numpy(data.train.feed(slice(0, 2))["input"])
     traced = torch.jit.freeze(torch.jit.trace(load_network(source), x))
-    with pytest.raises(RuntimeError, match="expected scalar type Half but found Float|should be the same"):
+    with pytest.raises(
+        RuntimeError, match=r"expected scalar type Half but found Float|should be the same"
+    ):
         traced(x.half())
     with pytest.raises(ConfigError, match="a frozen network is not cast"):
         TorchBackend(1, mode="script", precision="fp16", amp=True)
