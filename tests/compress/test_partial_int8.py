@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory, split: PreparedSplit) -> Artifact:
     folder = tmp_path_factory.mktemp("resnet")
-    return make_onnx(make_torch("resnet18", folder / "torch", split), folder / "onnx")
+    return make_onnx(make_torch("resnet8", folder / "torch", split), folder / "onnx")
 
 
 @pytest.fixture

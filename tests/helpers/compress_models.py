@@ -17,6 +17,7 @@ from pqbench.nets.layers import recalibrate_batch_norm
 RESNET18 = {"_target_": "torchvision.models.resnet18", "num_classes": 10}
 BUILDERS: dict[str, dict[str, Any]] = {
     "resnet18": RESNET18,
+    "resnet8": {"_target_": "pqbench.models.resnet_cifar.CifarResNet", "layers": 8},
     "mobilenet_v3_large": {"_target_": "torchvision.models.mobilenet_v3_large", "num_classes": 2},
     "mobilenet_v3_small": {"_target_": "torchvision.models.mobilenet_v3_small", "num_classes": 2},
     "efficientnet_lite0": {

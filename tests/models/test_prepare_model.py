@@ -499,7 +499,7 @@ def test_efficientnet_lite0_exports_and_can_be_pruned(one_thread: None) -> None:
     import torch_pruning as tp
 
     net = build_network(lite0()["network"])
-    x = torch.randn(2, 3, 224, 224)
+    x = torch.randn(2, 3, 64, 64)
     batch = torch.export.Dim("batch")
     program = torch.export.export(net, (x,), dynamic_shapes=({0: batch},))
     with torch.inference_mode():

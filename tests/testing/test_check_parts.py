@@ -62,6 +62,9 @@ def test_check_backend_passes_shipped_backends(kind: type[Backend]) -> None:
 @pytest.mark.parametrize("task", ["classification", "segmentation", "text_classification"])
 def test_check_dataset_passes_shipped_data(task: str) -> None:
     check_dataset(Synthetic(task=task, classes=5))
+
+
+def test_check_dataset_passes_the_photographs_of_solar_cells() -> None:
     check_dataset(Elpv)
 
 
