@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from pqbench.tracking.store import ensure_store, opened
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> TrackingSettings:
+def settings(empty_store: Path, tmp_path: Path) -> TrackingSettings:
+    shutil.copytree(empty_store, tmp_path / "outputs")
     found = TrackingSettings(outputs=str(tmp_path / "outputs"), log_model=False)
     ensure_store(found)
     return found

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,10 @@ def save_model(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory):
+def pushed(empty_store, tmp_path_factory):
     """A store with two records of a sweep; the first one's model in the registry."""
-    root = tmp_path_factory.mktemp("store")
+    root = tmp_path_factory.mktemp("pushed")
+    shutil.copytree(empty_store, root / "outputs")
     settings = TrackingSettings(
         outputs=str(root / "outputs"), onnx_flavour=True, registered_model="layer"
     )

@@ -35,14 +35,6 @@ def save(record, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A new database takes seconds: made once, copied by each test."""
-    folder = tmp_path_factory.mktemp("store") / "outputs"
-    assert store.ensure_store(TrackingSettings(outputs=str(folder), experiment="other"))
-    return folder
-
-
 @pytest.fixture
 def settings(empty_store, tmp_path) -> TrackingSettings:
     outputs = tmp_path / "out puts #1%20?"  # what a URI takes for something else
