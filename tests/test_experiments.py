@@ -7,13 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import predecessor_answer
 import predecessors
 import pytest
 import tiny_sweep as tiny
-from onnx import TensorProto, helper, numpy_helper
+from onnx_files import write_small
 from record_factory import make_failed, make_record
 
 from pqbench.core.record import Record
@@ -41,7 +39,14 @@ SMALL = {
         "compress.prune_onnx_channels.round_to=1",
         "backend=ort",
     ],
-    "predecessor_densenet": [*NOISE, "compress=prune_masked,torch_dynamic", "backend=torch"],
+    "predecessor_densenet": [
+        *NOISE,
+        "model.preprocess.crop=32",
+        "model.preprocess.resize=32",
+        "compress=prune_masked,torch_dynamic",
+        "backend=torch",
+        "protocol.weigh=false",
+    ],
     "predecessor_techniques": [  # its weights come with pqbench: scored without training
         "dataset=mnist5k",
         "dataset.limit=50",
@@ -92,35 +97,10 @@ SHIPPED = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
 GPU = ("torch_cuda_fp16", "torch_tensorrt", "tensorrt_fp16", "tensorrt_rtx")
 
 
-def write_onnx(path: Path) -> None:
-    """Convolution, ReLU, mean, product: two classes."""
-    rng = np.random.default_rng(0)
-    weights = {"w": (8, 3, 3, 3), "m": (8, 2)}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["c"]),
-            helper.make_node("Relu", ["c"], ["r"]),
-            helper.make_node("GlobalAveragePool", ["r"], ["g"]),
-            helper.make_node("Flatten", ["g"], ["f"]),
-            helper.make_node("MatMul", ["f", "m"], ["scores"]),
-        ],
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
-        [
-            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-            for name, shape in weights.items()
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.save(model, path)
-
-
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
     tiny.prepare(tmp_path)
-    write_onnx(tmp_path / "net.onnx")
+    write_small(tmp_path / "net.onnx")
     given = [*SMALL[name], *(a for a in TINY if name != "scaling" or not a.startswith("threads="))]
     command = [sys.executable, "-m", "pqbench", f"experiment={name}", *given]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

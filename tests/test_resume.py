@@ -19,7 +19,8 @@ from pqbench.app.sweep_state import LOCK
 from pqbench.core.record import Record
 from pqbench.report.load import find_records
 
-SWEEP = ["compress=none,round,crash", "backend=torch", "-m"]
+UNWEIGHED = "protocol.weigh=false"  # memory is no matter here
+SWEEP = ["compress=none,round,crash", "backend=torch", UNWEIGHED, "-m"]
 WAIT_S = 120
 
 
@@ -167,7 +168,7 @@ def test_interrupt_while_the_first_stage_starts_lets_it_finish(tmp_path: Path) -
 def test_two_jobs_at_once_run_every_experiment_once(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no pqbench[joblib]")
     tiny.prepare(tmp_path)
-    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tracking=none"]
+    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tracking=none", UNWEIGHED]
     code, output = tiny.run(tmp_path, "compress=none,round", "backend=torch", *jobs, "-m")
     assert code == 0, output
     assert "2 of 2 done" in output

@@ -23,7 +23,8 @@ def save_weights(path: Path, seed: int) -> None:
 
 def run(folder: Path, name: str) -> tuple[Record, np.ndarray]:
     arguments = ["model.weights=file", "model.weights_file=w.pth", "backend=torch", "compress=none"]
-    code, output = tiny.run(folder, *arguments, "tracking=none", f"hydra.run.dir={name}")
+    arguments += ["tracking=none", "protocol.weigh=false", f"hydra.run.dir={name}"]
+    code, output = tiny.run(folder, *arguments)
     assert code == 0, output
     record = Record.load(folder / name)
     return record, np.load(folder / name / record.files["logits"])

@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 import torch
 from test_cli import HERE, pqbench
+from tiny_sweep import SHORT
 
 from pqbench.core.errors import ConfigError
 from pqbench.core.record import Record
 from pqbench.experiment.tasks import TASKS, get_task
 from pqbench.report.load import load_records
 
-QUICK = [
-    "protocol=quick",
-    "protocol.batch_sizes=[1]",
-    "protocol.max_seconds=0.3",
-    "protocol.min_pairs=2",
-    "protocol.processes=1",
-    "protocol.max_disturbed=0",
-    "tracking=none",
-    "threads=1",
-]
+QUICK = ["protocol=quick", *SHORT, "tracking=none"]
 
 
 def by_recipe_and_backend(folder: Path) -> dict[tuple[str, str], Record]:

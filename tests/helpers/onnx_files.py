@@ -81,6 +81,31 @@ def write(
     return path
 
 
+def write_small(path: Path) -> None:
+    """Convolution, ReLU, mean, product: two classes."""
+    rng = np.random.default_rng(0)
+    stored = {"w": (8, 3, 3, 3), "m": (8, 2)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+            helper.make_node("Flatten", ["g"], ["f"]),
+            helper.make_node("MatMul", ["f", "m"], ["scores"]),
+        ],
+        "net",
+        [info("x", ["n", 3, SIDE, SIDE])],
+        [info("scores", ["n", 2])],
+        [
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+            for name, shape in stored.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
 def constants(stored: dict[str, Array]) -> list[Node]:
     """The same weights as ``Constant`` nodes."""
     return [
