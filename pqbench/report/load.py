@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -28,10 +27,12 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
     Raises:
         DataError: ``root`` is no folder.
     """
+    from pydantic_core import to_json
+
     if not root.is_dir():
         raise DataError(f"{root} is no folder", hint="give the folder of a run or sweep")
     found = []
-    environments: dict[str, dict[str, Any]] = {}  # a few, shared by many records
+    environments: dict[bytes, dict[str, Any]] = {}  # a few, shared by many records
     paths = [Path(folder, FILE) for folder, _, names in os.walk(root) if FILE in names]
     for path in sorted(paths):
         parts = path.parts
@@ -47,8 +48,9 @@ def find_records(root: Path) -> list[tuple[Record, Path]]:
         except DataError as error:
             log.warning("skipped: %s", error)
             continue
-        text = json.dumps(record.environment)
-        record.environment = environments.setdefault(text, record.environment)
+        record.environment = environments.setdefault(
+            to_json(record.environment), record.environment
+        )
         found.append((record, path.parent))
     return found
 

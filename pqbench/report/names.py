@@ -8,6 +8,7 @@ and the methods use those of print.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MODELS = {
     "bert": "MiniLM-L6",
@@ -133,6 +134,7 @@ def step_name(name: str) -> str:
     return STEPS.get(name, name)
 
 
+@lru_cache(maxsize=4096)  # a report asks for a few of them ten thousand times
 def in_print(text: str) -> str:
     """A text with its recipes as print has them: ``prune+finetune`` is ``prune + fine-tune``.
 

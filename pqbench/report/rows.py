@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pqbench.core.record import METRIC_NAMES, Accuracy, Record
@@ -24,6 +25,8 @@ BASELINE = "baseline"
 @dataclass(frozen=True)
 class Row:
     """One experiment, as tables and figures name and compare it.
+
+    What follows from it and is asked for by every table is made once: nothing changes a row.
 
     Attributes:
         record: What came out of it.
@@ -66,7 +69,7 @@ class Row:
         """Name of the task's metric, which the drop refers to: ``top1`` or ``miou``."""
         return self.record.accuracy.metric if self.record.accuracy else "top1"
 
-    @property
+    @cached_property
     def score_pct(self) -> Estimate | None:
         """That metric in percent."""
         accuracy = self.record.accuracy
@@ -93,7 +96,7 @@ class Row:
         """The same on images that no pretraining saw."""
         return _p_of(self.record.accuracy_clean)
 
-    @property
+    @cached_property
     def faults(self) -> tuple[str, ...]:
         """Why the model must never win: it answers one class, or lost one."""
         return faults_of(self.record)
@@ -109,7 +112,7 @@ class Row:
         """Loss of the metric on them, in percentage points."""
         return _drop(self.record.accuracy_clean)
 
-    @property
+    @cached_property
     def speedups(self) -> dict[int, Estimate]:
         """Against the baseline, by batch size, from alternating blocks."""
         return {
@@ -125,7 +128,7 @@ class Row:
             for x in self.record.latency
         }
 
-    @property
+    @cached_property
     def per_sample_ms(self) -> dict[int, Estimate]:
         """``latency_ms`` over the batch size."""
         return {size: value.scaled(1 / size) for size, value in self.latency_ms.items()}

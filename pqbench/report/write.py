@@ -86,12 +86,13 @@ def write_report(
     ]
     settings_caption = caption("Settings of the experiments", rows, batch_sizes(rows))
     told = [lines(answer) for answer in answered]
+    scaled = scalings(rows)
     texts = {
         "report.html": to_html(
             records,
             rows,
             summary,
-            [*told, *([trail.lines()] if trail else []), *[[x.advice()] for x in scalings(rows)]],
+            [*told, *([trail.lines()] if trail else []), *[[x.advice()] for x in scaled]],
             folders,
             methods,
             judged,
@@ -116,7 +117,6 @@ def write_report(
         "answer.md": answer_markdown(answered),
         "answer.tex": answer_latex(answered),
     }
-    scaled = scalings(rows)
     if scaled:
         texts["scaling.md"] = plain_markdown(SCALING_HEADER, table_rows(scaled))
         texts["scaling.csv"] = csv_text([SCALING_HEADER, *table_rows(scaled)])
