@@ -8,7 +8,6 @@ https://docs.pytorch.org/TensorRT/user_guide/dynamo_export.html
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pqbench.backends.onnx_files import engine_folder
@@ -126,10 +125,6 @@ class TorchTensorrtBackend(TorchBackend):
             ),
         }
 
-    def folder(self, artifact: Artifact) -> Path:
-        """Where the compiler keeps what it found out about tactics."""
-        return engine_folder(artifact, self.engine_cache) / "torch_tensorrt"
-
     def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> TorchTensorrtSession:
         """Rebuild the network and compile it for each batch size.
 
@@ -142,4 +137,6 @@ class TorchTensorrtBackend(TorchBackend):
             raise UnsupportedError(INT8_REASON, hint=INT8_HINT)
         check_installed()
         network, load_s = self.build(artifact)
-        return TorchTensorrtSession(self, artifact, network, sorted(set(batch_sizes)), load_s)
+        folder = engine_folder(artifact, self.engine_cache) / "torch_tensorrt"
+        sizes = sorted(set(batch_sizes))
+        return TorchTensorrtSession(self, self.options(), folder, artifact, network, sizes, load_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pqbench.backends.torch_tensorrt.backend import TorchTensorrtBackend
+    from pqbench.backends.torch.options import TorchOptions
+    from pqbench.core.artifact import Artifact
 
 
 class Compiled:
@@ -38,21 +40,42 @@ class Compiled:
 class TorchTensorrtSession(TorchSession):
     """Copies, memory, profile and parity are :class:`TorchSession`'s.
 
+    Args:
+        backend: PyTorch's settings.
+        options: Settings of ``torch_tensorrt.dynamo.compile``.
+        folder: Where the compiler keeps what it found out about tactics.
+        artifact: The model.
+        network: In eval mode, on its device, in its precision.
+        batch_sizes: Those that are compiled, in ascending order.
+        load_s: Seconds for making the network.
+
     Attributes:
         compile_s: Seconds for exporting the network and building its engines, at all batch sizes
             together.
     """
 
-    _backend: TorchTensorrtBackend
+    def __init__(
+        self,
+        backend: TorchOptions,
+        options: Mapping[str, Any],
+        folder: Path,
+        artifact: Artifact,
+        network: nn.Module,
+        batch_sizes: Sequence[int],
+        load_s: float,
+    ) -> None:
+        self._options = options
+        self._folder = folder
+        super().__init__(backend, artifact, network, batch_sizes, load_s)
 
     def _prepare(self, network: nn.Module, batch_sizes: Sequence[int]) -> None:
         import torch
 
         backend = self._backend
         trt = load_library()
-        folder = backend.folder(self._artifact)
+        folder = self._folder
         cache = folder / "timing_cache.bin"
-        options = {**backend.options(), "timing_cache_path": str(cache)}
+        options = {**self._options, "timing_cache_path": str(cache)}
         known = cache.is_file()
         started = time.perf_counter()
         modules = {}
@@ -65,7 +88,7 @@ class TorchTensorrtSession(TorchSession):
         splits = {size: read_split(module, engine_class) for size, module in modules.items()}
         asked = PRECISIONS[backend.precision]
         for split in splits.values():
-            split.check(asked, backend.others == "none", backend.amp)
+            split.check(asked, options["require_full_compilation"], backend.amp)
         self._split: Split = splits[self._size]
         self._sizes = tuple(batch_sizes)
         self._network = Compiled(modules)
@@ -74,7 +97,7 @@ class TorchTensorrtSession(TorchSession):
             "torch_tensorrt": str(trt.__version__),
             "engines": {size: split.engines for size, split in splits.items()},
             "engine_bytes": None if None in found else sum(n for n in found if n is not None),
-            "min_block_size": backend.min_block_size,
+            "min_block_size": options["min_block_size"],
             "timing_cache_found": known,
         }
         self._check_parity(network)
