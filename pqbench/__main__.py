@@ -69,7 +69,7 @@ def _experiments() -> None:
 
     from hydra_plugins import pqbench_search
     from pqbench.app.arguments import config_folder, prepare
-    from pqbench.app.composition import share_store
+    from pqbench.app.composition import parse_once, share_store
     from pqbench.app.job import run
     from pqbench.app.outcome import INTERRUPTED, MISTYPED, OUTCOME, code_of, say
     from pqbench.app.words import in_our_words
@@ -83,6 +83,7 @@ def _experiments() -> None:
         stop.install()
         pqbench_search.register()
         share_store()
+        parse_once()
         sys.argv[1:] = prepare(sys.argv[1:])
         own = os.environ.setdefault("HYDRA_FULL_ERROR", "pqbench") == "pqbench"
         if own:  # else Hydra prints an error in its own words and ends the program

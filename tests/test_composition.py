@@ -7,7 +7,9 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+import omegaconf.base
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -24,7 +26,7 @@ from hydra_plugins import pqbench_search
 from pqbench.app import backends_here, job
 from pqbench.app.arguments import config_folder
 from pqbench.app.callbacks import check_combinations
-from pqbench.app.composition import SweepLoader, share_store, sweep_loader
+from pqbench.app.composition import SweepLoader, parse_once, share_store, sweep_loader
 from pqbench.core.errors import ConfigError
 
 JOBS = [
@@ -112,6 +114,29 @@ def test_copied_sources_share_the_store_and_list_the_same(hydra: Hydra) -> None:
     copied = copy.deepcopy(loader.repository)
     assert copied.get_schema_source().store is ConfigStore.instance()  # type: ignore[attr-defined]
     assert {group: loader.get_group_options(group) for group in before} == before
+
+
+def test_interpolations_are_parsed_once_and_give_the_same(
+    hydra: Hydra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = hydra.config_loader.load_sweep_config(composed(hydra, *SWEEP), JOBS[2])
+    job.hydra.job.num = 2
+    resolved = OmegaConf.to_yaml(job.fit, resolve=True), str(job.hydra.sweep.subdir)
+    parse = omegaconf.base.parse
+    monkeypatch.setattr(omegaconf.base, "parse", parse)  # as it was, afterwards
+    parse_once()
+    parse_once()
+    kept: Any = omegaconf.base.parse
+    assert kept is not parse
+    for _ in range(2):
+        missed = kept.cache_info().misses
+        assert resolved == (OmegaConf.to_yaml(job.fit, resolve=True), str(job.hydra.sweep.subdir))
+    assert kept.cache_info().misses == missed > 0
+    job.fit.seed = 7  # the tree is kept, not the value
+    job.fit.threads = "${fit.seed}"
+    assert job.fit.threads == 7
+    job.fit.seed = 8
+    assert job.fit.threads == 8
 
 
 def test_settings_of_a_plugin_that_cannot_be_pickled_are_copied(

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check
-from pqbench.app.composition import copied
+from pqbench.app.composition import copied, drop_hydra
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
 from pqbench.app.run_folder import RunFolder, is_given, new_folder
 from pqbench.app.shown import as_given, scrub_folder
@@ -72,8 +72,7 @@ def check_combinations(config: DictConfig) -> int | None:
 
     for overrides in fit_to_recipes(jobs, steps_of):
         total += 1
-        job = loader.compose(config, overrides)
-        check(_task(job))
+        check(drop_hydra(loader.compose(config, overrides)))
     return total
 
 
@@ -124,7 +123,7 @@ class Results(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder and the store before the experiment starts."""
         del kwargs
-        check(_task(config), alone=True)
+        check(drop_hydra(copied(config)), alone=True)
         folder = Path(config.hydra.run.dir)
         try:
             self._run = RunFolder(folder, is_given(config, "hydra.run.dir"))
@@ -191,7 +190,9 @@ class Results(Callback):
         from pqbench.tracking.store import ensure_store
         from pqbench.workers.forkserver import server
 
-        if str(config.hydra.launcher.get("_target_", "")).endswith(".BasicLauncher"):
+        if str(config.hydra.launcher.get("_target_", "")).endswith(
+            (".BasicLauncher", ".LocalLauncher")
+        ):
             server(int(config.threads))  # it imports torch while MLflow is imported here
         Cache(Path(config.outputs).absolute() / "cache").clean()
         settings = _tracking(config)
@@ -278,14 +279,6 @@ def _mlflow_pages(
         "runs_url": runs_url(base, experiment, name, view),
         "compare_url": compare_url(base, experiment, list(runs.values())),
     }
-
-
-def _task(config: DictConfig) -> DictConfig:
-    """The configuration of the experiment, without Hydra's own."""
-    task = copied(config)
-    with read_write(task), open_dict(task):
-        del task["hydra"]
-    return task
 
 
 def _sweep_folder(config: DictConfig) -> Path | None:

@@ -10,10 +10,12 @@ pickling a configuration takes a tenth of the time of ``copy.deepcopy``.
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import omegaconf.base
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import (
     CachingConfigRepository,
@@ -29,7 +31,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from pqbench.app.shown import as_given
@@ -59,6 +61,13 @@ def copied(config: T) -> T:
     return found
 
 
+def drop_hydra(config: DictConfig) -> DictConfig:
+    """An experiment's configuration, from which Hydra's own is taken."""
+    with read_write(config), open_dict(config):
+        del config["hydra"]
+    return config
+
+
 def share_store() -> None:
     """Have copies of a configuration source share the store that it reads from.
 
@@ -67,6 +76,16 @@ def share_store() -> None:
     """
     store = ConfigStore.instance()
     vars(store)["__deepcopy__"] = lambda memo: store  # noqa: ARG005
+
+
+def parse_once() -> None:
+    """Have OmegaConf parse each interpolation once in a process: its tree follows from its text.
+
+    It parses the same few texts thirty times for every job, by a parser in Python.
+    """
+    module: Any = omegaconf.base
+    if not hasattr(module.parse, "cache_info"):
+        module.parse = functools.lru_cache(maxsize=4096)(module.parse)
 
 
 class FilesOnce(ConfigRepository):
@@ -114,7 +133,7 @@ class SweepLoader(ConfigLoaderImpl):
         return {**self.__dict__, "_files": {}, "_bases": {}, "_parsed": {}, "_waiting": {}}
 
     def compose(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        """A job's configuration, to look at; :meth:`load_sweep_config` gives it once more."""
+        """A job's configuration, the caller's own; :meth:`load_sweep_config` gives it anew."""
         found = super().load_sweep_config(master_config, list(sweep_overrides))
         data = packed(found)
         if data is not None:  # many whole configurations would fill the memory
@@ -128,7 +147,7 @@ class SweepLoader(ConfigLoaderImpl):
         waiting = self._waiting.pop(tuple(sweep_overrides), None)
         if waiting is not None:
             found: DictConfig = pickle.loads(waiting)
-            if _brought_up_to_date(found, master_config):
+            if self._brought_up_to_date(found, master_config):
                 return found
         return super().load_sweep_config(master_config, sweep_overrides)
 
@@ -179,6 +198,22 @@ class SweepLoader(ConfigLoaderImpl):
         )
         return config
 
+    def _brought_up_to_date(self, config: DictConfig, master: DictConfig) -> bool:
+        """Give a composed job what its sweep was given since: where its folder is, say.
+
+        Returns:
+            False if that cannot be added to what is composed.
+        """
+        known = as_given(config.hydra.overrides.hydra)
+        added = [o for o in as_given(master.hydra.overrides.hydra) if o not in known]
+        if not all(o.startswith("hydra.") for o in added):
+            return False
+        self._apply_overrides_to_config([self._parse(o) for o in added], config)
+        for override in added:
+            config.hydra.overrides.hydra.append(override)
+        OmegaConf.copy_cache(from_config=master, to_config=config)  # of the time of day, say
+        return True
+
     def _parse(self, override: str) -> Override:
         if override not in self._parsed:
             self._parsed[override] = OverridesParser.create().parse_overrides([override])[0]
@@ -210,24 +245,6 @@ class SweepLoader(ConfigLoaderImpl):
             return copy.deepcopy(kept)
         found: DictConfig = pickle.loads(kept)
         return found
-
-
-def _brought_up_to_date(config: DictConfig, master: DictConfig) -> bool:
-    """Give a composed job what its sweep was given since: where its folder is, say.
-
-    Returns:
-        False if that cannot be added to what is composed.
-    """
-    known = as_given(config.hydra.overrides.hydra)
-    added = [o for o in as_given(master.hydra.overrides.hydra) if o not in known]
-    if not all(o.startswith("hydra.") for o in added):
-        return False
-    parsed = OverridesParser.create().parse_overrides(added)
-    SweepLoader._apply_overrides_to_config(parsed, config)
-    for override in added:
-        config.hydra.overrides.hydra.append(override)
-    OmegaConf.copy_cache(from_config=master, to_config=config)  # of the time of day, say
-    return True
 
 
 def sweep_loader() -> SweepLoader:

@@ -43,7 +43,7 @@ def run(config: DictConfig) -> str:
         shown = shown_config(config, schema.to_plain(read))
         status = ExperimentRun(read, folder, as_given(job.overrides.task), shown).run().status
         sweep = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-        for record, where in find_records(folder):
+        for record, where in find_records(folder) if read.tracking.enabled else ():
             push(record, where, read.tracking, sweep)
     except OutputError as error:
         unwritable(str(error))

@@ -1,9 +1,10 @@
-"""The nodes ``hydra.sweeper`` of pqbench's sweepers, which are in ``hydra_plugins``."""
+"""The nodes of pqbench's sweepers and launcher, which are in ``hydra_plugins``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncherConf
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 
 
@@ -37,6 +38,13 @@ class RecipeConf(BasicSweeperConf):
     """The node ``hydra.sweeper`` of sweeps that are not searches."""
 
     _target_: str = "hydra_plugins.pqbench_search.RecipeSweeper"
+
+
+@dataclass
+class LocalConf(BasicLauncherConf):
+    """The node ``hydra.launcher`` of jobs that run in this process, one after another."""
+
+    _target_: str = "hydra_plugins.pqbench_search.LocalLauncher"
 
 
 @dataclass

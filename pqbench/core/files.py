@@ -19,6 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FICLONE = 0x40049409  # Linux: share the blocks of another file until one of the two is written
+_PIECE = 1 << 20
 _SETTLED_NS = 2_000_000_000  # a file that changed more recently may change again at the same time
 _KNOWN: dict[tuple[str, int, int, int, int], str] = {}
 
@@ -112,15 +113,12 @@ def copy_file(source: Path | str, target: Path | str) -> None:
     Never a hard link: through one, a program that edits its input in place would change a result
     that is finished.
     """
-    if sys.platform == "linux":
-        with (
-            contextlib.suppress(OSError),  # no reflinks here
-            Path(source).open("rb") as given,
-            Path(target).open("wb") as made,
-        ):
-            fcntl.ioctl(made.fileno(), _FICLONE, given.fileno())
-            return
-    shutil.copyfile(source, target)
+    with Path(source).open("rb") as given, Path(target).open("wb") as made:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # no reflinks here
+                fcntl.ioctl(made.fileno(), _FICLONE, given.fileno())
+                return
+        shutil.copyfileobj(given, made, _PIECE)
 
 
 def copy_tree(source: Path, target: Path, without: Sequence[str] = ()) -> None:

@@ -25,7 +25,7 @@ from pqbench.core.errors import DataError
 from pqbench.core.files import copy_file, copy_tree, set_aside
 from pqbench.core.paths import files_inside, inside
 from pqbench.experiment.config import IGNORED_BY_FINGERPRINT
-from pqbench.machine.describe import describe
+from pqbench.machine.cpu import cpu_model
 
 log = logging.getLogger("pqbench")
 
@@ -72,7 +72,7 @@ def identity(sources: Mapping[str, str], threads: int, listing: str | None) -> s
         code_hash(),
         dict(sources),
         library_versions(),
-        describe(threads)["cpu"]["model"],
+        cpu_model(),
         threads,
     ]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -112,6 +112,7 @@ class ExperimentRun:
         self.pipeline = Pipeline(config, StageRunner(self.cache, folder / "work", folder / "logs"))
         self.finished = FinishedRecords(self.cache, folder, self.fingerprint)
         self.identity = ""
+        self.in_place = False  # the record was found, and lies in the folder already
         self.sources: dict[str, str] = {}
         self.built: Built | None = None
         self.shown: dict[str, Any] = mask(self.plain if shown is None else shown)
@@ -138,7 +139,8 @@ class ExperimentRun:
                 record = self._failed(error)
             except Exception as error:  # the boundary of the experiment: reported, never hidden
                 record = self._failed(self.recorder.unexpected(error))
-            record.save(self.folder)
+            if not self.in_place:
+                record.save(self.folder)
             note(self.folder)
         except OSError as error:
             raise OutputError(
@@ -273,6 +275,7 @@ class ExperimentRun:
     def _failed(self, error: PqbenchError) -> rec.Record:
         log.warning("  %s: %s: %s", self.config.title, error.status, error)
         named = identity(self.sources, self.config.threads, None)
+        self.in_place = False
         return self.recorder.failed(error, named, self.pipeline.done)
 
     # -- finding -------------------------------------------------------------------------------
@@ -294,6 +297,7 @@ class ExperimentRun:
             if record is not None:
                 self.finished.keep(record)
         if record is not None:
+            self.in_place = True
             log.info(
                 "  %s: %s, measured %s (force=true measures again)",
                 self.config.title,
@@ -313,6 +317,7 @@ class ExperimentRun:
             or record.identity != identity(self.sources, self.config.threads, None)
         ):
             return None
+        self.in_place = True
         log.info("  %s: %s before (retry=failed runs it again)", self.config.title, record.status)
         return record
 

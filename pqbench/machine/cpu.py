@@ -55,6 +55,11 @@ def _cpuinfo() -> tuple[str, tuple[str, ...]]:
     return platform.processor() or platform.machine(), flags
 
 
+def cpu_model() -> str:
+    """The processor's name."""
+    return _cpuinfo()[0]
+
+
 def thread_counts() -> str:
     """Powers of two up to the usable cores, and these: ``1,2,4,6`` on six of them."""
     cores = usable_cores()
