@@ -1,4 +1,4 @@
-"""``python -m pqbench.runtimes``: install converters that need an environment of their own."""
+"""``python -m pqbench.runtimes``: install tools that need an environment of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pqbench.assets.converters import ENVIRONMENTS, install
+from pqbench.assets.converters import ENVIRONMENTS
+from pqbench.assets.install_converters import install
 from pqbench.core.errors import PqbenchError
 
 

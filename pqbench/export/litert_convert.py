@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pqbench.assets.converters import LITERT, required, run_converter
+from pqbench.assets.converters import LITERT, last_line, required, run_program
 from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import UnavailableError, UnsupportedError
 from pqbench.nets.litert_net import LITERT_FILE
@@ -50,12 +50,11 @@ def convert_litert(artifact: Artifact, workdir: Path) -> Artifact:
     with tempfile.TemporaryDirectory() as between:
         source = Path(between) / "network.pt2"
         _save_exported(artifact, shapes, source)
-        done = run_converter(LITERT, PROGRAM, [str(source), str(target.absolute()), sizes])
+        done = run_program(LITERT, PROGRAM, [str(source), str(target.absolute()), sizes])
     if done.returncode != 0 or not target.is_file():
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise UnsupportedError(
             f"LiteRT's converter refuses {artifact.path.name} (exit status {done.returncode}): "
-            f"{lines[-1][:300] if lines else 'no reason given'}",
+            f"{last_line(done.stderr)}",
             hint="use backend=ort or backend=openvino for this model",
         )
     entry = LineageEntry(

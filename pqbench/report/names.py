@@ -88,12 +88,14 @@ BACKENDS = {
     "torchscript_cuda_fp16": "TorchScript (CUDA, FP16)",
 }
 STEPS = {
+    "aimet_int8": "AIMET INT8",
     "distill": "distil",
     "finetune": "fine-tune",
     "fp16": "FP16",
     "litert_int8": "LiteRT INT8",
     "mnn_int8": "MNN INT8",
     "low_rank": "low rank",
+    "modelopt_int8": "ModelOpt INT8",
     "nncf_accuracy_int8": "NNCF INT8, accuracy-controlled",
     "nncf_int8": "NNCF INT8",
     "nncf_int8_full": "NNCF INT8, full correction",

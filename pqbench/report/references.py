@@ -58,6 +58,11 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # class: what it does, works
         "static INT8 quantization by LiteRT's own quantizer",
         ("litert", _INT8),
     ),
+    "ModeloptInt8": (
+        "static INT8 quantization by NVIDIA's Model Optimizer",
+        ("modelopt", "wu2020integer"),
+    ),
+    "AimetInt8": ("static INT8 quantization by AIMET", ("siddegowda2022aimet", _INT8)),
     "MnnInt8": ("static INT8 quantization by MNN's own quantizer", ("jiang2020mnn", _INT8)),
     "Pt2eInt8": ("static INT8 quantization by PyTorch's export flow", (_TORCH, _INT8)),
     "TorchDynamic": ("dynamic INT8 quantization by PyTorch", (_TORCH,)),
@@ -79,6 +84,8 @@ RANGES = {  # how a quantizer finds the range of activations
     "mean_minmax": ("the mean least and greatest values of the images", ()),
     "entropy": ("the least relative entropy", ("wu2020integer",)),
     "percentile": ("a percentile of the values", ("wu2020integer",)),
+    "max": ("the greatest absolute value", ("wu2020integer",)),
+    "sqnr": ("the least noise of rounding and clipping together", ("siddegowda2022aimet",)),
 }
 MODELS = {
     "bert": "wang2020minilm",
@@ -201,6 +208,8 @@ def _details(node: Mapping[str, Any]) -> Iterable[str]:
         yield f", with {how} bias correction{cite('nagel2019datafree')}"
     if node.get("bias_correction"):
         yield f", with bias correction{cite('nagel2019datafree')}"
+    if node.get("adaround"):
+        yield f", with weights rounded adaptively{cite('nagel2020adaround')}"
     if node.get("equalize"):
         yield f", with cross-layer equalization{cite('nagel2019datafree')}"
     if node.get("penalty") in PENALTIES:

@@ -120,7 +120,7 @@ def test_litert_that_is_missing_is_said_with_the_remedy(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = LitertBackend(1).availability()
     assert (found.available, found.hint) == (False, "python -m pqbench.runtimes install litert")
-    with pytest.raises(UnavailableError, match="converter for litert"):
+    with pytest.raises(UnavailableError, match="LiteRT's converter, which"):
         convert_litert(torch_artifact, tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = LitertBackend(1).availability()

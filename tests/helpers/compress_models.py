@@ -135,3 +135,15 @@ def run_openvino(artifact: Artifact, x: npt.NDArray[np.float32]) -> npt.NDArray[
 def sqnr(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.float32]) -> float:
     """Signal to quantization noise, in decibels."""
     return float(10 * np.log10((exact**2).sum() / ((exact - rounded) ** 2).sum()))
+
+
+def int8_weights(artifact: Artifact) -> dict[str, npt.NDArray[np.int8]]:
+    """The int8 tensors of an ONNX file that have more than one dimension, by name."""
+    import onnx
+
+    tensors = onnx.load(artifact.path).graph.initializer
+    return {
+        t.name: onnx.numpy_helper.to_array(t)
+        for t in tensors
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    }
