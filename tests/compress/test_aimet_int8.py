@@ -49,9 +49,15 @@ def test_aimet_int8_rounds_weights_by_one_step_at_most(
     data = StepData(split, seed=0, threads=1)
     (tmp_path / "nearest").mkdir()
     (tmp_path / "adaptive").mkdir()
-    nearest = AimetInt8(calibration_size=8).apply(exact, data, tmp_path / "nearest")
+    nearest = AimetInt8(calibration_size=8, method="minmax").apply(
+        exact, data, tmp_path / "nearest"
+    )
     adaptive = AimetInt8(
-        calibration_size=8, adaround=True, adaround_images=8, adaround_iterations=200
+        calibration_size=8,
+        method="minmax",
+        adaround=True,
+        adaround_images=8,
+        adaround_iterations=200,
     ).apply(exact, data, tmp_path / "adaptive")
     before, after = int8_weights(nearest), int8_weights(adaptive)
     assert before.keys() == after.keys() and len(before) == 4

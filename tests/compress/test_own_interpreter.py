@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def exact(split: PreparedSplit, tmp_path_factory: pytest.TempPathFactory) -> Art
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("cache")
     write_wheel(folder / "wheels", "pqbench-probe", "1.0", "")
     with pytest.MonkeyPatch.context() as patch:
