@@ -1,4 +1,4 @@
-"""Train a better MobileNetV3-Large for ELPV than is shipped yet: from parts of EfficientNet-Lite0.
+"""Train the MobileNetV3-Large for ELPV that pqbench ships: from parts of EfficientNet-Lite0.
 
 No ImageNet weights of MobileNetV3-Large can be had from a package, those of EfficientNet-Lite0 can.
 The two networks have the same channels at the same places up to 112 channels at 14 x 14, so the
