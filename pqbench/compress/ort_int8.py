@@ -93,7 +93,7 @@ class OrtInt8(Step):
     op_types: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     bias_correction: bool = False
-    integer_gates: bool = False
+    integer_gates: bool = True
     equalize: bool = False
 
     def __post_init__(self) -> None:
