@@ -24,14 +24,13 @@ NNCF = "compress.nncf_int8"
 # Name of the folder, backend, recipe and settings.
 RECIPES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("ort_int8", "ort", ("compress=ort_int8",)),
-    ("ort_int8_mean", "ort", ("compress=ort_int8", "compress.ort_int8.method=mean_minmax")),
     (
-        "ort_int8_gates",
+        "ort_int8_as_the_tool_has_it",
         "ort",
         (
             "compress=ort_int8",
-            "compress.ort_int8.method=mean_minmax",
-            "compress.ort_int8.integer_gates=true",
+            "compress.ort_int8.method=minmax",
+            "compress.ort_int8.integer_gates=false",
         ),
     ),
     ("ort_partial", "ort", ("compress=partial_int8",)),
