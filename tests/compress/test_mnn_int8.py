@@ -12,7 +12,7 @@ from pqbench.compress import mnn_int8
 from pqbench.compress.mnn_int8 import MnnInt8
 from pqbench.compress.recipe import plan
 from pqbench.core.artifact import Artifact
-from pqbench.core.errors import UnsupportedError
+from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.core.step import StepData
 
@@ -51,6 +51,11 @@ def test_mnn_int8_says_how_the_quantizer_ended(
     data = StepData(split, seed=0, threads=1)
     with pytest.raises(UnsupportedError, match=r"quantizer ends with status -6: .*max_size"):
         MnnInt8(calibration_size=1).apply(exact, data, tmp_path)
+
+
+def test_mnn_int8_refuses_a_method_that_the_tool_cannot_finish() -> None:
+    with pytest.raises(ConfigError, match=r"mnn_int8.method 'kl' is unknown"):
+        MnnInt8(method="kl")
 
 
 def test_mnn_int8_is_planned_for_mnn_alone() -> None:
