@@ -15,6 +15,7 @@ from pathlib import Path
 
 from predecessors import NONE, put
 
+from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.report.answer import answers, lines
 from pqbench.report.escape import markdown
@@ -109,13 +110,19 @@ def missing(records: Sequence[Record]) -> list[str]:
     return [*out, ""]
 
 
-def page(records: Sequence[Record], pairings: Sequence[Pairing], tools: str = "") -> list[str]:
+def page(
+    records: Sequence[Record],
+    pairings: Sequence[Pairing],
+    tools: str = "",
+    margins: Margins | None = None,
+) -> list[str]:
     """The measured part: the answers, a table for each model, what has no result, methods.
 
     Args:
         records: Of the sweep, the newest of each experiment.
         pairings: Finalists timed beside PyTorch eager.
         tools: A table of what the runtimes' own tools measure, in Markdown.
+        margins: What may be lost at most, and the like.
 
     Raises:
         ValueError: No record has a result.
@@ -127,7 +134,7 @@ def page(records: Sequence[Record], pairings: Sequence[Pairing], tools: str = ""
     out: list[str] = []
     if not pairings:
         out += ["No finalist was timed beside PyTorch eager, so there is no answer here.", ""]
-    for found in answers(records, pairings) if pairings else []:
+    for found in answers(records, pairings, margins) if pairings else []:
         first, *rest = (markdown(line) for line in lines(found, commands=False))
         out += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
     for key in dict.fromkeys((r.experiment.model, r.experiment.dataset) for r in good):
@@ -160,12 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tools", type=Path, help="what own_tools.py printed")
+    parser.add_argument("--drop", type=float, default=3, help="points that may be lost")
     given = parser.parse_args()
     found = newest_found([p for folder in given.folders for p in find_records(folder)])
     records = [record for record, _ in found]
     pairings = [p for folder in given.folders for p in load_pairings(folder, records)]
     tools = given.tools.read_text(encoding="utf-8") if given.tools else ""
-    put(PAGE, page(records, pairings, tools))
+    put(PAGE, page(records, pairings, tools, Margins(max_drop_pt=given.drop)))
     print(PAGE)
 
 

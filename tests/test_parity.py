@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pqbench.core.errors import ParityError
-from pqbench.core.parity import check, compare, sqnr_db
+from pqbench.core.parity import allowed_flips, check, compare, sqnr_db
 
 LOGITS = arrays(np.float32, (6, 5), elements=st.floats(-100, 100, width=32))
 
@@ -116,6 +116,37 @@ def test_compare_counts_clear_flips_even_at_high_sqnr() -> None:
     assert parity.clear_flips > 2
     assert not parity.passed
     assert "samples change" in parity.problem
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "quantized", "flips"),
+    [(32, 0.97, False, 0), (32, 0.97, True, 3), (100, 0.97, False, 3), (100, 0.97, True, 6)],
+)
+def test_allowed_flips_are_those_of_chance_where_a_model_is_quantized(
+    samples: int, share: float, quantized: bool, flips: int
+) -> None:
+    assert allowed_flips(samples, share, quantized) == flips
+
+
+@given(st.integers(1, 300), st.floats(0.0, 1.0))
+def test_allowed_flips_leave_by_chance_at_most_one_in_twenty_above(n: int, share: float) -> None:
+    from scipy.stats import binom
+
+    allowed = allowed_flips(n, share, quantized=True)
+    assert 0 <= allowed <= n
+    if 1e-9 < share < 1 - 1e-9:
+        assert binom.sf(allowed, n, 1 - share) <= 0.05 + 1e-9
+        assert allowed == 0 or binom.sf(allowed - 1, n, 1 - share) > 0.05 - 1e-9
+
+
+def test_compare_lets_few_samples_of_a_quantized_model_jump() -> None:
+    """Three samples of 32 whose answer changes clearly, all others without a difference."""
+    reference = logits(32) + 10 * np.eye(10, dtype=np.float32)[np.arange(32) % 10]
+    for flips, passed in ((3, True), (4, False)):
+        got = reference.copy()
+        got[:flips] = np.roll(got[:flips], 1, axis=1)
+        assert compare("x", [reference], [got], 0.0, 0.97, quantized=True).passed == passed
+        assert not compare("x", [reference], [got], 0.0, 0.97).passed
 
 
 def test_compare_says_nothing_of_classes_where_there_are_none() -> None:

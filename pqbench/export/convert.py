@@ -124,6 +124,7 @@ def convert(
             least if min_sqnr_db is None else min_sqnr_db,
             min_agreement,
             None if quantized else FLOAT_VARYING_SQNR_DB,
+            quantized,
         )
     )
     entry = new.lineage[-1]

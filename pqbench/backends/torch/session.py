@@ -143,7 +143,8 @@ class TorchSession(Session):
             least = QDQ_SQNR_DB
         else:
             least = FLOAT_SQNR_DB if self._backend.precision == "fp32" else HALF_SQNR_DB
-        parity = check(compare(f"eager to {self._backend.mode}", reference, got, least, 0.97))
+        mode = f"eager to {self._backend.mode}"
+        parity = check(compare(mode, reference, got, least, 0.97, quantized=integer))
         self._details["parity"] = asdict(parity)
 
     def _zeros(self, size: int) -> dict[str, npt.NDArray[Any]]:
