@@ -35,8 +35,9 @@ SMALL = {
         *tiny.FOLDER,
         "model.file=net.onnx",
         "model.preprocess.crop=32",
-        "compress=prune_onnx_channels",
+        "compress=[prune_onnx_channels,distill]",
         "compress.prune_onnx_channels.round_to=1",
+        "compress.distill.epochs=1",
         "backend=ort",
     ],
     "predecessor_densenet": [
@@ -124,7 +125,9 @@ def test_experiment_runs_in_a_small_form(name: str, tmp_path: Path) -> None:
             assert 0.5 <= details["macs_reduction"] < 0.8
     if name == "predecessor_onnx_file":
         [pruned] = [r for r in records if not r.is_baseline]
-        details = pruned.lineage[-1]["details"]
+        actions = {entry["action"]: entry["details"] for entry in pruned.lineage}
+        assert actions["distill"]["file_sqnr_db"] > 90
+        details = actions["prune_onnx_channels"]
         assert details["channels_kept"] < details["channels"]
         assert details["parameters_after"] < 0.85 * details["parameters_before"]
     if name == "predecessor_densenet":

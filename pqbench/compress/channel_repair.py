@@ -5,7 +5,7 @@ He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Netwo
 whole layer's outputs, layer after layer with the repairs before it in place. Here the squares of
 the change are a part of the loss (ridge), so that few images do not overfit; how much they weigh is
 chosen on a quarter of the images that the fit has not seen, and a layer that no fit improves there
-gets another bias at most.
+gets another bias at most. Of a depthwise convolution each channel is fitted by itself.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Feeds = Sequence[Mapping[str, npt.NDArray[Any]]]
 Matrix = npt.NDArray[np.float64]
 PLACES = 16  # of a feature map that are taken of each image
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean squared singular value
+CHANNELS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Reader:
 
     node: onnx.NodeProto
     made: npt.NDArray[np.int64]  # its own channels that stay
+    depthwise: bool = False
 
 
 def repair(
@@ -76,7 +78,7 @@ def _readers(
     found = []
     wide = set(channels.depthwise)
     for node in whole.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.output[0] in wide:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         if onnx_graph.attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
             continue  # the place of each patch would have to be found first
@@ -88,7 +90,8 @@ def _readers(
         read, made = (channels.layouts.get(name) for name in (node.input[0], node.output[0]))
         touched = read is not None and any(channels.root(s.group) in kept for s in read)
         if touched and made is not None:
-            found.append(Reader(node, channels.places(made, kept)))
+            depthwise = node.output[0] in wide
+            found.append(Reader(node, channels.places(made, kept), depthwise))
     return found
 
 
@@ -117,14 +120,16 @@ def _fit(
         error = np.take(truth, reader.made, axis=1).astype(np.float64) - y
         if error.ndim == 4:
             count = error.shape[2] * error.shape[3]
-            places = rng.choice(count, min(PLACES, count), replace=False)
+            most = PLACES // 2 if reader.depthwise else PLACES
+            places = rng.choice(count, min(most, count), replace=False)
             rows.append(_patches(node, weight, x, places, error.shape[3]))
             errors.append(error[0].reshape(error.shape[1], -1)[:, places].T)
         else:
             rows.append(x.reshape(len(x), -1).astype(np.float64))
             errors.append(error.reshape(len(error), -1))
         owners.append(np.full(len(errors[-1]), image))
-    change, shift, gain = ridge(
+    solve = ridge_each if reader.depthwise else ridge
+    change, shift, gain = solve(
         np.concatenate(rows), np.concatenate(errors), np.concatenate(owners) % 4 == 0
     )
     _add(pruned, node, weight, change, shift)
@@ -202,6 +207,48 @@ def ridge(x: Matrix, errors: Matrix, held: npt.NDArray[np.bool_]) -> tuple[Matri
     return change, mean_e - mean_x @ change, 1.0 - best_loss / still if still else 0.0
 
 
+def ridge_each(
+    x: Matrix, errors: Matrix, held: npt.NDArray[np.bool_]
+) -> tuple[Matrix, Matrix, float]:
+    """As :func:`ridge`, where each output reads features of its own.
+
+    Args:
+        x: What the outputs read, (rows, outputs * features).
+        errors: What they lack, (rows, outputs).
+        held: Rows that the fit does not see.
+
+    Returns:
+        As :func:`ridge`; a column without a fit that helps has zeros.
+    """
+    outputs = errors.shape[1]
+    x = x.reshape(len(x), outputs, -1)
+    changes, shifts = np.zeros((x.shape[2], outputs)), np.zeros(outputs)
+    still = gone = 0.0
+    for start in range(0, outputs, CHANNELS_AT_ONCE):
+        part = slice(start, start + CHANNELS_AT_ONCE)
+        seen, tested = x[~held, part], x[held, part]
+        wanted, asked = errors[~held, part], errors[held, part]
+        mean_x, mean_e = seen.mean(axis=0), wanted.mean(axis=0)
+        seen, tested = seen - mean_x, tested - mean_x
+        values, vectors = np.linalg.eigh(np.einsum("nck,ncl->ckl", seen, seen))
+        both = np.einsum("ckl,ck->cl", vectors, np.einsum("nck,nc->ck", seen, wanted - mean_e))
+        scale = np.maximum(values.mean(axis=1, keepdims=True), np.finfo(float).tiny)
+        before = (asked**2).sum(axis=0)
+        best = ((asked - mean_e) ** 2).sum(axis=0)
+        change = np.zeros((best.size, x.shape[2]))
+        for weight in RIDGES:
+            fitted = np.einsum("ckl,cl->ck", vectors, both / (values + weight * scale))
+            loss = ((asked - mean_e - np.einsum("nck,ck->nc", tested, fitted)) ** 2).sum(axis=0)
+            change = np.where((loss < best)[:, None], fitted, change)
+            best = np.minimum(best, loss)
+        helps = best < before
+        changes[:, part] = np.where(helps, change.T, 0.0)
+        shifts[part] = np.where(helps, mean_e - (mean_x * change).sum(axis=1), 0.0)
+        still += float(before.sum())
+        gone += float((before - np.minimum(best, before)).sum())
+    return changes, shifts, gone / still if still else 0.0
+
+
 def _add(
     model: onnx.ModelProto,
     node: onnx.NodeProto,
@@ -227,14 +274,11 @@ def _add(
         new = (bias + shift.reshape(bias.shape)).astype(bias.dtype) if bias.size > 1 else bias
         known[node.input[2]].CopyFrom(numpy_helper.from_array(new, node.input[2]))
         return
+    if node.op_type != "MatMul":
+        onnx_graph.add_bias(model.graph, node, shift.astype(weight.dtype))
+        return
     name = onnx_graph.free_name(model.graph, f"{node.output[0]}_shift")
     model.graph.initializer.append(numpy_helper.from_array(shift.astype(weight.dtype), name))
-    if node.op_type != "MatMul":
-        if len(node.input) > 2:
-            node.input[2] = name
-        else:
-            node.input.append(name)
-        return
     inner = onnx_graph.free_name(model.graph, f"{node.output[0]}_product")
     outer, node.output[0] = node.output[0], inner
     at = next(i for i, n in enumerate(model.graph.node) if n.output and n.output[0] == inner)

@@ -1,8 +1,9 @@
 """Structured pruning of a given ONNX file: whole channels are removed, the graph computes less.
 
-Channels are ranked by group norm (Fang et al. 2023, "DepGraph", https://arxiv.org/abs/2301.12900).
-An ONNX file cannot be trained further; instead the weights that read the remaining channels are
-fitted anew to what the whole network computed (:mod:`pqbench.compress.channel_repair`).
+Channels are ranked by group norm (Fang et al. 2023, "DepGraph", https://arxiv.org/abs/2301.12900)
+or by what the loss would change by (:mod:`pqbench.compress.channel_gradients`). The weights that
+read the remaining channels are fitted anew to what the whole network computed
+(:mod:`pqbench.compress.channel_repair`); ``distill`` or ``finetune`` after it trains the file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.compress.calibration import check_size, draw, refuse_quantized
+from pqbench.compress.channel_gradients import taylor
 from pqbench.compress.channel_repair import repair
 from pqbench.compress.onnx_ready import pre_process, refuse_half
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
@@ -32,15 +34,19 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 SCOPES = ("global", "layer")
+CRITERIA = ("group_norm", "taylor")
+TAYLOR_IMAGES = 256
 Kept = Mapping[int, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class PruneOnnxChannels(Step):
-    """Remove the channels of least group norm, and fit what reads the others.
+    """Remove the channels that weigh least, and fit what reads the others.
 
     Attributes:
         ratio: Share of the removable channels to remove, in (0, 1).
+        criterion: ``group_norm``: the norm of the weights that make a channel; ``taylor``: weight
+            times gradient on training images, for classifiers that PyTorch can run.
         scope: ``global`` ranks all channels together, ``layer`` takes the same share of each group.
         most: Largest share that one group may lose, in (0, 1).
         round_to: The number of channels that stays is a multiple of this.
@@ -50,11 +56,11 @@ class PruneOnnxChannels(Step):
     kind: ClassVar[Kind] = "prune"
     takes: ClassVar[tuple[Representation, ...]] = ("onnx",)
     why_not: ClassVar[Mapping[Representation, str]] = {
-        "torch": "it edits ONNX files; a network in PyTorch is pruned by prune, and can be trained "
-        "afterwards"
+        "torch": "it edits ONNX files; a network in PyTorch is pruned by prune"
     }
 
     ratio: float = 0.25
+    criterion: str = "group_norm"
     scope: str = "global"
     most: float = 0.75
     round_to: int = 8
@@ -64,11 +70,12 @@ class PruneOnnxChannels(Step):
         for key in ("ratio", "most"):
             if not 0.0 < getattr(self, key) < 1.0:
                 raise ConfigError(f"{key} must lie between 0 and 1, got {getattr(self, key)}")
-        if self.scope not in SCOPES:
-            raise ConfigError(
-                f"prune_onnx_channels.scope '{self.scope}' is unknown",
-                hint=f"choose one of {', '.join(SCOPES)}",
-            )
+        for key, known in (("scope", SCOPES), ("criterion", CRITERIA)):
+            if getattr(self, key) not in known:
+                raise ConfigError(
+                    f"prune_onnx_channels.{key} '{getattr(self, key)}' is unknown",
+                    hint=f"choose one of {', '.join(known)}",
+                )
         if self.round_to < 1:
             raise ConfigError(f"round_to must be at least 1, got {self.round_to}")
         if self.repair_images:
@@ -93,7 +100,7 @@ class PruneOnnxChannels(Step):
             whole = onnx.shape_inference.infer_shapes(onnx.load(ready))
         own_vectors(whole.graph)
         channels = find_channels(whole)
-        kept = self._kept(whole, channels)
+        kept = self._kept(whole, channels, data)
         pruned = cut(whole, channels, kept)
         repaired = {}
         if self.repair_images:
@@ -116,7 +123,7 @@ class PruneOnnxChannels(Step):
         )
         return artifact.derive(workdir, FILE, entry)
 
-    def _kept(self, model: onnx.ModelProto, channels: Channels) -> Kept:
+    def _kept(self, model: onnx.ModelProto, channels: Channels, data: StepData) -> Kept:
         """The channels that stay, by group.
 
         Raises:
@@ -125,10 +132,14 @@ class PruneOnnxChannels(Step):
         from onnx import numpy_helper
 
         free = [group for group in channels.free() if channels.sizes[group] > self.round_to]
-        names = {slot.tensor for slot in channels.slots if slot.makes}
-        known = onnx_graph.constants(model.graph)
-        weights = {name: numpy_helper.to_array(known[name]) for name in names}
-        scores = [importance(channels, group, weights) for group in free]
+        if self.criterion == "taylor":
+            images = data.train.spread(TAYLOR_IMAGES, data.seed)
+            scores = taylor(model, channels, free, data.train, images, data.threads)
+        else:
+            names = {slot.tensor for slot in channels.slots if slot.makes}
+            known = onnx_graph.constants(model.graph)
+            weights = {name: numpy_helper.to_array(known[name]) for name in names}
+            scores = [importance(channels, group, weights) for group in free]
         kept = {}
         if scores:
             together = self.scope == "global"
@@ -186,7 +197,7 @@ def cut(model: onnx.ModelProto, channels: Channels, kept: Kept) -> onnx.ModelPro
         if len(places) < values[slot.tensor].shape[slot.axis]:
             values[slot.tensor] = np.take(values[slot.tensor], places, axis=slot.axis)
             changed.add(slot.tensor)
-    put(graph, {name: values[name] for name in changed})
+    onnx_graph.put(graph, {name: values[name] for name in changed})
     wide = set(channels.depthwise)
     for node in graph.node:
         if node.output[0] in wide:
@@ -204,12 +215,3 @@ def cut(model: onnx.ModelProto, channels: Channels, kept: Kept) -> onnx.ModelPro
     del graph.value_info[:]
     onnx_graph.remove_unused(graph)
     return copy
-
-
-def put(graph: onnx.GraphProto, values: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Give constants of a graph other values, wherever they are stored."""
-    from onnx import numpy_helper
-
-    stored = onnx_graph.constants(graph)
-    for name, value in values.items():
-        stored[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))

@@ -165,7 +165,8 @@ def _find(
         return None
     (name, step), rest = steps[0], steps[1:]
     takes = [r for r in routes if (r[-1] if r else start) in step.takes]
-    takes.sort(key=lambda r: (r[-1] if r else start) not in loads)
+    if step.kind != "train":  # a network is trained as it was given, before it is converted
+        takes.sort(key=lambda r: (r[-1] if r else start) not in loads)
     for route in takes:
         here = route[-1] if route else start
         given = step.result_of(here)

@@ -23,7 +23,8 @@ class StepData:
         train: The train split: calibration images are drawn from it, never from the scored split.
         seed: Seeds every draw and every training run.
         threads: Threads the step may use.
-        teacher: The model as it was before the first step (``torch``), for distillation; or None.
+        teacher: The model as it was before the first step (``torch`` or ``onnx``), for
+            distillation; or None.
         resume: A folder that outlives an interrupted run of this very step and is removed once the
             step is done: what is put there is found when the step is run again. May not exist yet.
     """

@@ -77,6 +77,7 @@ CRITERIA = {  # in words, works
     "fpgm": ("the distance from the geometric median", "he2019fpgm"),
     "taylor": ("a first-order Taylor expansion", "molchanov2019importance"),
     "hessian": ("a diagonal Hessian", "lecun1990obd"),
+    "group_norm": ("the norm of each group of weights", "fang2023depgraph"),
 }
 PENALTIES = {"group_norm": "fang2023depgraph", "bn_scale": "liu2017slimming"}
 RANGES = {  # how a quantizer finds the range of activations

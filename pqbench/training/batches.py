@@ -104,7 +104,10 @@ class Batches:
     def _input(
         self, name: str, picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
     ) -> Tensor:
-        """One input: images as float32 (n, C, H, W) in channels-last order, others as stored."""
+        """One input: images as float32 (n, C, H, W) in channels-last order, others as stored.
+
+        For a file that takes channels last it is (n, H, W, C).
+        """
         import torch
         from torch.nn import functional
 
@@ -123,6 +126,9 @@ class Batches:
         mean = torch.tensor(norm.mean).view(1, -1, 1, 1)
         std = torch.tensor(norm.std).view(1, -1, 1, 1)
         x = (x.float() / 255 - mean) / std
+        form = self.split.forms.get(name)
+        if form is not None and form.layout == "nhwc":
+            return x.permute(0, 2, 3, 1).contiguous()
         return x.contiguous(memory_format=torch.channels_last)
 
     def _dtype(self, name: str) -> npt.DTypeLike:

@@ -1,4 +1,7 @@
-"""Fine-tuning and distillation as steps of a recipe, for the accuracy that pruning costs."""
+"""Fine-tuning and distillation as steps of a recipe, for the accuracy that pruning costs.
+
+A network in PyTorch is trained, or an ONNX file as the graph that it is (``training.trainee``).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
-from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import feed_tensors, recalibrate_batch_norm, torch_threads
 from pqbench.training.batches import changes_size
 from pqbench.training.budget import find_budget
 from pqbench.training.fit import fit
 from pqbench.training.settings import TrainingSettings
+from pqbench.training.trainee import check_side, load_teacher, load_trainee
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,8 +48,11 @@ class Finetune(Step):
     """
 
     kind: ClassVar[Kind] = "train"
-    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
-    limits: ClassVar[Sequence[str]] = ("tasks other than classification: training needs classes",)
+    takes: ClassVar[tuple[Representation, ...]] = ("torch", "onnx")
+    limits: ClassVar[Sequence[str]] = (
+        "tasks other than classification: training needs classes",
+        "ONNX files in half precision, or with an operator that it has no rule for in PyTorch",
+    )
 
     budget: str = "quick"
     epochs: int | None = None
@@ -117,12 +123,14 @@ class Finetune(Step):
         distils = self.teacher_weight > 0
         if distils and data.teacher is None:
             raise UnsupportedError(
-                "distill needs the torch model from before the first step, and there is none",
-                hint="use compress.finetune, or start from a torch model",
+                "distill needs the model from before the first step, and there is none",
+                hint="use compress.finetune",
             )
-        network = load_network(artifact)
-        teacher = load_network(data.teacher) if distils and data.teacher is not None else None
+        trainee = load_trainee(artifact, data.train, data.threads, data.seed)
+        network = trainee.network
+        teacher = load_teacher(data.teacher) if distils and data.teacher is not None else None
         settings = self.settings(data.seed, data.threads)
+        check_side(trainee, data.train, settings.train_size)
         shown = sys.stderr.isatty()
         names = [spec.name for spec in artifact.inputs]
         penalty = self.find_penalty(network, feed_tensors(data.train, names, slice(0, 2)))
@@ -137,6 +145,6 @@ class Finetune(Step):
             action=self.action,
             seconds=time.perf_counter() - start,
             config=asdict(self),
-            details={**asdict(report), "batch_norm_images": used},
+            details={**asdict(report), "batch_norm_images": used, **trainee.details},
         )
-        return save_like(network, artifact, workdir, entry)
+        return trainee.save(workdir, entry)

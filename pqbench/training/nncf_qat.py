@@ -46,6 +46,7 @@ class NncfQat(Finetune):
     """
 
     kind: ClassVar[Kind] = "quantize"  # it trains, too
+    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
     gives: ClassVar[Representation] = "openvino"
     why_not: ClassVar[Mapping[Representation, str]] = {
         "onnx": "neither torch.onnx exporter takes NNCF's fake quantizers into a form that ONNX "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pqbench.core.artifact import Representation
 from pqbench.core.errors import ConfigError
 from pqbench.training.finetune import Finetune
 from pqbench.training.penalty import PENALTIES, ChannelPenalty, Penalty
@@ -26,6 +27,7 @@ class Sparsify(Finetune):
         devices: 1 alone: the penalty cannot be handed to another process.
     """
 
+    takes: ClassVar[tuple[Representation, ...]] = ("torch",)
     limits: ClassVar[Sequence[str]] = (
         "tasks other than classification: training needs classes",
         "networks that Torch-Pruning cannot trace, recurrent ones above all",

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from onnx import helper, numpy_helper
 
-from pqbench.compress.channel_repair import repair, ridge
+from pqbench.compress.channel_repair import repair, ridge, ridge_each
 from pqbench.compress.onnx_ready import pre_process
 from pqbench.compress.prune_onnx_channels import PruneOnnxChannels, cut, own_vectors
 from pqbench.core.artifact import Artifact
@@ -157,6 +157,30 @@ def test_repair_takes_most_of_the_error_of_repeated_channels_away(
     assert 0.5 < details["repair_error_removed"] <= 1.0
 
 
+def test_taylor_keeps_the_channels_that_the_loss_hangs_on(
+    source: Artifact, data: StepData, split: PreparedSplit, tmp_path: Path
+) -> None:
+    """The last reader ignores half of the channels, though their weights are the largest."""
+    model = onnx.load(source.path)
+    tensors = onnx_graph.constants(model.graph)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    second, third = (numpy_helper.to_array(tensors[n.input[1]]).copy() for n in convolutions[1:])
+    second[:16] *= 3
+    third[:, :16] = 0
+    for node, value in zip(convolutions[1:], (second, third), strict=True):
+        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(value, node.input[1]))
+    artifact = artifact_of(model, tmp_path / "given", split)
+    feed = split.feed(slice(0, split.count))["input"]
+    errors = {}
+    for criterion in ("group_norm", "taylor"):
+        folder = tmp_path / criterion
+        folder.mkdir()
+        step = PruneOnnxChannels(ratio=0.2, criterion=criterion, most=0.6, repair_images=0)
+        pruned = onnx.load(step.apply(artifact, data, folder).path)
+        errors[criterion] = float(((run(pruned, feed) - run(model, feed)) ** 2).mean())
+    assert errors["taylor"] < 1e-9 < errors["group_norm"]
+
+
 def test_pruned_file_loads_without_the_whole_one(
     source: Artifact, data: StepData, tmp_path: Path
 ) -> None:
@@ -210,6 +234,7 @@ def test_weights_that_two_layers_share_keep_their_channels(tmp_path: Path) -> No
         ("ratio", 1.0, "ratio must lie between 0 and 1"),
         ("most", 0.0, "most must lie between 0 and 1"),
         ("scope", "all", "scope 'all' is unknown"),
+        ("criterion", "random", "criterion 'random' is unknown"),
         ("round_to", 0, "round_to must be at least 1"),
     ],
 )
@@ -244,6 +269,51 @@ def test_ridge_finds_a_linear_error_and_leaves_noise_alone() -> None:
     change, shift, gain = ridge(x, noise - noise[~held].mean(axis=0), held)
     assert np.abs(change).max() < 0.1
     assert gain < 0.05
+
+
+def test_ridge_of_each_output_finds_what_each_lacks_of_its_own_features() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 70, 9))
+    held = np.arange(400) % 4 == 0
+    exact = rng.standard_normal((9, 70))
+    errors = np.einsum("nck,kc->nc", x, exact) + 0.5
+    errors[:, 69] = rng.standard_normal(400)  # nothing to be learnt
+    change, shift, gain = ridge_each(x.reshape(400, -1), errors, held)
+    np.testing.assert_allclose(change[:, :69], exact[:, :69], atol=0.02)
+    np.testing.assert_allclose(shift[:69], 0.5, atol=0.02)
+    assert np.abs(change[:, 69]).max() < 0.1
+    assert 0.97 < gain < 1.0
+    one, bias, part = ridge(x[:, 3], errors[:, 3:4], held)
+    np.testing.assert_allclose(change[:, 3], one[:, 0], atol=1e-3)
+    np.testing.assert_allclose(shift[3], bias[0], atol=1e-3)
+    assert part > 0.999
+
+
+def test_repair_fits_depthwise_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 32, 1),
+        torch.nn.Conv2d(32, 32, 3, groups=32),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 4),
+    )
+    model = exported(network, tmp_path, side=24)
+    channels = find_channels(model)
+    kept = {group: np.arange(0, 32, 2) for group in channels.free()}
+    pruned = cut(model, channels, kept)
+    rng = np.random.default_rng(0)
+    feeds = [{"image": rng.standard_normal((1, 3, 24, 24), np.float32)} for _ in range(24)]
+    wide = next(n for n in pruned.graph.node if n.output[0] in set(channels.depthwise))
+    before = numpy_helper.to_array(onnx_graph.constants(pruned.graph)[wide.input[1]]).copy()
+    assert repair(model, pruned, channels, kept, feeds, 1)["repaired_layers"] == 3
+    onnx.checker.check_model(pruned, full_check=True)
+    after = numpy_helper.to_array(onnx_graph.constants(pruned.graph)[wide.input[1]])
+    assert after.shape == before.shape == (16, 1, 3, 3)
+    assert np.abs(after - before).max() > 1e-4
 
 
 def test_repair_gives_products_without_a_bias_one() -> None:

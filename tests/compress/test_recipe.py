@@ -57,6 +57,19 @@ def test_plan_inserts_conversions_and_prefers_what_the_backend_loads(
     assert _words(plan(_steps(*names), "torch", (loads,), "b")) == expected
 
 
+def test_plan_trains_a_network_before_it_is_converted_and_a_file_as_it_is() -> None:
+    from pqbench.compress.prune_onnx_channels import PruneOnnxChannels
+
+    assert _words(plan(_steps("finetune"), "torch", ("onnx",), "b")) == [
+        "finetune:torch",
+        "export:onnx",
+    ]
+    steps = {"channels": PruneOnnxChannels, "finetune": Finetune, "ort_int8": OrtInt8}
+    rest = ["channels:onnx", "finetune:onnx", "ort_int8:onnx"]
+    assert _words(plan(steps, "onnx", ("onnx",), "b")) == rest
+    assert _words(plan(steps, "torch", ("onnx",), "b")) == ["export:onnx", *rest]
+
+
 def test_plan_takes_classes_and_instances_alike() -> None:
     made = {"prune": Prune(), "nncf_int8": NncfInt8()}
     assert plan(made, "torch", ("onnx",), "b") == plan(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prepared_images import by_brightness
 from torch import nn
 
 from pqbench.core.artifact import Artifact
@@ -56,16 +57,6 @@ class Data:
     resume: Path | None = None
 
 
-def _by_brightness(split: PreparedSplit, folder: Path) -> PreparedSplit:
-    """The same images with labels that can be learned in seconds: brighter than most, or not."""
-    for file in split.folder.iterdir():
-        os.link(file, folder / file.name)
-    means = np.asarray(split.stored("input")).mean(axis=(1, 2, 3))
-    (folder / "labels.npy").unlink()
-    np.save(folder / "labels.npy", (means > np.median(means)).astype(np.int64))
-    return PreparedSplit.load(folder)
-
-
 def _accuracy(network: nn.Module, split: PreparedSplit) -> float:
     with torch.no_grad():
         logits = network(torch.from_numpy(split.feed(slice(0, len(split)))["input"]))
@@ -73,7 +64,7 @@ def _accuracy(network: nn.Module, split: PreparedSplit) -> float:
 
 
 def test_fit_learns(tiny: Tiny, split: PreparedSplit, tmp_path: Path) -> None:
-    train = _by_brightness(split, tmp_path)
+    train = by_brightness(split, tmp_path)
     settings = TrainingSettings(epochs=8, batch_size=16, learning_rate=0.02, augment="dihedral")
     report = fit(tiny, train, settings)
     assert _accuracy(tiny, train) > 0.85
@@ -197,7 +188,7 @@ def test_finetune_budget_says_what_is_not_said(
 
 
 def test_fit_follows_its_teacher(split: PreparedSplit, tiny: Tiny, tmp_path: Path) -> None:
-    train = _by_brightness(split, tmp_path)
+    train = by_brightness(split, tmp_path)
     teacher = Tiny()
     with torch.no_grad():  # a teacher that always says: class 1
         teacher.head.weight.zero_()
@@ -309,7 +300,7 @@ def test_finetune_step_trains_in_a_recipe(
 def test_distill_without_teacher_is_refused(
     tmp_path: Path, resnet: Artifact, split: PreparedSplit
 ) -> None:
-    with pytest.raises(UnsupportedError, match="distill needs the torch model"):
+    with pytest.raises(UnsupportedError, match="distill needs the model from before"):
         Finetune(teacher_weight=0.5).apply(resnet, Data(split), tmp_path)
 
 
