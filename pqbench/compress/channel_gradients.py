@@ -2,8 +2,8 @@
 
 Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning"
 (https://arxiv.org/abs/1906.10771): the first-order Taylor expansion, the squared sum of weight
-times gradient, over the weights and biases of all layers that make a channel, as if a factor behind each
-of them were set to zero. The graph runs in PyTorch (:mod:`pqbench.nets.onnx_trainable`).
+times gradient, over the weights and biases of all layers that make a channel, as if a factor behind
+each of them were set to zero. The graph runs in PyTorch (:mod:`pqbench.nets.onnx_trainable`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.compress.bias_correction import opened, part
-from pqbench.nets import onnx_graph
+from pqbench.nets import onnx_constants, onnx_graph
 from pqbench.nets.onnx_channels import Channels
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def _add(
         known[node.input[2]].CopyFrom(numpy_helper.from_array(new, node.input[2]))
         return
     if node.op_type != "MatMul":
-        onnx_graph.add_bias(model.graph, node, shift.astype(weight.dtype))
+        onnx_constants.add_bias(model.graph, node, shift.astype(weight.dtype))
         return
     name = onnx_graph.free_name(model.graph, f"{node.output[0]}_shift")
     model.graph.initializer.append(numpy_helper.from_array(shift.astype(weight.dtype), name))

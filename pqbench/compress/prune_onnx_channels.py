@@ -25,7 +25,7 @@ from pqbench.compress.onnx_ready import pre_process, refuse_half
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.step import Kind, Step, StepData
-from pqbench.nets import onnx_graph
+from pqbench.nets import onnx_constants, onnx_graph
 from pqbench.nets.onnx_channel_rules import find_channels
 from pqbench.nets.onnx_channels import Channels, choose, importance
 
@@ -98,7 +98,7 @@ class PruneOnnxChannels(Step):
             ready = Path(scratch) / FILE
             pre_process(artifact.path, ready, "prune_onnx_channels")
             whole = onnx.shape_inference.infer_shapes(onnx.load(ready))
-        own_vectors(whole.graph)
+        onnx_constants.own_vectors(whole.graph)
         channels = find_channels(whole)
         kept = self._kept(whole, channels, data)
         pruned = cut(whole, channels, kept)
@@ -159,29 +159,6 @@ class PruneOnnxChannels(Step):
         return kept
 
 
-def own_vectors(graph: onnx.GraphProto) -> None:
-    """Give every reader of a shared vector a copy of its own.
-
-    Exporters and optimizers store equal biases once; channels of one layer could then not be
-    removed without those of the other. Weights that layers share on purpose stay shared.
-    """
-    uses = onnx_graph.used_names(graph)
-    shared = {t.name: t for t in graph.initializer if uses[t.name] > 1}
-    vectors = {
-        name: tensor
-        for name, tensor in shared.items()
-        if tensor.dims and onnx_graph.numbers(tensor) == max(tensor.dims)
-    }
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name in vectors:
-                copy = graph.initializer.add()
-                copy.CopyFrom(vectors[name])
-                copy.name = onnx_graph.free_name(graph, f"{name}_{node.output[0]}")
-                node.input[place] = copy.name
-    onnx_graph.remove_unused(graph)
-
-
 def cut(model: onnx.ModelProto, channels: Channels, kept: Kept) -> onnx.ModelProto:
     """A copy of a model without the channels that do not stay."""
     import onnx
@@ -197,7 +174,7 @@ def cut(model: onnx.ModelProto, channels: Channels, kept: Kept) -> onnx.ModelPro
         if len(places) < values[slot.tensor].shape[slot.axis]:
             values[slot.tensor] = np.take(values[slot.tensor], places, axis=slot.axis)
             changed.add(slot.tensor)
-    onnx_graph.put(graph, {name: values[name] for name in changed})
+    onnx_constants.put(graph, {name: values[name] for name in changed})
     wide = set(channels.depthwise)
     for node in graph.node:
         if node.output[0] in wide:

@@ -54,15 +54,15 @@ def add_norms(
     def watch(name: str, value: Tensor) -> None:
         if name not in wanted:
             return
-        x = value.double().movedim(1, -1)
-        places = x.shape[1:-1].numel()
-        if places == 1:
+        places = value.shape[2:].numel() * len(value)
+        if value.shape[2:].numel() == 1:
             wanted.discard(name)
             return
-        x = x.reshape(-1, x.shape[-1])
-        sums[name] = sums.get(name, torch.zeros(())) + x.sum(0)
-        squares[name] = squares.get(name, torch.zeros(())) + (x**2).sum(0)
-        counts[name] = counts.get(name, 0) + len(x)
+        axes = [axis for axis in range(value.ndim) if axis != 1]
+        variance, mean = (v.double() for v in torch.var_mean(value, axes, correction=0))
+        sums[name] = sums.get(name, torch.zeros(())) + places * mean
+        squares[name] = squares.get(name, torch.zeros(())) + places * (variance + mean**2)
+        counts[name] = counts.get(name, 0) + places
 
     module.eval()
     module.watch = watch

@@ -362,28 +362,6 @@ def free_name(graph: onnx.GraphProto, wanted: str) -> str:
     return name
 
 
-def put(graph: onnx.GraphProto, values: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Give constants of a graph other values, wherever they are stored."""
-    from onnx import numpy_helper
-
-    stored = onnx_graph.constants(graph)
-    for name, value in values.items():
-        stored[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
-
-
-def add_bias(graph: onnx.GraphProto, node: onnx.NodeProto, values: npt.NDArray[Any]) -> str:
-    """Give a convolution or Gemm node without a bias one; gives the constant's name."""
-    from onnx import numpy_helper
-
-    name = free_name(graph, f"{node.output[0]}_shift")
-    graph.initializer.append(numpy_helper.from_array(values, name))
-    if len(node.input) > 2:
-        node.input[2] = name
-    else:
-        node.input.append(name)
-    return name
-
-
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model; above 2 GB its weights go to ``weights.bin`` beside it."""
     import onnx

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pqbench.nets import onnx_graph
+from pqbench.nets import onnx_constants, onnx_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -67,5 +67,5 @@ def fold(
     new = ((bias - mean) * factor + shift).astype(np.float32)
     name = node.input[2] if len(node.input) > 2 else ""
     if not name:
-        name = onnx_graph.add_bias(graph, node, new)
+        name = onnx_constants.add_bias(graph, node, new)
     values[name] = new

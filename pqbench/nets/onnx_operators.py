@@ -200,6 +200,14 @@ OPERATORS: Mapping[str, Operator] = {
     "Dropout": _one(lambda x: x),
     "Where": lambda _, g: torch.where(need(g[0]), need(g[1]), need(g[2])),
     "Equal": _two(torch.eq),
+    "Greater": _two(torch.gt),
+    "Less": _two(torch.lt),
+    "Not": _one(torch.logical_not),
+    "And": _two(torch.logical_and),
+    "Or": _two(torch.logical_or),
+    "Floor": _one(torch.floor),
+    "Ceil": _one(torch.ceil),
+    "Mod": _two(torch.remainder),
     "LRN": _local_norm,
 }
 """Dropout is what it is in a deployed file: nothing. Split, BatchNormalization are the module's."""

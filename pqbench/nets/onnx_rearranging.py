@@ -20,7 +20,7 @@ def _reshape(node: Attributes, given: Given) -> Tensor:
     shape = list(node.get("shape", ())) if target is None else whole(target)
     if not node.get("allowzero", 0):
         shape = [x.shape[i] if size == 0 else size for i, size in enumerate(shape)]
-    return x.reshape(shape)
+    return x.reshape(tuple(shape))
 
 
 def _flatten(node: Attributes, given: Given) -> Tensor:
@@ -63,7 +63,7 @@ def _gather(node: Attributes, given: Given) -> Tensor:
     axis = int(node.get("axis", 0)) % x.ndim
     places = torch.where(places < 0, places + x.shape[axis], places)
     taken = x.index_select(axis, places.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
 
 
 def _slice(node: Attributes, given: Given) -> Tensor:
@@ -77,12 +77,15 @@ def _slice(node: Attributes, given: Given) -> Tensor:
     axes = list(range(len(starts))) if axes is None else axes
     for place, (start, end, axis) in enumerate(zip(starts, ends, axes, strict=True)):
         step = 1 if steps is None else steps[place]
-        if step < 1:
-            raise NotImplementedError("a slice that runs backwards")
         size = x.shape[axis]
-        index = [slice(None)] * x.ndim
-        index[axis] = slice(max(-size, start), min(size, end), step)
-        x = x[tuple(index)]
+        low, high = (0, size) if step > 0 else (-1, size - 1)
+        first, last = (min(max(v + size if v < 0 else v, low), high) for v in (start, end))
+        if step > 0:
+            index = [slice(None)] * x.ndim
+            index[axis] = slice(first, last, step)
+            x = x[tuple(index)]
+        else:
+            x = x.index_select(axis, torch.arange(first, last, step, device=x.device))
     return x
 
 

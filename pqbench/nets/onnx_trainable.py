@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from pqbench.core.errors import UnsupportedError
-from pqbench.nets import onnx_graph
+from pqbench.nets import onnx_constants, onnx_graph
 from pqbench.nets.onnx_norms import NORM, fold, norm_of
 from pqbench.nets.onnx_operators import OPERATORS, log_softmax
 from pqbench.nets.onnx_windows import Attributes, whole
@@ -183,7 +182,7 @@ class OnnxModule(nn.Module):
         made_by = onnx_graph.producers(copy.graph)
         for name, place in self.added.items():
             fold(copy.graph, made_by[name], self.added_norms[place], values)
-        onnx_graph.put(copy.graph, values)
+        onnx_constants.put(copy.graph, values)
         return copy
 
 

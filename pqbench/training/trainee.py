@@ -18,7 +18,7 @@ from pqbench.core.artifact import Artifact, LineageEntry
 from pqbench.core.errors import ParityError, UnsupportedError
 from pqbench.core.parity import sqnr_db
 from pqbench.core.split import PreparedSplit
-from pqbench.nets import onnx_graph
+from pqbench.nets import onnx_constants, onnx_graph
 from pqbench.nets.checkpoint import load_network, save_like
 from pqbench.nets.layers import feed_tensors, torch_threads
 from pqbench.training.batches import Batches
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SAME_DB = 60.0  # between two float32 runtimes rounding leaves 90 dB and more
 SAMPLES = 4
-NORM_IMAGES, NORM_BATCH = 256, 32
+NORM_IMAGES, NORM_BATCH = 128, 32
 # A file's BatchNorm was folded in most cases, and training wants it back.
 ADD_NORMS = True
 
@@ -152,6 +152,7 @@ def _load(artifact: Artifact) -> tuple[onnx.ModelProto, OnnxModule]:
     from pqbench.nets.onnx_trainable import OnnxModule
 
     model = onnx.load(artifact.path)
+    onnx_constants.own_vectors(model.graph)
     kinds = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     known = onnx_graph.constants(model.graph)
     if any(known[name].data_type in kinds for name in onnx_graph.layer_weights(model.graph)):
@@ -216,9 +217,7 @@ def _file_outputs(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        str(artifact.path), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
     names = [spec.name for spec in artifact.inputs]
     found = []
     for start in range(0, count, batch):
