@@ -60,7 +60,7 @@ def _reduce(call: Callable[..., Tensor]) -> Operator:
 
 
 def _l2(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+    return (x**2).sum(dim=dim, keepdim=keepdim).sqrt()
 
 
 def _clip(node: Attributes, given: Given) -> Tensor:

@@ -124,7 +124,11 @@ def _shape(node: Attributes, given: Given) -> Tensor:
 
 def _expand(_: Attributes, given: Given) -> Tensor:
     x, shape = need(given[0]), whole(given[1])
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(shape)))
+    # Each size is at least that of the value: 1 keeps it.
+    rank = max(x.ndim, len(shape))
+    sizes = [1] * (rank - len(shape)) + shape
+    own = [1] * (rank - x.ndim) + list(x.shape)
+    return x.expand([max(a, b) for a, b in zip(sizes, own, strict=True)])
 
 
 def _filled(node: Attributes, given: Given) -> Tensor:

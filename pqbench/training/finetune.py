@@ -126,7 +126,7 @@ class Finetune(Step):
                 "distill needs the model from before the first step, and there is none",
                 hint="use compress.finetune",
             )
-        trainee = load_trainee(artifact, data.train, data.threads, data.seed)
+        trainee = load_trainee(artifact, data.train, data.threads)
         network = trainee.network
         teacher = load_teacher(data.teacher) if distils and data.teacher is not None else None
         settings = self.settings(data.seed, data.threads)

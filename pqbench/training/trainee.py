@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 SAME_DB = 60.0  # between two float32 runtimes rounding leaves 90 dB and more
 SAMPLES = 4
-NORM_IMAGES, NORM_BATCH = 128, 32
-# A file's BatchNorm was folded in most cases, and training wants it back.
-ADD_NORMS = True
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,13 @@ class Trainee:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_trainee(artifact: Artifact, train: PreparedSplit, threads: int, seed: int) -> Trainee:
+def load_trainee(artifact: Artifact, train: PreparedSplit, threads: int) -> Trainee:
     """The network of a ``torch`` or ``onnx`` artifact, to be trained.
 
     Args:
         artifact: The model.
         train: The train split: an ONNX file is tried on a few of its samples.
         threads: Threads that torch may use.
-        seed: Draws images.
 
     Raises:
         UnsupportedError: The file has an operator that PyTorch has no rule for, is not in float32,
@@ -80,19 +76,8 @@ def load_trainee(artifact: Artifact, train: PreparedSplit, threads: int, seed: i
                 hint="export the network before such conversions",
             )
     model, module = _load(artifact)
-    names = [spec.name for spec in artifact.inputs]
     with torch_threads(threads):
         before = _agreement(module, artifact, train)
-        norms = 0
-        if ADD_NORMS:
-            from pqbench.nets.onnx_added_norms import add_norms
-
-            images = train.spread(NORM_IMAGES, seed)
-            batches = (
-                feed_tensors(train, names, images[start : start + NORM_BATCH])
-                for start in range(0, len(images), NORM_BATCH)
-            )
-            norms = add_norms(module, model, batches)
 
     def save(folder: Path, entry: LineageEntry) -> Artifact:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +90,7 @@ def load_trainee(artifact: Artifact, train: PreparedSplit, threads: int, seed: i
         )
         return artifact.derive(folder, artifact.file, entry)
 
-    return Trainee(module, artifact, save, {"given_sqnr_db": before, "norms_added": norms})
+    return Trainee(module, artifact, save, {"given_sqnr_db": before})
 
 
 def check_side(trainee: Trainee, train: PreparedSplit, side: int | None) -> None:
