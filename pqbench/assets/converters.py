@@ -176,7 +176,7 @@ def _version(name: str) -> str:
 
 def folders_of(names: Sequence[str]) -> list[str]:
     """Where installed packages lie."""
-    found = {}
+    found: dict[str, None] = {}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
             found[str(Path(str(distribution(name).locate_file(""))).resolve())] = None
