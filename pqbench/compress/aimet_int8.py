@@ -84,5 +84,13 @@ class AimetInt8(Step):
             "seed": data.seed,
         }
         return quantize_artifact(
-            artifact, data, workdir, self.name, AIMET, PROGRAM, asdict(self), settings
+            artifact,
+            data,
+            workdir,
+            self.name,
+            AIMET,
+            PROGRAM,
+            self.calibration_size,
+            asdict(self),
+            settings,
         )

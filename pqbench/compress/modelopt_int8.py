@@ -84,7 +84,15 @@ class ModeloptInt8(Step):
             _require_fp8()
         config = asdict(self)
         return quantize_artifact(
-            artifact, data, workdir, self.name, MODELOPT, PROGRAM, config, config
+            artifact,
+            data,
+            workdir,
+            self.name,
+            MODELOPT,
+            PROGRAM,
+            self.calibration_size,
+            config,
+            config,
         )
 
 

@@ -33,6 +33,7 @@ def quantize_artifact(
     step: str,
     environment: Environment,
     program: Path,
+    calibration_size: int,
     config: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Artifact:
@@ -40,11 +41,12 @@ def quantize_artifact(
 
     Args:
         artifact: Float ONNX model.
-        data: Gives the images, ``config["calibration_size"]`` of them, and the seed.
+        data: Gives the images, and the seed of their choice.
         workdir: Folder for the result.
         step: The step's name.
         environment: The tool's.
         program: Takes the path of ``job.json``.
+        calibration_size: Images to calibrate with.
         config: The step's settings, for the lineage.
         settings: What the program is told.
 
@@ -61,7 +63,7 @@ def quantize_artifact(
     start = time.perf_counter()
     required(environment)
     refuse_quantized(onnx.load(artifact.path, load_external_data=False), step)
-    calibration = draw(artifact, data, int(config["calibration_size"]))
+    calibration = draw(artifact, data, calibration_size)
     target = workdir / FILE
     with TemporaryDirectory(dir=workdir) as scratch:
         ready = Path(scratch) / FILE

@@ -79,7 +79,7 @@ def run(code: str, exact: Artifact, split: PreparedSplit, folder: Path) -> Artif
     data = StepData(split, seed=0, threads=1)
     config = {"calibration_size": 6}
     return quantize_artifact(
-        exact, data, folder / "result", "probe_int8", PROBE, program, config, {"bits": 8}
+        exact, data, folder / "result", "probe_int8", PROBE, program, 6, config, {"bits": 8}
     )
 
 

@@ -65,7 +65,8 @@ def test_prune_shrinks_the_network_and_reloads_exactly(
     assert pruned.lineage[-1].action == "prune"
     assert details["parameters_after"] == parameter_count(reloaded)
     assert 0.3 < details["parameter_reduction"] < 0.7
-    assert 0.2 < details["channel_reduction"] < 0.4
+    # Kept channels are rounded down to multiples of 8: of ResNet-8, which has few, more go.
+    assert 0.2 < details["channel_reduction"] < (0.45 if name == "resnet8" else 0.4)
     assert details["batch_norm_images"] == 32
     (head,) = details["never_pruned"]
     before, after = details["layers"][head]
