@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from pqbench.core.artifact import Artifact, Representation, TensorSpec
 from pqbench.core.errors import ParityError, UnavailableError, UnsupportedError
-from pqbench.export import convert, convert_mnn, convert_ncnn, mnn_convert, ncnn_convert
+from pqbench.export import convert, convert_mnn, convert_ncnn, ncnn_convert
 
 Images = dict[str, np.ndarray]
 
@@ -112,11 +113,11 @@ def test_convert_catches_weights_in_half_precision(
 def test_converters_say_what_to_install(
     tiny_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, make, hint in (
-        (ncnn_convert, convert_ncnn, "pip install ncnn pnnx"),
-        (mnn_convert, convert_mnn, "pip install MNN"),
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for make, hint in (
+        (convert_ncnn, "pip install ncnn pnnx"),
+        (convert_mnn, "pip install MNN"),
     ):
-        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UnavailableError, match="is not installed") as caught:
             make(tiny_onnx, tmp_path)
         assert caught.value.hint == hint
