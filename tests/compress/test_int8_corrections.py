@@ -203,9 +203,9 @@ def test_step_equalizes_where_it_is_asked(
     mobilenet: Artifact, data: StepData, tmp_path: Path
 ) -> None:
     made = []
-    for equalize in (False, True):
-        step = OrtInt8(calibration_size=16, method="minmax", equalize=equalize)
-        made.append(_made(step, mobilenet, data, tmp_path / str(equalize)))
+    for asked in (False, True):
+        step = OrtInt8(calibration_size=16, method="minmax", equalize=asked)
+        made.append(_made(step, mobilenet, data, tmp_path / str(asked)))
     plain, equal = made
     x = data.train.feed(slice(0, 16))["input"]
     exact = run_ort(mobilenet, x)
