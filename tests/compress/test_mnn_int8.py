@@ -28,18 +28,19 @@ def exact(split: PreparedSplit, tmp_path_factory: pytest.TempPathFactory) -> Art
     return convert(source, "mnn", split.feed(slice(0, 8)), folder / "mnn")
 
 
+@pytest.mark.parametrize(("method", "decibels"), [("ema", 12), ("admm", 8)])
 def test_mnn_int8_runs_in_integer_kernels(
-    exact: Artifact, split: PreparedSplit, tmp_path: Path
+    exact: Artifact, split: PreparedSplit, tmp_path: Path, method: str, decibels: float
 ) -> None:
     data = StepData(split, seed=0, threads=1)
-    result = MnnInt8(calibration_size=8).apply(exact, data, tmp_path)
+    result = MnnInt8(calibration_size=8, method=method).apply(exact, data, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact.json", "model.mnn"]
     assert result.path.stat().st_size < 0.6 * exact.path.stat().st_size
     session = MnnBackend(1).load(result, [1])
     placement = session.placement()
     assert placement.integer == placement.quantizable == 4
     images = split.feed(slice(0, 1))
-    assert sqnr(MnnBackend(1).load(exact, [1]).run(images)[0], session.run(images)[0]) > 12
+    assert sqnr(MnnBackend(1).load(exact, [1]).run(images)[0], session.run(images)[0]) > decibels
 
 
 def test_mnn_int8_says_how_the_quantizer_ended(
