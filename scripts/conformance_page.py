@@ -25,6 +25,9 @@ page to those files. `python scripts/conformance.py` measures them again and sho
   process. The times are of a machine that had other work to do: an order of magnitude.
 - A drop above {MAX_DROP_PT:g} point, or an INT8 file above {MAX_SIZE_RATIO:g} of FP32's, is an
   expected failure and has its cause named below the table.
+- Not measured again on 27 November 2026, so of the processor before, whose 8-bit products saturate:
+  `pt2e_int8`, `nncf_weights`, `ort_int8` with `method=entropy`, and `nncf_int8_full` of SqueezeNet
+  and EfficientNet-Lite0.
 """
 COLUMNS = (
     "recipe", "settings", "backend", "top-1", "drop", "agreement", "size", "integer share",
