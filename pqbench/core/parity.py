@@ -49,7 +49,8 @@ class Parity:
         clear_flips: Samples whose highest value changed by more than rounding explains: by the
             source's own outputs, the two candidates lie further apart than four times the root
             mean square difference. A tie that falls the other way is no error.
-        tolerance: ``min_sqnr_db``, ``min_varying_sqnr_db`` and ``min_agreement`` that were asked.
+        tolerance: ``min_sqnr_db``, ``min_varying_sqnr_db`` and ``min_agreement`` that were asked,
+            and ``max_clear_flips``, what the last of them allows of these samples.
         passed: Finite, same shapes, both SQNR reached (the second is not asked where the first
             shows that all differences are rounding: 90 dB), and no more clear flips than
             :func:`allowed_flips`.
@@ -143,12 +144,14 @@ def compare(
         min_varying_sqnr_db: Least SQNR in dB of what depends on the input; None asks nothing.
         quantized: The source computes with quantizers, which amplify rounding.
     """
+    samples = len(reference[0]) if reference else 0
+    flips_allowed = allowed_flips(samples, min_agreement, quantized)
     tolerance = {
         "min_sqnr_db": min_sqnr_db,
         "min_varying_sqnr_db": min_varying_sqnr_db,
         "min_agreement": min_agreement,
+        "max_clear_flips": float(flips_allowed),
     }
-    samples = len(reference[0]) if reference else 0
 
     def failed(problem: str) -> Parity:
         return Parity(conversion, samples, None, None, None, None, 0, tolerance, False, problem)
@@ -180,10 +183,10 @@ def compare(
             f"SQNR of what depends on the input is {varying:.1f} dB, at least "
             f"{min_varying_sqnr_db:g} dB is asked"
         )
-    elif clear > allowed_flips(samples, min_agreement, quantized):
+    elif clear > flips_allowed:
         problem = (
             f"{clear} of {samples} samples change their highest output by more than rounding "
-            f"explains, agreement of {min_agreement:g} is asked"
+            f"explains, at most {flips_allowed} may (agreement of {min_agreement:g} is asked)"
         )
     return Parity(
         conversion=conversion,

@@ -63,6 +63,7 @@ def test_convert_keeps_what_real_models_compute(
         parity = entry.details["parity"]
         assert parity["passed"] and parity["samples"] == 8
         assert parity["sqnr_db"] > 80.0
+        assert parity["tolerance"]["max_clear_flips"] == 0  # float arithmetic: none of 8
     assert Artifact.load(tmp_path / "openvino") == openvino
     assert np.abs(torch_outputs(source, images)[0]).max() > 1e-3  # nothing was compared with noise
 
@@ -196,6 +197,7 @@ def test_convert_holds_quantized_models_to_a_wider_tolerance(
     assert parity["tolerance"]["min_sqnr_db"] == QDQ_SQNR_DB
     assert parity["sqnr_db"] > QDQ_SQNR_DB
     assert parity["tolerance"]["min_varying_sqnr_db"] is None
+    assert parity["tolerance"]["max_clear_flips"] > 0
     size = sum(p.stat().st_size for p in result.folder.glob("*.bin"))
     floats = convert(tiny_onnx, "openvino", images, tmp_path / "float")
     assert size < sum(p.stat().st_size for p in floats.folder.glob("*.bin"))
