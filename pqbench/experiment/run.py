@@ -180,7 +180,7 @@ class ExperimentRun:
         log.info("  %s", self.config.title)
         self.recorder.begin()
         limit = self.config.limits.cell_s
-        self.pipeline.deadline = None if limit is None else time.monotonic() + limit
+        self.pipeline.account.deadline = None if limit is None else time.monotonic() + limit
         self.built = self.pipeline.build(planned.index, planned.listing, planned.actions)
         baseline: Baseline | None = None
         if base is not None and found is not None:
@@ -188,7 +188,7 @@ class ExperimentRun:
         cell = self._measure(self.built, baseline)
         size = self.pipeline.measure_size(self.built)
         record = self.recorder.finished(
-            self.built, cell, baseline, size, self.identity, self.pipeline.done
+            self.built, cell, baseline, size, self.identity, self.pipeline.account.done
         )
         assert_unchanged(self.sources, sources(self.plain), "the experiment")
         assert_unchanged(
@@ -265,18 +265,18 @@ class ExperimentRun:
             threads=config.threads,
             clean=built.clean.folder if built.clean else None,
             memory_mb=config.limits.memory_mb,
-            deadline=self.pipeline.deadline,
+            deadline=self.pipeline.account.deadline,
             key=self.fingerprint,
         )
         assert_intact(inputs, f"backend {config.backend_name}", self.cache, added_too=False)
-        self.pipeline.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
+        self.pipeline.account.note("measure", time.perf_counter() - began, cell.memory.rss_peak_mb)
         return cell
 
     def _failed(self, error: PqbenchError) -> rec.Record:
         log.warning("  %s: %s: %s", self.config.title, error.status, error)
         named = identity(self.sources, self.config.threads, None)
         self.in_place = False
-        return self.recorder.failed(error, named, self.pipeline.done)
+        return self.recorder.failed(error, named, self.pipeline.account.done)
 
     # -- finding -------------------------------------------------------------------------------
 
