@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pqbench.core.errors import UnsupportedError
 from pqbench.nets import onnx_graph
+from pqbench.nets.onnx_parameters import count_parameters
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +119,7 @@ def require_share(
     Raises:
         UnsupportedError: It is less than half: the step would claim what it has not done.
     """
-    total = onnx_graph.count_parameters(model).parameters
+    total = count_parameters(model).parameters
     if not tables:
         total -= onnx_graph.table_size(model.graph)
     share = reached / total if total else 0.0

@@ -28,6 +28,7 @@ from pqbench.core.step import Kind, Step, StepData
 from pqbench.nets import onnx_constants, onnx_graph
 from pqbench.nets.onnx_channel_rules import find_channels
 from pqbench.nets.onnx_channels import Channels, choose, importance
+from pqbench.nets.onnx_parameters import count_parameters
 
 if TYPE_CHECKING:
     import onnx
@@ -107,7 +108,7 @@ class PruneOnnxChannels(Step):
             feeds = list(draw(artifact, data, self.repair_images))
             repaired = repair(whole, pruned, channels, kept, feeds, data.threads)
         onnx_graph.save(pruned, workdir / FILE)
-        before, after = (onnx_graph.count_parameters(m).parameters for m in (given, pruned))
+        before, after = (count_parameters(m).parameters for m in (given, pruned))
         entry = LineageEntry(
             action="prune_onnx_channels",
             seconds=time.perf_counter() - start,

@@ -142,10 +142,10 @@ def measure_files(deployed: Artifact) -> dict[str, int]:
 
 
 def count_onnx(model: Artifact) -> dict[str, int | None]:
-    """Parameters of an ONNX model; see :func:`pqbench.nets.onnx_graph.count_parameters`."""
+    """Parameters of an ONNX model; see :func:`pqbench.nets.onnx_parameters.count_parameters`."""
     import onnx
 
-    from pqbench.nets.onnx_graph import count_parameters
+    from pqbench.nets.onnx_parameters import count_parameters
 
     counted = count_parameters(onnx.load(model.path))
     return {

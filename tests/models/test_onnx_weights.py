@@ -19,7 +19,8 @@ from pqbench.core.step import StepData
 from pqbench.measure.size import count_work
 from pqbench.models.onnx.prepare import prepare_onnx
 from pqbench.models.settings import ModelSettings
-from pqbench.nets.onnx_graph import count_parameters, layer_weights
+from pqbench.nets.onnx_graph import layer_weights
+from pqbench.nets.onnx_parameters import count_parameters
 
 node = helper.make_node
 LAYERS, ALL = 5104, 5154
