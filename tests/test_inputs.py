@@ -21,6 +21,15 @@ def test_normalize_is_the_formula(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(got, exact.transpose(0, 3, 1, 2), atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 32])
+def test_normalize_gives_the_same_bits_on_any_number_of_threads(count: int) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (count, 9, 6, 3), np.uint8)
+    norm = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    one = normalize(raw, norm)
+    for threads in (2, 3):
+        assert np.array_equal(normalize(raw, norm, threads), one)
+
+
 def test_ahead_keeps_order_and_hands_errors_on() -> None:
     def numbers(broken: bool):  # type: ignore[no-untyped-def]
         for i in range(4):

@@ -84,7 +84,9 @@ def shaped(raw: npt.NDArray[Any], norm: Normalization, form: Form) -> npt.NDArra
     return scaled if form.dtype in (None, "float32") else scaled.astype(form.dtype)
 
 
-def normalize(raw: npt.NDArray[Any], norm: Normalization) -> npt.NDArray[np.float32]:
+def normalize(
+    raw: npt.NDArray[Any], norm: Normalization, threads: int = 1
+) -> npt.NDArray[np.float32]:
     """Stored images as a model is fed: ``(x / 255 - mean) / std``, channels first.
 
     One image at a time, so that every pass stays in the processor's cache: ten times as fast as on
@@ -93,6 +95,7 @@ def normalize(raw: npt.NDArray[Any], norm: Normalization) -> npt.NDArray[np.floa
     Args:
         raw: uint8 (n, H, W, C).
         norm: Mean and standard deviation per channel.
+        threads: Threads that share the images.
 
     Returns:
         float32 (n, C, H, W), C-contiguous.
@@ -102,10 +105,18 @@ def normalize(raw: npt.NDArray[Any], norm: Normalization) -> npt.NDArray[np.floa
     scale = np.float32(1.0) / (np.float32(255.0) * std)
     shift = np.divide(mean, std, dtype=np.float32)
     out = np.empty((count, channels, height, width), np.float32)
-    for image, planes in zip(raw, out, strict=True):
-        planes[...] = image.transpose(2, 0, 1)
-        planes *= scale[:, None, None]
-        planes -= shift[:, None, None]
+
+    def fill(part: slice) -> None:
+        for image, planes in zip(raw[part], out[part], strict=True):
+            planes[...] = image.transpose(2, 0, 1)
+            planes *= scale[:, None, None]
+            planes -= shift[:, None, None]
+
+    if threads < 2 or count < 2 * threads:
+        fill(slice(None))
+        return out
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, (slice(i, None, threads) for i in range(threads))))
     return out
 
 
@@ -195,12 +206,13 @@ class PreparedSplit:
         return array
 
     def feed(
-        self, indices: Sequence[int] | npt.NDArray[Any] | slice
+        self, indices: Sequence[int] | npt.NDArray[Any] | slice, threads: int = 1
     ) -> dict[str, npt.NDArray[Any]]:
         """Model inputs for the chosen samples.
 
         Args:
             indices: Which samples, in the order wanted.
+            threads: Threads that share the images.
 
         Returns:
             One C-contiguous array per input; images as float32 (n, C, H, W).
@@ -213,18 +225,18 @@ class PreparedSplit:
                 dtype = form.dtype if form is not None else None
                 out[name] = np.ascontiguousarray(raw, dtype)
             elif form is None:
-                out[name] = normalize(raw, norm)
+                out[name] = normalize(raw, norm, threads)
             else:
                 out[name] = shaped(raw, norm, form)
         return out
 
     def batches(
-        self, batch_size: int, limit: int | None = None
+        self, batch_size: int, limit: int | None = None, threads: int = 1
     ) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """All samples (or the first ``limit``) in order; the last batch may be smaller."""
         end = self.count if limit is None else min(limit, self.count)
         for start in range(0, end, batch_size):
-            yield self.feed(slice(start, min(start + batch_size, end)))
+            yield self.feed(slice(start, min(start + batch_size, end)), threads)
 
     def spread(self, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
         """``count`` indices drawn without replacement, the same share of each class, seeded.

@@ -113,7 +113,8 @@ class Host:
         scored = self.split if split is None else PreparedSplit.load(split)
         array: npt.NDArray[Any] | None = None
         count = 0
-        batches = scored.batches(batch_size)
+        # Without a core to spare the images are made ready between two calls, by all cores.
+        batches = scored.batches(batch_size, threads=1 if self.spare_core else usable_cores())
         for batch in ahead(batches) if self.spare_core else batches:
             size = len(next(iter(batch.values())))
             if size < batch_size:
