@@ -162,7 +162,7 @@ def needs_of(evidence: Evidence, alpha: float) -> tuple[str, int | None]:
         null = math.log(evidence.claim.margin)
         wanted = starts_for_bound(evidence.mean, evidence.units, null, alpha)
         if wanted is None:
-            return f"no number of starts: it is too close to {evidence.claim.margin:g}", None
+            return f"too close to {evidence.claim.margin:g} for any number of starts", None
         more = wanted - evidence.units
         return f"{more} more start{'s' if more > 1 else ''}", more
     margin = evidence.claim.margin / 100
@@ -175,7 +175,7 @@ def needs_of(evidence: Evidence, alpha: float) -> tuple[str, int | None]:
         wanted = _images(evidence.mean, count, margin, alpha)
     if wanted is None:
         near = f"{evidence.claim.margin:g} points"
-        return f"no number of {evidence.sample}s: the drop is too close to {near}", None
+        return f"too close to {near} for any number of {evidence.sample}s", None
     more = max(wanted - count, 1)
     return f"about {about(more)} more {evidence.sample}{'s' if more > 1 else ''}", more
 
