@@ -59,6 +59,43 @@ def test_cifar_reads_pixels_in_place(tmp_path: Path) -> None:
     assert folder / "data_batch_1" in index.sources
 
 
+def write_cifar100(root: Path, counts: tuple[int, int] = (200, 100)) -> Path:
+    """CIFAR-100's layout: two files, fine and coarse labels; every class occurs in both."""
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in zip(("train", "test"), counts, strict=True):
+        fine = [i % 100 for i in range(count)]
+        content = {
+            "data": rng.integers(0, 256, (count, 3072), np.uint8),
+            "fine_labels": fine,
+            "coarse_labels": [label // 5 for label in fine],
+            "filenames": [f"{name}_{i}.png" for i in range(count)],
+        }
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {
+        "fine_label_names": [f"fine{i}" for i in range(100)],
+        "coarse_label_names": [f"coarse{i}" for i in range(20)],
+    }
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return folder
+
+
+def test_cifar100_has_its_fine_classes_and_is_prepared_like_any_other(tmp_path: Path) -> None:
+    folder = write_cifar100(tmp_path)
+    data = Cifar(str(tmp_path), classes=100)
+    index = data.index()
+    held = index.split("val")
+    assert (len(index.split("train")), len(held), len(index.classes)) == (200, 100, 100)
+    assert index.classes[42] == "fine42"  # not the 20 coarse ones
+    assert held.labels == tuple(range(100))
+    assert index.sources == (folder / "train", folder / "test")
+    split = prepare(data, "val", SMALL, tmp_path / "out")
+    pixels = pickle.loads((folder / "test").read_bytes())["data"][7].reshape(3, 32, 32)
+    assert np.array_equal(split.stored(split.arrays[0])[7], pixels.transpose(1, 2, 0))
+    assert split.classes[7] == "fine7" and int(split.labels()[7]) == 7
+
+
 def write_cifar_png(root: Path, per_batch: int = 3) -> np.ndarray:
     """The npm package's layout; gives the training images (15, 32, 32, 3)."""
     rng = np.random.default_rng(0)
