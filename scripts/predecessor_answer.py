@@ -101,14 +101,15 @@ def _scored(good: Sequence[Record]) -> str:
             "no cell has a result"
         }
         return f"No accuracy and no F1: {'; '.join(sorted(reasons))}."
-    top = [r.accuracy.top1 for r in scored if r.accuracy is not None]
+    given = [r.accuracy for r in scored if r.accuracy is not None]
+    shares = []
+    for metric in dict.fromkeys(a.metric_name for a in given):
+        top = [100 * a.primary[0] for a in given if a.metric_name == metric]
+        shares.append(f"{metric} {min(top):.1f} to {max(top):.1f} %")
     f1 = [r.accuracy.macro_f1 for r in scored if r.accuracy and r.accuracy.macro_f1 is not None]
     counts = sorted({r.accuracy.count for r in scored if r.accuracy is not None})
     images = " or ".join(f"{count:,}" for count in counts)
-    text = (
-        f"{len(scored)} of {len(good)} were scored, on {images} samples: top-1 "
-        f"{100 * min(top):.1f} to {100 * max(top):.1f} %"
-    )
+    text = f"{len(scored)} of {len(good)} were scored, on {images} samples: {', '.join(shares)}"
     return f"{text}, macro F1 {min(f1):.3f} to {max(f1):.3f}." if f1 else f"{text}."
 
 

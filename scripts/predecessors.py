@@ -20,12 +20,16 @@ from pathlib import Path
 from predecessor_answer import ANSWER_BEGIN, ANSWER_END, answer, write_csv
 
 from pqbench.core.record import Accuracy, Latency, Record
+from pqbench.report import references
 from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
+from pqbench.report.names import dataset_name
 from pqbench.report.plots import save_plots
 from pqbench.report.references import plain
+from pqbench.report.render import plain_markdown
 from pqbench.report.rows import ordered, recipe_labels
+from pqbench.report.settings import HEADER, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "predecessors"
@@ -43,11 +47,13 @@ class Page:
         figures: Names of the report's figures; the first that could be drawn is taken.
         caption: What stands under it.
         facts: More lines, computed when the page is made.
+        settings: Whether the table of settings and a file of references belong to it.
     """
 
     figures: tuple[str, ...]
     caption: str
     facts: Callable[[], list[str]] = list
+    settings: bool = False
 
 
 def densenet_masks() -> list[str]:
@@ -85,7 +91,9 @@ SHOWN = {
     "densenet": Page(("latency_batch",), "Time per sample by batch size.", densenet_masks),
     "techniques": Page(("latency_batch",), "Time per sample by batch size."),
     "runtimes": Page(("accuracy_latency", "latency_batch"), "Accuracy against latency."),
-    "thesis": Page(("accuracy_latency",), "Accuracy against latency, with the Pareto front."),
+    "thesis": Page(
+        ("accuracy_latency",), "Accuracy against latency, with the Pareto front.", settings=True
+    ),
 }
 
 
@@ -108,25 +116,47 @@ def measured(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def settings_lines(records: Sequence[Record], page: Path) -> list[str]:
+    """Every setting with its value; the works that the methods rest on go to a file beside it."""
+    cited = references.keys_in(methods_paragraphs(records))
+    bib = page.with_suffix(".bib")
+    bib.write_text(references.bibtex(cited), encoding="utf-8")
+    return [
+        "### Settings",
+        "",
+        *plain_markdown(HEADER, settings(records)).splitlines(),
+        "",
+        f"The {len(cited)} works that tools, models, data and methods rest on, in BibTeX: "
+        f"[{bib.name}]({bib.name}).",
+        "",
+    ]
+
+
 def _table(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
     good = [(r, name) for r, name in zip(records, labels, strict=True) if r.ok]
     sizes = sorted({x.batch_size for r, _ in good for x in r.latency})
     gains = sorted({min(sizes), max(sizes)})
     scored = any(_scored(r) for r, _ in good)
     vram = any(r.memory.vram_driver_mb is not None for r, _ in good)
-    header = ["model", "backend", "recipe"]
+    several = len({r.experiment.dataset for r, _ in good}) > 1
+    header = ["model", *(["data"] if several else []), "backend", "recipe"]
+    words = len(header)
     header += [f"ms per sample, batch {b}" for b in sizes]
     header += [f"speedup, batch {b}" for b in gains]
     header += ["file MiB", "zipped MiB", "RSS MiB", *(["VRAM MiB"] if vram else [])]
-    header += ["top-1 %", "macro F1", "drop pt"] if scored else []
+    areas = any(r.accuracy is not None and r.accuracy.metric == "miou" for r, _ in good)
+    share = "top-1 % (mIoU of segmentation)" if areas else "top-1 %"
+    header += [share, "macro F1", "drop pt"] if scored else []
     clean = any(r.accuracy_clean for r, _ in good)
     header += ["top-1 %, clean", "drop pt, clean"] if clean else []
     lines = [
         f"| {' | '.join(header)} |",
-        "| --- | --- | --- " + "| ---: " * (len(header) - 3) + "|",
+        "| --- " * words + "| ---: " * (len(header) - words) + "|",
     ]
     for record, name in good:
-        cells = [record.experiment.model, record.experiment.backend, name.replace("|", "\\|")]
+        asked = record.experiment
+        cells = [asked.model, *([dataset_name(asked.dataset)] if several else [])]
+        cells += [asked.backend, name.replace("|", "\\|")]
         cells += [_ms(record.latency_at(b)) for b in sizes]
         cells += [_gain(record, b) for b in gains]
         cells += [_mib(record.size.file_bytes), _mib(record.size.zipped_bytes)]
@@ -198,7 +228,7 @@ def _accuracy(record: Record, accuracy: Accuracy | None, f1: bool = True) -> lis
         if against
         else NONE
     )
-    return [f"{100 * accuracy.top1:.1f}", *([f"{accuracy.macro_f1:.3f}"] if f1 else []), drop]
+    return [f"{100 * accuracy.primary[0]:.1f}", *([f"{accuracy.macro_f1:.3f}"] if f1 else []), drop]
 
 
 def _mib(value: int | None) -> str:
@@ -250,7 +280,8 @@ def make(name: str, folders: Sequence[Path], pages: Path = PAGES, table: Path = 
             lines = [f"![{shown.caption}]({name}.png)", "", shown.caption, "", *lines]
     page = pages / f"{name}.md"
     put(page, answer(records, folders), (ANSWER_BEGIN, ANSWER_END))
-    put(page, [*lines, *shown.facts()])
+    told = settings_lines(ordered(records), page) if shown.settings else []
+    put(page, [*lines, *shown.facts(), *told])
     if name == "densenet":
         write_csv(ordered(records), table)
     return page

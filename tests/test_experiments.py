@@ -204,6 +204,12 @@ def test_page_gets_its_figures_from_records_alone(tmp_path: Path) -> None:
     again = page.read_text()
     predecessors.make("runtimes", [sweep], tmp_path)
     assert page.read_text() == again
+    assert "### Settings" not in again
+    thesis = tmp_path / "thesis.md"
+    thesis.write_text(page.read_text())
+    predecessors.make("thesis", [sweep], tmp_path)
+    assert "| step | setting | value |" in thesis.read_text()
+    assert "@" in (tmp_path / "thesis.bib").read_text()
 
 
 def test_page_without_results_or_marks_is_refused(tmp_path: Path) -> None:
