@@ -121,10 +121,11 @@ def settings_lines(records: Sequence[Record], page: Path) -> list[str]:
     cited = references.keys_in(methods_paragraphs(records))
     bib = page.with_suffix(".bib")
     bib.write_text(references.bibtex(cited), encoding="utf-8")
+    table = [(x.step, x.name, x.value) for x in settings(records)]
     return [
         "### Settings",
         "",
-        *plain_markdown(HEADER, settings(records)).splitlines(),
+        *plain_markdown(HEADER, table).splitlines(),
         "",
         f"The {len(cited)} works that tools, models, data and methods rest on, in BibTeX: "
         f"[{bib.name}]({bib.name}).",
