@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from pqbench.core.margins import Margins
@@ -54,17 +54,23 @@ def margins_of(records: Sequence[Record]) -> Margins:
     return Margins(**{k: v for k, v in asked.items() if k in known})
 
 
-def answer(records: Sequence[Record], folders: Sequence[Path]) -> list[str]:
+def answer(
+    records: Sequence[Record], folders: Sequence[Path], max_drop_pt: float | None = None
+) -> list[str]:
     """The page's first lines: the answer of each model, then what it rests on.
 
     Args:
         records: The newest of each experiment.
         folders: Where they lie, for the pairings with what runs today.
+        max_drop_pt: Points that may be lost; None: as many as the newest record was asked for.
     """
+    margins = margins_of(records)
+    if max_drop_pt is not None:
+        margins = replace(margins, max_drop_pt=max_drop_pt)
     paired = [pairing for folder in folders for pairing in load_pairings(folder, records)]
     found = [
         one
-        for one in answers(records, paired, margins_of(records))
+        for one in answers(records, paired, margins)
         if any(r.ok and r.experiment.model == one.model for r in records)
     ]
     lines = [line for one in found for line in (*_told(answer_lines(one, commands=False)), "")]

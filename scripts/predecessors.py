@@ -255,7 +255,13 @@ def put(page: Path, lines: Sequence[str], marks: tuple[str, str] = (BEGIN, END))
     page.write_text(f"{head}{begin}{body}\n\n{end}{tail}", encoding="utf-8")
 
 
-def make(name: str, folders: Sequence[Path], pages: Path = PAGES, table: Path = CSV) -> Path:
+def make(
+    name: str,
+    folders: Sequence[Path],
+    pages: Path = PAGES,
+    table: Path = CSV,
+    max_drop_pt: float | None = None,
+) -> Path:
     """Write one page's answer, its measured part and its figure.
 
     Args:
@@ -263,6 +269,7 @@ def make(name: str, folders: Sequence[Path], pages: Path = PAGES, table: Path = 
         folders: Runs or sweeps; of one experiment in one environment the newest record counts.
         pages: Folder of the pages.
         table: Where DenseNet-121's table is written, too, as CSV.
+        max_drop_pt: Points that may be lost, for the answer; None: as the records were asked.
 
     Raises:
         ValueError: There is nothing to show, or the page has no marks.
@@ -280,7 +287,7 @@ def make(name: str, folders: Sequence[Path], pages: Path = PAGES, table: Path = 
             shutil.copyfile(figure, pages / f"{name}.png")
             lines = [f"![{shown.caption}]({name}.png)", "", shown.caption, "", *lines]
     page = pages / f"{name}.md"
-    put(page, answer(records, folders), (ANSWER_BEGIN, ANSWER_END))
+    put(page, answer(records, folders, max_drop_pt), (ANSWER_BEGIN, ANSWER_END))
     told = settings_lines(ordered(records), page) if shown.settings else []
     put(page, [*lines, *shown.facts(), *told])
     if name == "densenet":
@@ -292,8 +299,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(SHOWN))
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--max-drop-pt", type=float, help="points that may be lost")
     given = parser.parse_args()
-    print(make(given.name, given.folders))
+    print(make(given.name, given.folders, max_drop_pt=given.max_drop_pt))
 
 
 if __name__ == "__main__":

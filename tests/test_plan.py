@@ -10,10 +10,11 @@ from record_factory import make_failed, make_record
 from simulate import margin_record, record_of
 
 from pqbench import plan
-from pqbench.core.proportions import paired_difference
+from pqbench.core.proportions import drop_p_at_least, drop_p_at_most, paired_difference
 from pqbench.core.record import Record, Stage
 from pqbench.core.sizing import (
     about,
+    samples_for_drop,
     samples_for_half_width,
     starts_for_bound,
     units_for_half_width,
@@ -63,6 +64,23 @@ def test_starts_for_bound_are_few_where_it_is_clear_and_none_where_it_is_not() -
     at_the_margin = mean_of([-0.02, 0.02, 0.0])
     assert at_the_margin is not None
     assert starts_for_bound(at_the_margin, 3, 0.0, 0.025) is None
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.02])
+@pytest.mark.parametrize("pilot", [(0, 0), (1, 0), (0, 1), (1, 1), (4, 3), (20, 12)])
+def test_samples_for_drop_are_more_than_could_not_decide_and_do_decide(
+    pilot: tuple[int, int], margin: float
+) -> None:
+    """With few pairs that differ the normal distribution's formula alone asks for too few."""
+    alpha, count = 0.05 / 189, 500
+    wanted = samples_for_drop(*pilot, count, margin, alpha)
+    assert wanted is not None
+    below = (pilot[0] - pilot[1]) / count < margin
+    p_value = drop_p_at_least if below else drop_p_at_most
+    if p_value(*pilot, count, margin) > alpha:
+        assert wanted > count
+    lost, gained = (round(n * wanted / count) for n in pilot)
+    assert p_value(lost, gained, wanted, margin) <= alpha
 
 
 def test_about_rounds_up_to_two_digits() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from pqbench.core.proportions import Z95
+from pqbench.core.proportions import Z95, drop_p_at_least, drop_p_at_most
 from pqbench.core.statistics import Normal, t_quantile
 
 POWER = 0.8
@@ -44,7 +44,15 @@ def samples_for_drop(
     wanted = variance * (z / distance) ** 2
     if estimate < margin:
         wanted = max(wanted, math.log(alpha) / math.log1p(-margin))  # nothing lost at all
-    return math.ceil(wanted) if wanted <= MOST_SAMPLES else None
+    test = drop_p_at_least if estimate < margin else drop_p_at_most
+    # The formula is the normal distribution's; with few that differ the test asks for more.
+    while wanted <= MOST_SAMPLES:
+        number = math.ceil(wanted)
+        scale = number / count
+        if test(round(lost * scale), round(gained * scale), number, margin) <= alpha:
+            return number
+        wanted = 1.02 * number
+    return None
 
 
 def samples_for_half_width(lost: int, gained: int, count: int, half_width: float) -> int:
