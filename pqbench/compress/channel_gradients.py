@@ -18,6 +18,7 @@ from pqbench.core.errors import UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import feed_tensors, torch_threads
 from pqbench.nets.onnx_channels import Channels
+from pqbench.nets.strided import pixels_first
 
 if TYPE_CHECKING:
     import onnx
@@ -70,7 +71,7 @@ def taylor(
         and slot.tensor in places
         and channels.root(slot.layout[0].group) in roots
     ]
-    with torch_threads(threads):
+    with torch_threads(threads), pixels_first():
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
             module.zero_grad()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.nets.layers import feed_tensors, first_output
+from pqbench.nets.strided import pixels_first
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +139,9 @@ def gather_gradients(
         picked = indices[start : start + size]
         target = torch.from_numpy(labels[picked].astype("int64"))
         network.zero_grad(set_to_none=True)
-        loss = task_loss(network(*feed_tensors(split, names, picked)), target, mean=False)
+        with pixels_first():
+            scores = network(*feed_tensors(split, names, picked))
+        loss = task_loss(scores, target, mean=False)
         torch.autograd.backward(loss)
         for kept, parameter in zip(total, parameters, strict=True):
             if parameter.grad is not None:

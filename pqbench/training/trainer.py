@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import torch_threads
+from pqbench.nets.strided import pixels_first
 from pqbench.training.batches import Batches
 from pqbench.training.ranks import Rank
 from pqbench.training.settings import TrainingSettings
@@ -139,13 +140,14 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
             num_sanity_val_steps=0,
             **strategy,
         )
-        trainer.fit(
-            learner,
-            feed,
-            job.batches(False, rank) if len(job.watched) else None,
-            ckpt_path=last,
-            weights_only=True,
-        )
+        with pixels_first():
+            trainer.fit(
+                learner,
+                feed,
+                job.batches(False, rank) if len(job.watched) else None,
+                ckpt_path=last,
+                weights_only=True,
+            )
         kept = history.kept()
         if kept is not None:
             network.load_state_dict(kept)
