@@ -1,8 +1,8 @@
 """Pointwise convolutions with a stride, computed so that their gradients are right on a CPU.
 
 oneDNN, which PyTorch computes convolutions with on x86, writes past its workspace in the gradient
-of a strided 1 x 1 convolution that has fewer input channels than a vector has floats (16 on AVX-512,
-8 on AVX2), channels last: wrong gradients, a hang, or a crash of the process
+of a strided 1 x 1 convolution that has fewer input channels than a vector has floats (16 with
+AVX-512, 8 with AVX2), channels last: wrong gradients, a hang, or a crash of the process
 (https://github.com/uxlfoundation/oneDNN/issues/6035, open in November 2026). A ResNet's shortcuts
 become such layers when they are pruned. Taking every s-th pixel first and convolving without a
 stride is the same sum of products by another kernel.

@@ -11,8 +11,8 @@ from torch import nn
 
 from pqbench.nets.strided import pixels_first
 
-# A pruned ResNet's shortcut, trained as pqbench trains: channels last, two threads. Without the guard
-# the process dies, hangs or prints other gradients, on a CPU with AVX-512.
+# A pruned ResNet's shortcut, trained as pqbench trains: channels last, two threads. Without the
+# guard the process dies, hangs or prints other gradients, on a CPU with AVX-512.
 TRAIN = """
 import contextlib, sys
 import torch
