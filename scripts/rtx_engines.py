@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pqbench.backends.onnx_files import cast_fp16, is_quantized
-from pqbench.backends.tensorrt.api import Library, check, load_library, make_logger, reason
-from pqbench.backends.tensorrt.build import BuildOptions, build
+from pqbench.backends.tensorrt.api import Library, load_library, make_logger, reason
+from pqbench.backends.tensorrt.build import BuildOptions, build, parse
 from pqbench.core.errors import PqbenchError
 
 KIB = 2**10
@@ -50,12 +50,9 @@ def parsed(library: Library, onnx: Path) -> Parsed:
     Raises:
         UnsupportedError: The parser refuses it.
     """
-    trt, log = library.trt, make_logger(library.trt)
-    builder = trt.Builder(log)
-    strong = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network: Any = builder.create_network(strong)
-    parser: Any = trt.OnnxParser(network, log)
-    check(parser.parse_from_file(str(onnx)), f"cannot parse {onnx.name}", log)
+    log = make_logger(library.trt)
+    builder = library.trt.Builder(log)  # must live as long as the network
+    network, _parser = parse(library, builder, onnx, log)
     given = [network.get_input(i) for i in range(network.num_inputs)]
     made = [network.get_output(i) for i in range(network.num_outputs)]
     kinds = Counter(network.get_layer(i).type.name.lower() for i in range(network.num_layers))

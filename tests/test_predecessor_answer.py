@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import predecessors
 from predecessor_answer import COLUMNS, answer, write_csv
 from record_factory import make_failed, make_record
 
@@ -25,6 +26,31 @@ def test_answer_counts_unstable_cells_and_says_why_nothing_is_scored() -> None:
     assert "1 of 6 medians are unstable (17%)" in text
     assert "No accuracy and no F1: weights=none: random weights, nothing to score." in text
     assert "the same answer to every sample" not in text
+
+
+def test_answer_takes_the_points_that_may_be_lost() -> None:
+    records = [
+        make_record("net", "ort", ms=8.0),
+        make_record("net", "ort", ("ort_int8",), ms=4.0, speedup=2.0, drop_pt=1.5),
+    ]
+    strict, free = (answer(records, [], max_drop_pt=points)[0] for points in (1.0, 20.0))
+    assert "to keep at most 1 points lost" in strict
+    assert "to keep at most 20 points lost" in free
+
+
+def test_page_of_several_data_sets_and_metrics_names_them() -> None:
+    image, scene = make_record("net", "ort"), make_record("scene", "ort", dataset="camvid")
+    assert scene.accuracy is not None
+    scene.accuracy.metric, scene.accuracy.miou = "miou", 0.425
+    table = predecessors.measured([image, scene])
+    header = next(line for line in table if line.startswith("| model"))
+    assert header.startswith("| model | data | backend | recipe |")
+    assert "| top-1 % (mIoU of segmentation) |" in header
+    row = next(line for line in table if line.startswith("| scene"))
+    assert "| CamVid |" in row and "| 42.5 |" in row
+    assert row.count("|") == header.count("|")
+    assert "mIoU 42.5 to 42.5 %" in "\n".join(answer([image, scene], []))
+    assert "| data |" not in "\n".join(predecessors.measured([image]))
 
 
 def test_table_has_a_line_for_each_cell_and_batch_size(tmp_path: Path) -> None:

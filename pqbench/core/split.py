@@ -63,13 +63,16 @@ def grey(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return luma.astype(np.uint8)[..., None]
 
 
-def shaped(raw: npt.NDArray[Any], norm: Normalization, form: Form) -> npt.NDArray[Any]:
+def shaped(
+    raw: npt.NDArray[Any], norm: Normalization, form: Form, threads: int = 1
+) -> npt.NDArray[Any]:
     """Stored images in the form that a model takes.
 
     Args:
         raw: uint8 (n, H, W, C).
         norm: Mean and standard deviation per channel of the model's input, or one for all.
         form: What the model takes.
+        threads: Threads that share the images.
     """
     if form.channels == 1 and raw.shape[-1] == 3:
         raw = grey(raw)
@@ -78,7 +81,7 @@ def shaped(raw: npt.NDArray[Any], norm: Normalization, form: Form) -> npt.NDArra
         return np.ascontiguousarray(out)
     if form.channels == 1:
         norm = Normalization(norm.mean[:1], norm.std[:1])
-    scaled = normalize(raw, norm)
+    scaled = normalize(raw, norm, threads)
     if form.layout == "nhwc":
         scaled = np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
     return scaled if form.dtype in (None, "float32") else scaled.astype(form.dtype)
@@ -227,7 +230,7 @@ class PreparedSplit:
             elif form is None:
                 out[name] = normalize(raw, norm, threads)
             else:
-                out[name] = shaped(raw, norm, form)
+                out[name] = shaped(raw, norm, form, threads)
         return out
 
     def batches(

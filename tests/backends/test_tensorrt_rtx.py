@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rtx_engines
 
 from pqbench.backends.onnx_files import cast_fp16, is_quantized
 from pqbench.backends.tensorrt.api import Library, load_library
@@ -110,6 +111,22 @@ def test_what_tensorrt_cannot_take_is_refused_with_its_reason_and_the_cure(
             build(rtx, model.path, profile_ranges(model, [1], True), BuildOptions())
         assert "ort_int8_trt" in caught.value.hint
         assert "\n" not in caught.value.message
+
+
+def test_table_of_engines_says_what_is_in_them_or_why_there_is_none(
+    rtx: Library, onnx_artifact: Artifact, tmp_path: Path
+) -> None:
+    unsigned = quantized(onnx_artifact, tmp_path / "unsigned", signed=False, quantize_bias=False)
+    *_, whole, half, refused = rtx_engines.engines([onnx_artifact.path, unsigned.path])
+    shape = onnx_artifact.inputs[0].shape[1:]
+    for line in (whole, half):
+        assert f"{onnx_artifact.inputs[0].name} (N, {', '.join(map(str, shape))}) float" in line
+        assert "0 quantizers" in line
+    assert ", FP16 |" in half
+    sizes = [int(line.split("|")[3]) for line in (whole, half)]
+    assert sizes[1] < sizes[0]
+    assert "refused" in refused and "ero zero point" in refused
+    assert {line.count("|") for line in (whole, half, refused)} == {9}
 
 
 def test_unsigned_activations_read_as_signed_are_an_error(

@@ -5,11 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pqbench.compress.criteria import gather_gradients
+from pqbench.core.split import PreparedSplit
+from pqbench.nets import strided
 from pqbench.nets.strided import pixels_first
+from pqbench.training.fit import fit
+from pqbench.training.settings import TrainingSettings
 
 # A pruned ResNet's shortcut, trained as pqbench trains: channels last, two threads. Without the
 # guard the process dies, hangs or prints other gradients, on a CPU with AVX-512.
@@ -75,3 +81,25 @@ def test_pixels_first_leaves_other_layers_alone(layer: nn.Conv2d) -> None:
     plain = layer(image)
     with pixels_first():
         assert torch.equal(layer(image), plain)
+
+
+@pytest.mark.parametrize("caller", ["fit", "gather_gradients"])
+def test_whoever_asks_for_gradients_is_guarded(
+    caller: str, split: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strides = []
+    convolve = strided._convolve
+
+    def seen(*args: object, **named: object) -> torch.Tensor:
+        strides.append(args[3])
+        return convolve(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(strided, "_convolve", seen)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    if caller == "fit":
+        fit(network, split, TrainingSettings(epochs=1, batch_size=16, train_size=32, max_steps=1))
+    else:
+        gather_gradients(network, split, ["input"], np.arange(4), "taylor", batch_size=4)
+    assert strides == [(2, 2)]

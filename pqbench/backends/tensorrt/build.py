@@ -103,6 +103,39 @@ def profile_ranges(
     ]
 
 
+def parse(
+    library: Library, builder: tensorrt.Builder, onnx: Path, log: Any, weak: bool = False
+) -> tuple[tensorrt.INetworkDefinition, Any]:
+    """Parse an ONNX file.
+
+    Args:
+        library: Which TensorRT.
+        builder: Of that library.
+        onnx: The file.
+        log: :func:`make_logger`'s.
+        weak: Whether the builder chooses types; else they are the file's.
+
+    Returns:
+        The network, and the parser, which must live as long as it.
+
+    Raises:
+        UnsupportedError: The parser refuses the file, with its reasons.
+    """
+    trt = library.trt
+    flags = 0 if weak else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network: tensorrt.INetworkDefinition = builder.create_network(flags)
+    parser: Any = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        errors = [one_line(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise UnsupportedError(
+            f"TensorRT cannot parse {onnx.name}: {' | '.join(errors)[:600] or reason(log)}",
+            hint="quantize signed and symmetric, biases in float: compress=ort_int8_trt"
+            if is_quantized(onnx)
+            else "choose another backend for this model",
+        )
+    return network, parser
+
+
 def build(
     library: Library,
     onnx: Path,
@@ -132,18 +165,8 @@ def build(
     quantized = is_quantized(onnx) or calibration is not None
     half = library.weak_typing and options.precision == "fp16"
     weak = half or calibration is not None
-    flags = 0 if weak else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     builder: tensorrt.Builder = trt.Builder(log)
-    network: tensorrt.INetworkDefinition = builder.create_network(flags)
-    parser: Any = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        errors = [one_line(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise UnsupportedError(
-            f"TensorRT cannot parse {onnx.name}: {' | '.join(errors)[:600] or reason(log)}",
-            hint="quantize signed and symmetric, biases in float: compress=ort_int8_trt"
-            if quantized
-            else "choose another backend for this model",
-        )
+    network, _parser = parse(library, builder, onnx, log, weak)
     judge_warnings(log.lines)  # before minutes go into a build that is refused
     config: tensorrt.IBuilderConfig = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
