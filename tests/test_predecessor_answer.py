@@ -34,7 +34,7 @@ def test_answer_takes_the_points_that_may_be_lost() -> None:
         make_record("net", "ort", ("ort_int8",), ms=4.0, speedup=2.0, drop_pt=1.5),
     ]
     strict, free = (answer(records, [], max_drop_pt=points)[0] for points in (1.0, 20.0))
-    assert "to keep at most 1 points lost" in strict
+    assert "to keep at most 1 point lost" in strict
     assert "to keep at most 20 points lost" in free
 
 
