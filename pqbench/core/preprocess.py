@@ -30,11 +30,13 @@ class OnError(StrEnum):
 
 
 class Augment(StrEnum):
-    """Symmetries of an image that keep its label, used in training."""
+    """Changes of an image that keep its label, drawn anew for each image and pass of a training."""
 
     none = "none"
     flip = "flip"  # left-right
     dihedral = "dihedral"  # all eight flips and quarter turns
+    shift = "shift"  # flip, and a shift by up to an eighth of the side
+    crop = "crop"  # flip, and a crop of random size and place, resized to the whole
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,29 @@ if TYPE_CHECKING:
 
 Batch = tuple["tuple[Tensor, ...]", "Tensor"]
 
+SHIFT = 1 / 8  # of the side, each way: 4 of CIFAR's 32 pixels (He et al. 2015, section 4.2)
+# Szegedy et al. 2014, "Going deeper with convolutions", take 8 % of the area and more: for trainings
+# of hundreds of passes. Those after a compression are shorter.
+LEAST_AREA, ASPECT = 0.25, 4 / 3
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each image of a batch.
+
+    Attributes:
+        turns: A number from 0 to 7 (n,): see :func:`augmented`.
+        boxes: The part that is shown (n, 4): see :func:`boxes`; None: the whole.
+    """
+
+    turns: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64] | None
+
+    def share(self, rank: int, world: int) -> Draws:
+        """Every ``world``-th from ``rank`` on."""
+        parts = None if self.boxes is None else self.boxes[rank::world]
+        return Draws(self.turns[rank::world], parts)
+
 
 @dataclass
 class Batches:
@@ -29,7 +52,7 @@ class Batches:
         batch_size: Samples per batch. A last batch below half of that is left out, because its
             BatchNorm statistics would be noise; the next shuffle leaves out others.
         train_size: Side to which images are resized (bilinear, antialiased); None keeps theirs.
-        augment: ``none``, ``flip`` or ``dihedral``.
+        augment: One of :class:`pqbench.core.preprocess.Augment`.
         seed: With the number of the pass it fixes order and augmentation.
         shuffle: False for validation: in order, nothing left out.
         passes: Passes begun so far.
@@ -78,16 +101,16 @@ class Batches:
         for size in self.sizes():
             picked = order[start : start + size]
             start += size
-            turns = rng.integers(0, 8, size)
+            draws = Draws(rng.integers(0, 8, size), boxes(rng, size, self.augment))
             if self.world > 1:
-                picked, turns = picked[self.rank :: self.world], turns[self.rank :: self.world]
-            inputs = tuple(self._input(name, picked, turns) for name in self.split.arrays)
-            yield inputs, self._labels(labels, picked, turns)
+                picked, draws = picked[self.rank :: self.world], draws.share(self.rank, self.world)
+            inputs = tuple(self._input(name, picked, draws) for name in self.split.arrays)
+            yield inputs, self._labels(labels, picked, draws)
 
     def _labels(
-        self, labels: npt.NDArray[Any], picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
+        self, labels: npt.NDArray[Any], picked: npt.NDArray[np.int64], draws: Draws
     ) -> Tensor:
-        """One class per sample (n,), or per position (n, H, W): resized and turned as the image."""
+        """One class per sample (n,), or per position (n, H, W): changed as the image is."""
         import torch
         from torch.nn import functional
 
@@ -99,11 +122,12 @@ class Batches:
         if side is not None and y.shape[-2:] != (side, side):
             size = (side, side)
             y = functional.interpolate(y.float(), size=size, mode="nearest-exact").long()
-        return augmented(y, turns, self.augment).squeeze(1)
+        y = augmented(y, draws.turns, self.augment)
+        if draws.boxes is not None:
+            y = cut(y.float(), draws.boxes, "nearest").long()
+        return y.squeeze(1)
 
-    def _input(
-        self, name: str, picked: npt.NDArray[np.int64], turns: npt.NDArray[np.int64]
-    ) -> Tensor:
+    def _input(self, name: str, picked: npt.NDArray[np.int64], draws: Draws) -> Tensor:
         """One input: images as float32 (n, C, H, W) in channels-last order, others as stored.
 
         For a file that takes channels last it is (n, H, W, C).
@@ -122,10 +146,12 @@ class Batches:
         side = self.side
         if side is not None and x.shape[-2:] != (side, side):
             x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
-        x = augmented(x, turns, self.augment)
+        x = augmented(x, draws.turns, self.augment).float()
+        if draws.boxes is not None:
+            x = cut(x, draws.boxes)
         mean = torch.tensor(norm.mean).view(1, -1, 1, 1)
         std = torch.tensor(norm.std).view(1, -1, 1, 1)
-        x = (x.float() / 255 - mean) / std
+        x = (x / 255 - mean) / std
         form = self.split.forms.get(name)
         if form is not None and form.layout == "nhwc":
             return x.permute(0, 2, 3, 1).contiguous()
@@ -142,7 +168,7 @@ def augmented(x: Tensor, turns: npt.NDArray[np.int64], augment: str) -> Tensor:
         x: Images; left as they are.
         turns: A number from 0 to 7 per image: ``k % 4`` quarter turns (``dihedral`` on square
             images), then a left-right flip for ``k >= 4``.
-        augment: ``none``, ``flip`` or ``dihedral``.
+        augment: ``none``, ``dihedral``, or another, which has a flip in it.
     """
     import torch
 
@@ -157,6 +183,45 @@ def augmented(x: Tensor, turns: npt.NDArray[np.int64], augment: str) -> Tensor:
     flipped = draws >= 4
     x[flipped] = x[flipped].flip(3)
     return x
+
+
+def boxes(rng: np.random.Generator, count: int, augment: str) -> npt.NDArray[np.float64] | None:
+    """The part of each image that is shown: width, height, and centre (x, y), (count, 4).
+
+    Width and height are shares of the image's; the centre is -1 at its left or top edge, 1 at the
+    right or bottom one. None where ``augment`` shows all of it; then nothing is drawn.
+    """
+    if augment == "shift":
+        centre = 2 * rng.uniform(-SHIFT, SHIFT, (count, 2))
+        return np.concatenate([np.ones((count, 2)), centre], 1)
+    if augment != "crop":
+        return None
+    area = rng.uniform(LEAST_AREA, 1, count)
+    aspect = np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT), count))
+    size = np.minimum(np.sqrt(np.stack([area * aspect, area / aspect], 1)), 1)
+    return np.concatenate([size, rng.uniform(-1, 1, (count, 2)) * (1 - size)], 1)
+
+
+def cut(
+    x: Tensor, shown: npt.NDArray[np.float64], mode: Literal["bilinear", "nearest"] = "bilinear"
+) -> Tensor:
+    """The shown part of each image, as large as the image was; its edge goes on beyond the edge.
+
+    Args:
+        x: Images, float (n, C, H, W).
+        shown: As :func:`boxes` gives it; a shift alone is rounded to whole pixels.
+        mode: How values between pixels are found.
+    """
+    import torch
+    from torch.nn import functional
+
+    side = np.array([x.shape[3], x.shape[2]])
+    size, centre = shown[:, :2], shown[:, 2:]
+    centre = np.where(size == 1, np.round(centre * side / 2) * 2 / side, centre)
+    where = np.zeros((len(shown), 2, 3), np.float32)
+    where[:, [0, 1], [0, 1]], where[:, :, 2] = size, centre
+    grid = functional.affine_grid(torch.from_numpy(where), list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, mode, "border", align_corners=False)
 
 
 def split_off(
