@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 TESTS_SHARE = 0.3
 ENDING_S = 25  # after a first Ctrl-C a sweep writes what it has
-# Sweeps: share of the time that is left, and overrides beside the model's name. A cell on an H100
-# took a minute with three starts: two models fill eight minutes.
+# Sweeps: share of the time that is left, and overrides beside the model's name. With three starts a
+# cell took 20 to 60 s on an H100; of two an interval tells nothing (+-107 % was seen).
 SWEEPS = {
     "efficientnet_lite0": (0.55, ["model.weights=pretrained", "dataset.split=clean"]),
     "resnet18": (1.0, ["model.weights=none", "dataset=synthetic", "dataset.limit=64"]),
@@ -81,7 +81,7 @@ def sweep_command(model: str, backends: Sequence[str], out: Path, images: Path |
     return [
         *(sys.executable, "-m", "pqbench", f"model={model}", "compress=none,fp16,ort_int8_trt"),
         *(f"backend={','.join(backends)}", "protocol=quick", "protocol.batch_sizes=[1,32]"),
-        *("protocol.processes=2", "tracking=none", *overrides),
+        *("protocol.processes=3", "tracking=none", *overrides),
         *(f"outputs={out / 'outputs'}", f"hydra.sweep.dir={out / f'sweep_{model}'}", "-m"),
     ]
 

@@ -55,7 +55,7 @@ def _row(record: Record, sizes: Sequence[int]) -> list[str]:
     cells = [model_name(experiment.model), recipe, backend_name(experiment.backend)]
     if not record.ok:
         why = record.error.message if record.error else ""
-        return [*cells, f"{record.status}: {why}", *[""] * (2 * len(sizes) + 3)]
+        return [*cells, f"{record.status}: {why}", *[""] * (2 * len(sizes) + 4)]
     details = record.placement.details if record.placement else {}
     without = details.get("without_copies_ms", {})
     for size in sizes:
@@ -77,6 +77,7 @@ def _row(record: Record, sizes: Sequence[int]) -> list[str]:
     )
     scored = record.accuracy if experiment.weights != "none" else None
     cells.append(NONE if scored is None else f"{100 * scored.top1:.1f}")
+    cells.append(NONE if scored is None else _number(scored.macro_f1, ".3f"))
     return cells
 
 
@@ -89,19 +90,26 @@ def table(records: Iterable[Record]) -> list[str]:
     head = ["model", "compression", "backend"]
     for size in sizes:
         head += [f"batch {size}, ms [95 %]", "without copies, ms"]
-    head += ["VRAM by driver, MiB (allocator)", "J per sample [95 %]", "top-1, %"]
+    head += ["VRAM by driver, MiB (allocator)", "J per sample [95 %]", "top-1, %", "macro F1"]
     lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- |" + " ---: |" * (len(head) - 3)]
     return lines + ["| " + " | ".join(_row(r, sizes)) + " |" for r in kept]
 
 
+def where(record: Record) -> str:
+    """Card, commit and date of a record, in words."""
+    git = record.environment.get("git", {})
+    card = (record.environment.get("gpus") or [{}])[0]
+    changed = " with uncommitted changes" if git.get("dirty") else ""
+    commit = f"`{str(git.get('commit'))[:7]}`{changed}"
+    return f"{card.get('name', 'GPU')}, commit {commit}, {record.created[:10]}"
+
+
 def write_page(source: Path, page: Path) -> None:
-    """Put the table into the page, between its two marks, with machine, commit and date."""
-    records = read_records(source)
-    first = next(r for r in records if r.ok)
-    environment = first.environment
-    git = environment.get("git", {})
-    card = (environment.get("gpus") or [{}])[0]
-    where = (
-        f"{card.get('name', 'GPU')}, commit `{str(git.get('commit'))[:7]}`, {first.created[:10]}"
-    )
-    put(page, [f"Measured on: {where}.", "", *table(records)])
+    """Put the tables into the page, between its two marks: one for each card, commit and day."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(read_records(source), key=lambda r: r.created, reverse=True):
+        groups.setdefault(where(record), []).append(record)
+    lines: list[str] = []
+    for measured, records in groups.items():
+        lines += [f"Measured on: {measured}.", "", *table(records), ""]
+    put(page, lines[:-1])

@@ -176,15 +176,32 @@ class MemoryWatch:
         if not self.device.startswith("cuda"):
             self.reasons["vram_driver_mb"] = "the model runs on the CPU"
             return None, ""
+        given_back, more = self._given_back(), ""
+        if given_back:
+            more = f", and {given_back / _MB:.0f} MiB that the allocator had given back by then"
         own = process_gpu_bytes(self.device, os.getpid())
         if own is not None:
-            return own / _MB, "NVML per process"
+            return (own + given_back) / _MB, f"NVML per process{more}"
         now = device_used_bytes(self.device)
         if now is not None and self._device_before is not None:
             # In a container the driver reports the host's process ids, none of which is ours.
-            return (now - self._device_before) / _MB, "NVML device-used minus before the load"
+            used = now - self._device_before + given_back
+            return used / _MB, f"NVML device-used minus before the load{more}"
         self.reasons["vram_driver_mb"] = "the driver's figures cannot be read (NVML)"
         return None, ""
+
+    def _given_back(self) -> int:
+        """Bytes that torch's allocator held at its peak and holds no more; 0 without torch.
+
+        The driver tells what is held now; cuDNN's trials at the first call need more for a while.
+        """
+        import sys
+
+        torch: Any = sys.modules.get("torch")
+        if torch is None:
+            return 0
+        peak, now = torch.cuda.max_memory_reserved, torch.cuda.memory_reserved
+        return int(peak(self.device)) - int(now(self.device))
 
     def _allocator_mb(self) -> float | None:
         import sys

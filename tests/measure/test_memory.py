@@ -110,6 +110,20 @@ def test_vram_is_the_drivers_figure_of_this_process(
     assert "NVML per process" in result.method
 
 
+def test_vram_has_what_the_allocator_gave_back_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = types.ModuleType("torch")
+    torch.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        max_memory_reserved=lambda _: 936 << 20, memory_reserved=lambda _: 140 << 20
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    result = watched(FakeNvml({os.getpid(): 754 << 20}, [0]), monkeypatch)
+    assert result.vram_driver_mb == 754 + 936 - 140
+    assert result.vram_allocator_mb == 936
+    assert "and 796 MiB that the allocator had given back" in result.method
+
+
 def test_vram_where_the_driver_lists_host_pids_is_the_devices_growth(
     monkeypatch: pytest.MonkeyPatch, no_torch: None
 ) -> None:

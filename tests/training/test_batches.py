@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from pqbench.core.errors import ConfigError
 from pqbench.core.split import PreparedSplit
-from pqbench.training.batches import Batches, augmented, changes_size, check_size, split_off
+from pqbench.training.batches import (
+    ASPECT,
+    LEAST_AREA,
+    SHIFT,
+    Batches,
+    augmented,
+    boxes,
+    changes_size,
+    check_size,
+    cut,
+    split_off,
+)
 
 
 def _batches(split: PreparedSplit, **changes: object) -> Batches:
@@ -86,6 +97,49 @@ def test_augmented_gives_each_symmetry_once(augment: str, expected: int) -> None
     assert torch.equal(image.flatten(), torch.arange(16))
     for t in turned:
         assert sorted(t.flatten().tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize("augment", ["shift", "crop"])
+def test_batches_show_another_part_of_each_image_at_every_pass(
+    split: PreparedSplit, augment: str
+) -> None:
+    batches = Batches(split, np.arange(len(split)), len(split), None, augment, seed=1)
+    again = Batches(split, np.arange(len(split)), len(split), None, augment, seed=1)
+    passes = [next(iter(batches))[0][0] for _ in range(2)]
+    assert not torch.equal(*passes)
+    assert torch.equal(passes[0], next(iter(again))[0][0])
+    assert passes[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), augment=st.sampled_from(["shift", "crop"]))
+def test_boxes_stay_within_what_they_may_show(seed: int, augment: str) -> None:
+    drawn = boxes(np.random.default_rng(seed), 16, augment)
+    assert drawn is not None
+    size, centre = drawn[:, :2], drawn[:, 2:]
+    if augment == "shift":
+        assert (size == 1).all()
+        assert (np.abs(centre) <= 2 * SHIFT).all()
+    else:
+        assert (np.abs(centre) + size <= 1 + 1e-9).all()
+        assert (size.prod(1) >= LEAST_AREA / ASPECT).all()
+        assert (size <= 1).all()
+
+
+def test_cut_shifts_by_whole_pixels_and_goes_on_with_the_edge() -> None:
+    image = torch.arange(64.0).reshape(1, 1, 8, 8)
+    moved = cut(image, np.array([[1, 1, 0.26, -0.25]]))  # 1.04 pixels left, 1 down
+    expected = image[:, :, [0, 0, 1, 2, 3, 4, 5, 6]][:, :, :, [1, 2, 3, 4, 5, 6, 7, 7]]
+    torch.testing.assert_close(moved, expected)
+    assert torch.equal(cut(image, np.array([[1, 1, 0.0, 0.0]])), image)
+
+
+def test_cut_enlarges_the_part_that_is_shown() -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    image[:, :, :4, 4:] = 1
+    shown = cut(image, np.array([[0.5, 0.5, 0.5, -0.5]]))  # the top right quarter
+    assert shown[:, :, 1:-1, 1:-1].min() == 1
+    assert set(cut(image, np.array([[0.9, 0.7, 0.05, 0.1]]), "nearest").unique().tolist()) == {0, 1}
 
 
 @settings(deadline=None)

@@ -52,6 +52,17 @@ def test_batches_turn_masks_with_their_images(split: PreparedSplit, augment: str
         assert torch.equal(shown[counted], labels[counted])
 
 
+@pytest.mark.parametrize("augment", ["shift", "crop"])
+def test_batches_cut_masks_with_their_images(split: PreparedSplit, augment: str) -> None:
+    """A mask has the class of the pixel that is nearest to what its image shows there."""
+    ((image,), labels) = next(iter(batches(split, None, augment)))
+    shown = image[:, 0] * 255 / 50
+    counted = labels != IGNORED
+    agree = ((shown - labels).abs() <= 1)[counted].float().mean()
+    assert agree > (0.99 if augment == "shift" else 0.8)
+    assert set(labels.unique().tolist()) <= {IGNORED, 0, 1, 2}
+
+
 def test_batches_resize_masks_to_values_that_exist(split: PreparedSplit) -> None:
     ((image,), labels) = next(iter(batches(split, 5, "none")))
     assert image.shape[-2:] == labels.shape[-2:] == (5, 5)

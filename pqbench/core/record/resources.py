@@ -17,8 +17,8 @@ class Memory(Part):
     )
     rss_model_mb: float | None = doc("Growth by loading the model", default=None)
     rss_working_mb: float | None = doc("Growth of the peak while running", default=None)
-    vram_driver_mb: float | None = doc("GPU memory of the process by the driver", default=None)
-    vram_allocator_mb: float | None = doc("GPU memory by the framework's allocator", default=None)
+    vram_driver_mb: float | None = doc("Peak GPU memory of the process by the driver", default=None)
+    vram_allocator_mb: float | None = doc("Peak of the framework's allocator", default=None)
     method: str = doc("How it was read", default="")
     batch_size: int | None = doc(
         "Samples per call of the one batch size that the session was made for; null in records "

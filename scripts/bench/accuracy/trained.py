@@ -1,8 +1,8 @@
 """A pruned network's weights from a training on another machine, as a step.
 
-Used by ``--config-dir scripts/bench/accuracy/conf`` with this folder on ``PYTHONPATH``, in the place
-of ``distill``: after ``prune`` with the same settings as there. ``scripts/train_away.py`` made the
-weights and the card beside them.
+Used by ``--config-dir scripts/bench/accuracy/conf`` with this folder on ``PYTHONPATH``, in
+``distill``'s place: after ``prune`` with the same settings as there. ``scripts/train_away.py`` made
+the weights and the card beside them.
 """
 
 from __future__ import annotations
