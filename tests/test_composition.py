@@ -27,6 +27,7 @@ from pqbench.app import backends_here, job
 from pqbench.app.arguments import config_folder
 from pqbench.app.callbacks import check_combinations
 from pqbench.app.composition import SweepLoader, parse_once, share_store, sweep_loader
+from pqbench.app.recipe_settings import each_by_job
 from pqbench.core.errors import ConfigError
 
 JOBS = [
@@ -56,6 +57,16 @@ def composed(hydra: Hydra, *overrides: str) -> DictConfig:
 
 def as_text(config: DictConfig) -> str:
     return OmegaConf.to_yaml(config, resolve=False)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "expected"),
+    [("none,ort_int8", 2), ("[prune,finetune]", 20), ("[prune,distill]", 20)],
+)
+def test_experiments_recipes_can_be_replaced(hydra: Hydra, recipes: str, expected: int) -> None:
+    """Its settings of steps go with the steps: as docs/pruning.md asks for what stands beside."""
+    arguments = ["experiment=pruning_curves", f"compress={recipes}"]
+    assert check_combinations(composed(hydra, *each_by_job(arguments))) == expected
 
 
 def test_each_job_is_composed_once_and_as_hydra_composes_it(hydra: Hydra) -> None:

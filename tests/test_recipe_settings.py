@@ -25,7 +25,7 @@ def test_settings_apply_where_their_step_is_and_equal_jobs_are_one() -> None:
         for recipe in RECIPES
         for epochs in (5, 7)
     ]
-    assert fit_to_recipes(jobs, steps_of) == [
+    assert fit_to_recipes(jobs, steps_of, []) == [
         ["compress=none", "seed=0"],
         ["compress=[prune,finetune]", "compress.finetune.epochs=5", "seed=0"],
         ["compress=[prune,finetune]", "compress.finetune.epochs=7", "seed=0"],
@@ -35,12 +35,19 @@ def test_settings_apply_where_their_step_is_and_equal_jobs_are_one() -> None:
 def test_setting_of_a_step_that_no_recipe_has_is_refused() -> None:
     jobs = [["compress=none", "compress.distil.epochs=5"]]
     with pytest.raises(ConfigError, match=r"epochs=5: no recipe of the sweep has a step 'distil'"):
-        fit_to_recipes(jobs, steps_of)
+        fit_to_recipes(jobs, steps_of, ["compress=none", "compress.distil.epochs=5"])
+
+
+def test_experiments_settings_of_steps_that_were_replaced_are_left_out() -> None:
+    jobs = [["compress=none", "compress.distil.epochs=5"]]
+    assert fit_to_recipes(jobs, steps_of, ["experiment=mine", "compress=none"]) == [
+        ["compress=none"]
+    ]
 
 
 def test_jobs_without_settings_of_steps_are_left_alone() -> None:
     jobs = [["compress=none", "seed=1"], ["compress=none", "seed=1"]]
-    assert fit_to_recipes(jobs, lambda _: pytest.fail("nothing need be composed")) == jobs
+    assert fit_to_recipes(jobs, lambda _: pytest.fail("nothing need be composed"), []) == jobs
 
 
 def test_each_by_job_makes_settings_of_steps_choices() -> None:

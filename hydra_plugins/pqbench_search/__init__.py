@@ -81,7 +81,8 @@ class RecipeSweeper(BasicSweeper):
             return set(loader.load_sweep_config(config, rest).compress)
 
         batches = BasicSweeper.split_arguments(overrides, None)
-        jobs = fit_to_recipes([job for batch in batches for job in batch], steps_of)
+        typed = list(config.hydra.overrides.task)
+        jobs = fit_to_recipes([job for batch in batches for job in batch], steps_of, typed)
         size = max_batch_size or len(jobs)
         return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 

@@ -20,6 +20,10 @@ def step_of(override: str) -> str | None:
     return found.group(1) if found else None
 
 
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
 def each_by_job(arguments: Sequence[str]) -> list[str]:
     """The arguments of a sweep with every setting of a step as a choice of one.
 
@@ -46,7 +50,9 @@ def _choice(argument: str) -> str:
 
 
 def fit_to_recipes(
-    jobs: Sequence[Sequence[str]], steps_of: Callable[[list[str]], set[str]]
+    jobs: Sequence[Sequence[str]],
+    steps_of: Callable[[list[str]], set[str]],
+    typed: Sequence[str],
 ) -> list[list[str]]:
     """The jobs of a sweep, each without the settings of steps that its recipe has not.
 
@@ -55,10 +61,13 @@ def fit_to_recipes(
     Args:
         jobs: The overrides of each job.
         steps_of: The steps in the recipe of some overrides without settings of steps.
+        typed: The user's own arguments; other overrides are an experiment's, whose recipes may be
+            replaced by others without its steps.
 
     Raises:
-        ConfigError: No recipe of the sweep has the step of a setting.
+        ConfigError: No recipe of the sweep has the step of a setting that was typed.
     """
+    asked = {_key(argument) for argument in typed}
     if not any(step_of(override) for job in jobs for override in job):
         return [list(job) for job in jobs]
     recipes: dict[tuple[str, ...], set[str]] = {}
@@ -74,7 +83,7 @@ def fit_to_recipes(
     for job in jobs:
         for override in job:
             step = step_of(override)
-            if step is not None and step not in used:
+            if step is not None and step not in used and _key(override) in asked:
                 raise ConfigError(
                     f"{override}: no recipe of the sweep has a step '{step}'",
                     hint=f"the steps are: {', '.join(sorted(used)) or 'none'}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Batch = tuple["tuple[Tensor, ...]", "Tensor"]
 
 SHIFT = 1 / 8  # of the side, each way: 4 of CIFAR's 32 pixels (He et al. 2015, section 4.2)
-# Szegedy et al. 2014, "Going deeper with convolutions", show 8 % of the area and more, over hundreds
+# Szegedy et al. 2014, "Going deeper with convolutions", show 8 % of the area and more, in hundreds
 # of passes; trainings after a compression are shorter.
 LEAST_AREA, ASPECT = 0.25, 4 / 3
 
