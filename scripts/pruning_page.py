@@ -1,6 +1,7 @@
 """Write the measured part of docs/pruning.md and its figures, from records alone.
 
     python scripts/pruning_page.py outputs/sweeps/*
+    python scripts/pruning_page.py --page docs/pruning_trained.md outputs/sweeps/*
 
 The prose of the page is written by hand; what stands between its two marks is replaced.
 """
@@ -163,9 +164,10 @@ def answer(records: Sequence[Record]) -> list[str]:
 def budget(record: Record) -> str:
     """Passes over the train split after pruning, and what they took, in words."""
     for entry in record.lineage:
-        if entry["action"] in ("distill", "finetune"):
+        if entry["action"] in ("distill", "finetune", "trained"):
             told = entry["details"]
-            return f"{told['epochs']} passes over {told['train_images']:,} images"
+            elsewhere = f" on an {told['hardware']}" if "hardware" in told else ""
+            return f"{told['epochs']} passes over {told['train_images']:,} images{elsewhere}"
     return "none"
 
 
@@ -288,4 +290,6 @@ def make(folders: Sequence[Path], page: Path = PAGE) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    print(make(parser.parse_args().folders))
+    parser.add_argument("--page", type=Path, default=PAGE, help="which page, in docs/")
+    arguments = parser.parse_args()
+    print(make(arguments.folders, arguments.page))

@@ -183,10 +183,11 @@ def _machine(label: str, records: Sequence[Record]) -> str:
     cpu = environment.get("cpu") or {}
     libraries = environment.get("libraries") or {}
     shown = [f"{name} {libraries[name]}" for name in _SHOWN if name in libraries]
-    threads = sorted({str(record.config.get("threads"))})
+    threads = sorted({str(each.config.get("threads")) for each in records})
     flags = [f for f in cpu.get("flags", []) if f.startswith(("avx512_vnni", "avx_vnni", "amx"))]
     noun = "thread" if threads == ["1"] else "threads"
-    parts = [f"Machine: {label}, {', '.join(threads)} {noun} for every runtime"]
+    each = "for every runtime" if len(threads) == 1 else "as each record says"
+    parts = [f"Machine: {label}, {' or '.join(threads)} {noun} {each}"]
     if flags:
         parts.append(f"integer instructions {_list(flags)}")
     if environment.get("os"):

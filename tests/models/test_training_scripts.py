@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import mobilenet_from_lite as parts
+import numpy as np
 import pytest
 import torch
 import torchvision
+import train_away
 import train_cifar
-from safetensors.torch import save_file
+from prepared_images import elpv_split
+from safetensors.torch import load_file, save_file
 from smaller import Smaller
 from torch import nn
+from trained import Trained
 
+from pqbench.compress.prune import Prune
 from pqbench.core.artifact import TensorSpec
 from pqbench.core.errors import WeightsError
 from pqbench.core.step import StepData
@@ -101,3 +107,35 @@ def test_smaller_network_takes_the_models_place(dense: Any, tmp_path: Path) -> N
     wrong = Smaller(str(tmp_path / "w.safetensors"), {"width": 24})
     with pytest.raises((WeightsError, RuntimeError), match="size mismatch"):
         wrong.apply(dense, data, tmp_path / "wrong")
+
+
+def test_network_trained_away_comes_home(tmp_path: Path) -> None:
+    split = elpv_split(tmp_path / "split", 24, 32)
+    spec = TensorSpec("input", (None, 3, 32, 32))
+    builder = {**CNN, "num_classes": 2}
+    dense = save_network(Cnn(2, 32), builder, tmp_path / "dense", (spec,), ("scores",), ())
+    train_away.pack(tmp_path / "pack", "cnn", dense.folder, split.folder)
+    train_away.unpack(tmp_path / "pack")
+    packed = np.load(tmp_path / "pack" / "cnn" / "train" / "input.npy")
+    assert np.array_equal(packed, split.stored("input"))
+    prune = {"pruning_ratio": 0.5, "criterion": "magnitude_l2"}
+    tune = {"epochs": 1, "batch_size": 8, "teacher_weight": 0.5, "augment": "crop"}
+    (tmp_path / "out").mkdir()
+    job = {"model": "cnn", "prune": prune, "tune": tune}
+    train_away.train(tmp_path / "pack", tmp_path / "out", job, 1)
+    weights = tmp_path / "out" / "cnn-magnitude_l2-0.5.safetensors"
+    assert json.loads(weights.with_suffix(".json").read_text())["device"]
+
+    data = StepData(train=split, seed=0, threads=1)
+    for name in ("pruned", "other", "home", "wrong"):
+        (tmp_path / name).mkdir()
+    pruned = Prune(0.5).apply(dense, data, tmp_path / "pruned")
+    home = Trained(str(weights)).apply(pruned, data, tmp_path / "home")
+    state = load_network(home).state_dict()
+    for key, value in load_file(weights).items():
+        assert torch.equal(state[key], value.to(state[key].dtype))
+    assert home.lineage[-1].action == "trained"
+    assert home.lineage[-1].details["train_images"] == 24
+    other = Prune(0.25).apply(dense, data, tmp_path / "other")
+    with pytest.raises(WeightsError, match=r"pruning_ratio=0.5, this one has prune: .*0.25"):
+        Trained(str(weights)).apply(other, data, tmp_path / "wrong")

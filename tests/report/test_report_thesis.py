@@ -154,6 +154,14 @@ def test_methods_name_how_classes_were_learned_and_whose_models_and_formats_they
     assert "[@kornblith2019better]" in text
 
 
+def test_methods_name_every_number_of_threads() -> None:
+    records = [make_record(), make_record("resnet50d")]
+    for record, threads in zip(records, (1, 2), strict=True):
+        record.config["threads"] = threads
+    assert "1 or 2 threads as each record says" in " ".join(methods_paragraphs(records))
+    assert "1 thread for every runtime" in " ".join(methods_paragraphs(records[:1]))
+
+
 def test_settings_tell_the_epochs_of_a_budget_and_leave_out_what_is_idle() -> None:
     trained = {"epochs": None, "budget": "quick", "temperature": 2.0, "teacher_weight": 0.0}
     quantized = {"method": "minmax", "percentile": 99.9}
