@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from prepared_images import elpv_split
 
 from pqbench.core.split import Normalization, ahead, normalize
 
@@ -43,19 +40,3 @@ def test_ahead_keeps_order_and_hands_errors_on() -> None:
     assert [int(batch["x"][0]) for batch in ahead(numbers(broken=False))] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="the disk is gone"):
         list(ahead(numbers(broken=True)))
-
-
-@pytest.mark.parametrize("reading_ahead", [False, True])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_batches_in_the_same_memory_hold_the_same_bits(
-    reading_ahead: bool, threads: int, tmp_path: Path
-) -> None:
-    split = elpv_split(tmp_path, 22, 16)
-    wanted = [batch["input"] for batch in split.batches(4)]
-    batches = split.batches(4, threads=threads, reuse=2)
-    places = set()
-    for batch, expected in zip(ahead(batches) if reading_ahead else batches, wanted, strict=True):
-        assert np.array_equal(batch["input"], expected)
-        places.add(batch["input"].ctypes.data)
-    assert len(places) == 2
-    assert len({batch.ctypes.data for batch in wanted}) == len(wanted) == 6

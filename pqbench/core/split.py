@@ -88,10 +88,7 @@ def shaped(
 
 
 def normalize(
-    raw: npt.NDArray[Any],
-    norm: Normalization,
-    threads: int = 1,
-    into: npt.NDArray[np.float32] | None = None,
+    raw: npt.NDArray[Any], norm: Normalization, threads: int = 1
 ) -> npt.NDArray[np.float32]:
     """Stored images as a model is fed: ``(x / 255 - mean) / std``, channels first.
 
@@ -102,7 +99,6 @@ def normalize(
         raw: uint8 (n, H, W, C).
         norm: Mean and standard deviation per channel.
         threads: Threads that share the images.
-        into: Where to write, float32 (at least n, C, H, W); None: a new array.
 
     Returns:
         float32 (n, C, H, W), C-contiguous.
@@ -111,7 +107,7 @@ def normalize(
     mean, std = (np.array(values, np.float32) for values in (norm.mean, norm.std))
     scale = np.float32(1.0) / (np.float32(255.0) * std)
     shift = np.divide(mean, std, dtype=np.float32)
-    out = np.empty((count, channels, height, width), np.float32) if into is None else into[:count]
+    out = np.empty((count, channels, height, width), np.float32)
 
     def fill(part: slice) -> None:
         for image, planes in zip(raw[part], out[part], strict=True):
@@ -213,18 +209,13 @@ class PreparedSplit:
         return array
 
     def feed(
-        self,
-        indices: Sequence[int] | npt.NDArray[Any] | slice,
-        threads: int = 1,
-        into: Mapping[str, npt.NDArray[Any]] | None = None,
+        self, indices: Sequence[int] | npt.NDArray[Any] | slice, threads: int = 1
     ) -> dict[str, npt.NDArray[Any]]:
         """Model inputs for the chosen samples.
 
         Args:
             indices: Which samples, in the order wanted.
             threads: Threads that share the images.
-            into: What :meth:`feed` gave for at least as many samples: its arrays of images are
-                written over, which saves the system new memory; None: new arrays.
 
         Returns:
             One C-contiguous array per input; images as float32 (n, C, H, W).
@@ -237,31 +228,18 @@ class PreparedSplit:
                 dtype = form.dtype if form is not None else None
                 out[name] = np.ascontiguousarray(raw, dtype)
             elif form is None:
-                out[name] = normalize(raw, norm, threads, None if into is None else into[name])
+                out[name] = normalize(raw, norm, threads)
             else:
                 out[name] = shaped(raw, norm, form, threads)
         return out
 
     def batches(
-        self, batch_size: int, limit: int | None = None, threads: int = 1, reuse: int = 0
+        self, batch_size: int, limit: int | None = None, threads: int = 1
     ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """All samples (or the first ``limit``) in order; the last batch may be smaller.
-
-        Args:
-            batch_size: Samples per batch.
-            limit: At most so many samples; None: all.
-            threads: Threads that share the images of a batch.
-            reuse: A batch is good until so many others have been asked for: then its arrays are
-                written over. 0: for ever.
-        """
+        """All samples (or the first ``limit``) in order; the last batch may be smaller."""
         end = self.count if limit is None else min(limit, self.count)
-        kept: list[dict[str, npt.NDArray[Any]]] = []
-        for turn, start in enumerate(range(0, end, batch_size)):
-            into = kept[turn % reuse] if 0 < reuse <= turn else None
-            batch = self.feed(slice(start, min(start + batch_size, end)), threads, into)
-            if len(kept) < reuse:
-                kept.append(batch)
-            yield batch
+        for start in range(0, end, batch_size):
+            yield self.feed(slice(start, min(start + batch_size, end)), threads)
 
     def spread(self, count: int, seed: int = 0) -> npt.NDArray[np.int64]:
         """``count`` indices drawn without replacement, the same share of each class, seeded.

@@ -114,9 +114,7 @@ class Host:
         array: npt.NDArray[Any] | None = None
         count = 0
         # Without a core to spare the images are made ready between two calls, by all cores.
-        threads = 1 if self.spare_core else usable_cores()
-        # One is in use, one may be in the making.
-        batches = scored.batches(batch_size, threads=threads, reuse=2)
+        batches = scored.batches(batch_size, threads=1 if self.spare_core else usable_cores())
         for batch in ahead(batches) if self.spare_core else batches:
             size = len(next(iter(batch.values())))
             if size < batch_size:
