@@ -12,6 +12,7 @@ import yaml
 from pqbench.app.recipe_settings import each_by_job, fit_to_recipes
 from pqbench.core.errors import ConfigError
 
+OPTIONS = ("none", "prune", "finetune")
 RECIPES = {"compress=none": set(), "compress=[prune,finetune]": {"prune", "finetune"}}
 
 
@@ -25,7 +26,7 @@ def test_settings_apply_where_their_step_is_and_equal_jobs_are_one() -> None:
         for recipe in RECIPES
         for epochs in (5, 7)
     ]
-    assert fit_to_recipes(jobs, steps_of, []) == [
+    assert fit_to_recipes(jobs, steps_of, [], OPTIONS) == [
         ["compress=none", "seed=0"],
         ["compress=[prune,finetune]", "compress.finetune.epochs=5", "seed=0"],
         ["compress=[prune,finetune]", "compress.finetune.epochs=7", "seed=0"],
@@ -33,21 +34,26 @@ def test_settings_apply_where_their_step_is_and_equal_jobs_are_one() -> None:
 
 
 def test_setting_of_a_step_that_no_recipe_has_is_refused() -> None:
-    jobs = [["compress=none", "compress.distil.epochs=5"]]
-    with pytest.raises(ConfigError, match=r"epochs=5: no recipe of the sweep has a step 'distil'"):
-        fit_to_recipes(jobs, steps_of, ["compress=none", "compress.distil.epochs=5"])
+    jobs = [["compress=none", "compress.finetune.epochs=5"]]
+    with pytest.raises(ConfigError, match=r"epochs=5: no recipe .* has a step 'finetune'"):
+        fit_to_recipes(jobs, steps_of, jobs[0], OPTIONS)
 
 
 def test_experiments_settings_of_steps_that_were_replaced_are_left_out() -> None:
-    jobs = [["compress=none", "compress.distil.epochs=5"]]
-    assert fit_to_recipes(jobs, steps_of, ["experiment=mine", "compress=none"]) == [
-        ["compress=none"]
-    ]
+    jobs = [["compress=none", "compress.prune.pruning_ratio=0.5"]]
+    mine = ["experiment=mine", "compress=none"]
+    assert fit_to_recipes(jobs, steps_of, mine, OPTIONS) == [["compress=none"]]
+
+
+def test_experiments_setting_of_a_step_that_does_not_exist_is_refused() -> None:
+    jobs = [["compress=none", "compress.prun.pruning_ratio=0.5"]]
+    with pytest.raises(ConfigError, match="no recipe of the sweep has a step 'prun'"):
+        fit_to_recipes(jobs, steps_of, ["experiment=mine"], OPTIONS)
 
 
 def test_jobs_without_settings_of_steps_are_left_alone() -> None:
     jobs = [["compress=none", "seed=1"], ["compress=none", "seed=1"]]
-    assert fit_to_recipes(jobs, lambda _: pytest.fail("nothing need be composed"), []) == jobs
+    assert fit_to_recipes(jobs, lambda _: pytest.fail("nothing need be composed"), [], []) == jobs
 
 
 def test_each_by_job_makes_settings_of_steps_choices() -> None:

@@ -81,8 +81,9 @@ class RecipeSweeper(BasicSweeper):
             return set(loader.load_sweep_config(config, rest).compress)
 
         batches = BasicSweeper.split_arguments(overrides, None)
-        typed = list(config.hydra.overrides.task)
-        jobs = fit_to_recipes([job for batch in batches for job in batch], steps_of, typed)
+        flat = [job for batch in batches for job in batch]
+        options = loader.get_group_options("compress")
+        jobs = fit_to_recipes(flat, steps_of, list(config.hydra.overrides.task), options)
         size = max_batch_size or len(jobs)
         return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 

@@ -70,7 +70,9 @@ def check_combinations(config: DictConfig) -> int | None:
     def steps_of(overrides: list[str]) -> set[str]:
         return set(loader.load_sweep_config(config, overrides).compress)
 
-    for overrides in fit_to_recipes(jobs, steps_of, as_given(config.hydra.overrides.task)):
+    typed = as_given(config.hydra.overrides.task)
+    options = loader.get_group_options("compress")
+    for overrides in fit_to_recipes(jobs, steps_of, typed, options):
         total += 1
         check(drop_hydra(loader.compose(config, overrides)))
     return total

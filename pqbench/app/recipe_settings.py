@@ -7,7 +7,7 @@ that fine-tune. Hydra would refuse the others, which have no such step.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pqbench.core.errors import ConfigError
 
@@ -53,6 +53,7 @@ def fit_to_recipes(
     jobs: Sequence[Sequence[str]],
     steps_of: Callable[[list[str]], set[str]],
     typed: Sequence[str],
+    options: Collection[str],
 ) -> list[list[str]]:
     """The jobs of a sweep, each without the settings of steps that its recipe has not.
 
@@ -63,9 +64,11 @@ def fit_to_recipes(
         steps_of: The steps in the recipe of some overrides without settings of steps.
         typed: The user's own arguments; other overrides are an experiment's, whose recipes may be
             replaced by others without its steps.
+        options: The steps that there are.
 
     Raises:
-        ConfigError: No recipe of the sweep has the step of a setting that was typed.
+        ConfigError: No recipe of the sweep has the step of a setting that was typed, or an
+            experiment sets a step that does not exist.
     """
     asked = {_key(argument) for argument in typed}
     if not any(step_of(override) for job in jobs for override in job):
@@ -83,7 +86,9 @@ def fit_to_recipes(
     for job in jobs:
         for override in job:
             step = step_of(override)
-            if step is not None and step not in used and _key(override) in asked:
+            if step is None or step in used:
+                continue
+            if _key(override) in asked or step not in options:
                 raise ConfigError(
                     f"{override}: no recipe of the sweep has a step '{step}'",
                     hint=f"the steps are: {', '.join(sorted(used)) or 'none'}",
