@@ -20,7 +20,7 @@ from torch import nn
 from trained import Trained
 
 from pqbench.compress.prune import Prune
-from pqbench.core.artifact import TensorSpec
+from pqbench.core.artifact import LineageEntry, TensorSpec
 from pqbench.core.errors import WeightsError
 from pqbench.core.step import StepData
 from pqbench.models.cnn import Cnn
@@ -110,11 +110,20 @@ def test_smaller_network_takes_the_models_place(dense: Any, tmp_path: Path) -> N
 
 
 def test_network_trained_away_comes_home(tmp_path: Path) -> None:
-    split = elpv_split(tmp_path / "split", 24, 32)
+    stages = tmp_path / "fresh" / "cache" / "stages"
+    split = elpv_split(stages / "split", 24, 32)
     spec = TensorSpec("input", (None, 3, 32, 32))
     builder = {**CNN, "num_classes": 2}
-    dense = save_network(Cnn(2, 32), builder, tmp_path / "dense", (spec,), ("scores",), ())
-    train_away.pack(tmp_path / "pack", "cnn", dense.folder, split.folder)
+    source = (LineageEntry("source", 0.0),)
+    dense = save_network(Cnn(2, 32), builder, stages / "dense", (spec,), ("scores",), source)
+    data = StepData(train=split, seed=0, threads=1)
+    with pytest.raises(SystemExit, match="0 pruned models and 1 train splits, not one of each"):
+        train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
+    (stages / "pruned").mkdir()
+    pruned = Prune(0.5).apply(dense, data, stages / "pruned")
+    train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
+    with pytest.raises(SystemExit, match="exists: take another name"):
+        train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
     train_away.unpack(tmp_path / "pack")
     packed = np.load(tmp_path / "pack" / "cnn" / "train" / "input.npy")
     assert np.array_equal(packed, split.stored("input"))
@@ -126,10 +135,8 @@ def test_network_trained_away_comes_home(tmp_path: Path) -> None:
     weights = tmp_path / "out" / "cnn-magnitude_l2-0.5.safetensors"
     assert json.loads(weights.with_suffix(".json").read_text())["device"]
 
-    data = StepData(train=split, seed=0, threads=1)
-    for name in ("pruned", "other", "home", "wrong"):
+    for name in ("other", "home", "wrong"):
         (tmp_path / name).mkdir()
-    pruned = Prune(0.5).apply(dense, data, tmp_path / "pruned")
     home = Trained(str(weights)).apply(pruned, data, tmp_path / "home")
     state = load_network(home).state_dict()
     for key, value in load_file(weights).items():
@@ -139,3 +146,21 @@ def test_network_trained_away_comes_home(tmp_path: Path) -> None:
     other = Prune(0.25).apply(dense, data, tmp_path / "other")
     with pytest.raises(WeightsError, match=r"pruning_ratio=0.5, this one has prune: .*0.25"):
         Trained(str(weights)).apply(other, data, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "said"),
+    [
+        ([{"model": "cnn", "prune": {"pruning_ratio": 2}, "tune": {}}], "job 0: .*pruning_ratio"),
+        ([{"model": "cnn", "prune": {}, "tune": {"epoch": 2}}], "job 0: .*epoch"),
+        ([{"model": "other", "prune": {}, "tune": {}}], "job 0: no .*other: pack it first"),
+        ([{"model": "cnn", "prune": {}, "tune": {}}] * 2, "job 1: a second cnn-magnitude_l2-0.3"),
+    ],
+)
+def test_jobs_that_cannot_be_done_are_refused(
+    jobs: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "cnn").mkdir()
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    with pytest.raises(SystemExit, match=said):
+        train_away.read_jobs(tmp_path / "jobs.json", tmp_path)
