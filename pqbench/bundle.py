@@ -292,6 +292,7 @@ def _about(
             "scored": 0,
             "threads": config.threads,
             "precision": str(config.backend.get("precision", "f32")),
+            "keep_memory": bool(placement and placement.details.get("keep_memory")),
             "least_sqnr_db": INTEGER_SQNR_DB if integer else FLOAT_SQNR_DB,
             "p50_ms": f"{latency.p50_ms:.2f} ms" if latency else "not timed at batch 1",
         },

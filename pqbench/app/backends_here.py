@@ -19,6 +19,7 @@ from pqbench.experiment import config as schema
 from pqbench.machine.cpu import cpu_has_bf16
 
 BY_NAME_ONLY = (
+    "torch_plain",
     "torchscript",
     "torch_compile",
     "torchscript_cuda",

@@ -5,6 +5,8 @@ the start; the rest follows from the two graphs:
 
 - a product's kernel (convolution, matrix product) reaches back from the layer that it is named
   after, an activation say, to the product itself;
+- a product's kernel of no known name computes the product that a kernel behind it, no product's, is
+  named after: the last piece of a layer that was taken apart bears the layer's name;
 - a kernel of no known name is a part of a layer that was taken apart: the last of those that lie
   between its neighbours' layers;
 - a layer that no kernel is named after is part of the kernel that gives what it reads, the last of
@@ -89,6 +91,8 @@ class _Assignment:
         """All steps in their order."""
         for place in range(len(self.kernels)):
             self._reach_back(place)
+        for place in range(len(self.kernels)):
+            self._first_piece(place)
         between = {
             place: self._between(place)
             for place in range(len(self.kernels))
@@ -128,6 +132,21 @@ class _Assignment:
         path = self._path_to_product(first)
         found.update(path)
         self.free.difference_update(path)
+
+    def _first_piece(self, place: int) -> None:
+        """For a product's kernel of no name: the product that another piece is named after."""
+        if self.found[place] or not is_product(self.kernels[place].kind):
+            return
+        computed = {
+            name
+            for kernel, found in zip(self.kernels, self.found, strict=True)
+            if is_product(kernel.kind)
+            for name in found
+        }
+        for piece in self._nearest(place, lambda k: self.consumers[k]):
+            if not is_product(self.kernels[piece].kind):
+                products = {n for n in self.found[piece] if is_product(self.layers[n].type)}
+                self.found[place] |= products - computed
 
     def _path_to_product(self, name: str) -> list[str]:
         """Free layers back to the nearest product, it included; empty if there is none."""

@@ -80,6 +80,7 @@ BACKENDS = {
     "torch_cuda": "PyTorch (CUDA)",
     "torch_cuda_amp": "PyTorch (CUDA, FP16 by autocast)",
     "torch_cuda_fp16": "PyTorch (CUDA, FP16)",
+    "torch_plain": "PyTorch (memory given back)",
     "torch_tensorrt": "Torch-TensorRT",
     "torch_tensorrt_fp16": "Torch-TensorRT (FP16)",
     "torch_tensorrt_int8": "Torch-TensorRT (INT8)",

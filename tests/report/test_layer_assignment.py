@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pqbench.core.backend import KernelTime, Operator
 from pqbench.report.layer_assignment import assign
 
@@ -123,3 +125,20 @@ def test_a_gate_is_a_part_of_the_layer_that_multiplies_with_it() -> None:
         KernelTime("mul", "Mul", 1.0, ("s",)),
     ]
     assert [a.charged for a in assign(layers, kernels)] == ["conv", "swish", "swish"]
+
+
+def test_a_products_kernel_of_no_name_computes_what_its_last_piece_is_named_after() -> None:
+    # conv2 was taken apart: what came of it gets its old name at an addition
+    kernels = [
+        KernelTime("r1", "Conv", 1.0, ("r1",), ("inner",), False),
+        KernelTime("inner", "Conv", 1.0, (), ("sin", "last"), False),
+        KernelTime("sin", "Sin", 1.0, (), ("last",), False),
+        KernelTime("last", "Add", 1.0, ("c2",), ("a",), False),
+        KernelTime("a", "Add", 1.0, ("a",), ("fc",), False),
+        KernelTime("fc", "Gemm", 1.0, ("fc",), (), False),
+    ]
+    assert charged(RESIDUAL, kernels) == ["conv1", "conv2", "conv2", "conv2", "add", "fc"]
+    named = [replace(k, origins=("c2",)) if k.name == "inner" else k for k in kernels]
+    assert charged(RESIDUAL, named)[1:4] == ["conv2"] * 3
+    other = [replace(k, origins=("add",)) if k.name == "inner" else k for k in kernels]
+    assert charged(RESIDUAL, other)[3] == "conv2"

@@ -17,6 +17,7 @@ from pqbench.core.artifact import Artifact, Representation
 from pqbench.core.backend import Availability
 from pqbench.core.errors import PlacementError, UnavailableError, UnsupportedError
 from pqbench.machine.cuda_driver import gpu, parse_device
+from pqbench.machine.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,9 @@ class TorchBackend(TorchOptions):
         compile_cache: Take kernels compiled by an earlier process; the compile time is then null.
         freezing: Compile with the weights as constants, as PyTorch advises for inference; a
             quantized graph becomes integer kernels only so.
+        keep_memory: Whether the C library keeps what PyTorch frees for its next call, see
+            :mod:`pqbench.machine.heap`; False gives it back, as a program that was told nothing
+            does; None keeps it on the CPU where the C library can. Of the whole process, too.
     """
 
     modules: ClassVar[tuple[str, ...]] = ("torch",)
@@ -111,10 +115,15 @@ class TorchBackend(TorchOptions):
             UnavailableError: PyTorch, the GPU or a compiler is missing.
             UnsupportedError: Its layers have no kernels on the device.
             WeightsError: The artifact's weights do not fit its network.
-            PlacementError: PyTorch did not take the number of threads.
+            PlacementError: PyTorch did not take the number of threads, or the C library not the
+                order to keep memory.
         """
         self._check_kernels(artifact)
         torch = self._library()
+        if self.keep_memory and not keep_freed_memory():
+            raise PlacementError(
+                "asked the C library to keep the memory that PyTorch frees, it refused"
+            )
         from pqbench.nets.checkpoint import load_network
 
         # Before the first parallel work: threads inherit the flag from the one that starts them.

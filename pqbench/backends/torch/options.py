@@ -9,6 +9,7 @@ from pqbench.backends.support import one_of, thread_count
 from pqbench.core.backend import Backend
 from pqbench.core.errors import ConfigError
 from pqbench.machine.cuda_driver import parse_device
+from pqbench.machine.heap import can_keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ class TorchOptions(Backend):
         fullgraph: bool = True,
         compile_cache: bool = True,
         freezing: bool = True,
+        keep_memory: bool | None = None,
     ) -> None:
         self.threads = thread_count(threads)
         self.precision = one_of("precision", precision, tuple(PRECISIONS))
@@ -49,6 +51,15 @@ class TorchOptions(Backend):
         self.fullgraph = fullgraph
         self.compile_cache = compile_cache
         self.freezing = freezing
+        can_keep = self.device == "cpu" and can_keep_freed_memory()
+        self.keep_memory = can_keep if keep_memory is None else keep_memory
+        if self.keep_memory and not can_keep:
+            raise ConfigError(
+                f"backend.keep_memory=true does nothing on {self.device}"
+                if self.device != "cpu"
+                else "backend.keep_memory=true needs glibc, which is not this system's C library",
+                hint="set backend.keep_memory=null: memory is kept where it can be",
+            )
         if mode == "script" and precision != "fp32" and amp:
             raise ConfigError(
                 f"TorchScript with precision={precision} by autocast is not possible: a frozen "

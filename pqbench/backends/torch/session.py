@@ -80,6 +80,8 @@ class TorchSession(Session):
         self._single = self._names[0] if plain and len(self._names) == 1 else None
         self._network: Callable[..., Any] | None = network
         self._details: dict[str, Any] = {"mode": backend.mode}
+        if backend.device == "cpu":
+            self._details["keep_memory"] = backend.keep_memory
         if backend.precision != "fp32":  # fp32 knows no mixing
             self._details["amp"] = backend.amp
         if backend.mode != "eager":

@@ -11,6 +11,7 @@ Exit codes: 0 all as measured; 1 something is not; 2 it cannot be run.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import importlib
 import json
@@ -92,6 +93,12 @@ def load(about: dict[str, Any], threads: int, batch: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
+    if about.get("keep_memory") and sys.platform == "linux":
+        # glibc, if it is that, keeps what is freed for the next call: mallopt(3)
+        mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-4, 0)  # M_MMAP_MAX: all from the heap
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD: of which nothing is given back
     program: Any = torch.export.load(path).module()
 
     def run(feed: dict[str, Any]) -> list[Any]:

@@ -31,7 +31,8 @@ from pqbench.report.layers import LayerTable, layer_table
 
 SIDE = 64
 GROW = 4  # zeros on each side of a kernel
-ELEMENTS = 150_000  # that the added operators work on, all together
+SMALLEST = 8  # pixels a side of its outputs, that a kernel grows on: elsewhere zeros take no time
+ELEMENTS = 750_000  # that the added operators work on, all together
 BLOCK_S, LEAD_S, RUNS = 0.1, 0.05, 60
 BACKENDS: dict[Representation, str] = {
     "onnx": "pqbench.backends.ort.backend.OrtBackend",
@@ -68,10 +69,18 @@ def export() -> onnx.ModelProto:
 
 
 def draw(model: onnx.ModelProto, seed: int) -> Plant:
-    """A convolution and a way, from the seed."""
+    """A convolution and a way that makes it slow, from the seed."""
     noise = np.random.default_rng(seed)
-    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return Plant(str(noise.choice(names)), str(noise.choice(["kernel", "operators"])))
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    node = nodes[noise.integers(len(nodes))]
+    way = str(noise.choice(["kernel", "operators"]))
+    return Plant(node.name, way if _shape(model, node)[-1] >= SMALLEST else "operators")
+
+
+def _shape(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
+    """Of its outputs, without the batch: (C, H, W)."""
+    shapes = {v.name: v.type.tensor_type.shape for v in model.graph.value_info}
+    return [d.dim_value for d in shapes[node.output[0]].dim[1:]]
 
 
 def planted(model: onnx.ModelProto, plant: Plant) -> onnx.ModelProto:
@@ -100,19 +109,25 @@ def _grow(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
 
 
 def _follow(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
-    """Sines of what it gives, added with weight 0."""
-    shapes = {v.name: v.type.tensor_type.shape for v in model.graph.value_info}
-    size = int(np.prod([d.dim_value for d in shapes[node.output[0]].dim[1:]]))
+    """Sines of many multiples of what it gives, added with weight 0."""
+    copies = max(1, round(ELEMENTS / int(np.prod(_shape(model, node)))))
     result, inner = node.output[0], f"{node.output[0]}_inner"
     node.output[0] = inner
-    zero = numpy_helper.from_array(np.zeros((), np.float32), "planted_zero")
-    model.graph.initializer.append(zero)
-    added, last = [], inner
-    for number in range(max(1, round(ELEMENTS / size))):
-        added.append(helper.make_node("Sin", [last], [f"planted_{number}"], f"planted_{number}"))
-        last = f"planted_{number}"
-    added.append(helper.make_node("Mul", [last, "planted_zero"], ["planted_mul"], "planted_mul"))
-    added.append(helper.make_node("Add", [inner, "planted_mul"], [result], "planted_add"))
+    constants = {
+        "planted_zero": np.zeros((), np.float32),
+        "planted_factors": np.linspace(0.5, 1, copies, dtype=np.float32).reshape(-1, 1, 1, 1, 1),
+        "planted_axis": np.zeros(1, np.int64),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    added = [
+        helper.make_node("Mul", [inner, "planted_factors"], ["planted_0"], "planted_0"),
+        helper.make_node("Sin", ["planted_0"], ["planted_1"], "planted_1"),
+        helper.make_node(
+            "ReduceSum", ["planted_1", "planted_axis"], ["planted_2"], "planted_2", keepdims=0
+        ),
+        helper.make_node("Mul", ["planted_2", "planted_zero"], ["planted_3"], "planted_3"),
+        helper.make_node("Add", [inner, "planted_3"], [result], "planted_add"),
+    ]
     place = next(i for i, n in enumerate(model.graph.node) if n.name == node.name)
     for offset, extra in enumerate(added):
         model.graph.node.insert(place + 1 + offset, extra)

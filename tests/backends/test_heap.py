@@ -1,0 +1,86 @@
+"""What a session frees is kept for its next call, or given back, as the backend says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pqbench.backends.torch.backend import TorchBackend
+from pqbench.core.artifact import Artifact
+from pqbench.core.errors import ConfigError, PlacementError
+from pqbench.machine import heap
+
+glibc = pytest.mark.skipif(not heap.can_keep_freed_memory(), reason="needs glibc")
+
+# Ten calls on 256 samples, whose activations glibc gives back.
+PROBE = """
+import json, resource, sys
+import numpy as np
+from pqbench.backends.torch.backend import TorchBackend
+from pqbench.core.artifact import Artifact
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+artifact = Artifact.load(sys.argv[1])
+batch = {s.name: np.zeros((256, *s.shape[1:]), s.dtype) for s in artifact.inputs}
+session = TorchBackend(1, keep_memory=json.loads(sys.argv[2])).load(artifact, [256])
+for _ in range(5):
+    session.run(batch)
+before = faults()
+for _ in range(10):
+    session.run(batch)
+print(faults() - before, session.placement().details["keep_memory"])
+"""
+
+
+def faults_of(artifact: Artifact, keep: str, **environment: str) -> tuple[int, str]:
+    """Page faults of ten calls in a process of its own, and what its placement says."""
+    output = subprocess.run(
+        [sys.executable, "-c", PROBE, str(artifact.folder), keep],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    ).stdout.split()
+    return int(output[0]), output[1]
+
+
+@glibc
+def test_torch_session_keeps_its_memory_unless_told_otherwise(torch_artifact: Artifact) -> None:
+    given_back, said = faults_of(torch_artifact, "false")
+    assert said == "False" and given_back > 1000
+    for keep in ("null", "true"):
+        kept, said = faults_of(torch_artifact, keep)
+        assert said == "True" and kept < given_back / 10
+
+
+@glibc
+def test_environment_gives_another_program_the_same(torch_artifact: Artifact) -> None:
+    given_back, _ = faults_of(torch_artifact, "false")
+    kept, _ = faults_of(torch_artifact, "false", **heap.ENVIRONMENT)
+    assert kept < given_back / 10
+
+
+def test_keep_memory_is_refused_where_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="does nothing on cuda:0"):
+        TorchBackend(1, device="cuda:0", keep_memory=True)
+    assert not TorchBackend(1, device="cuda:0").keep_memory
+    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
+    assert not heap.keep_freed_memory()
+    assert not TorchBackend(1).keep_memory
+    with pytest.raises(ConfigError, match="needs glibc"):
+        TorchBackend(1, keep_memory=True)
+
+
+@glibc
+def test_torch_load_fails_if_memory_is_not_kept(
+    torch_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pqbench.backends.torch.backend.keep_freed_memory", lambda: False)
+    with pytest.raises(PlacementError, match="it refused"):
+        TorchBackend(1).load(torch_artifact, [1])
+    TorchBackend(1, keep_memory=False).load(torch_artifact, [1]).close()
