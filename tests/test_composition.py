@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins import pqbench_search
 from pqbench.app import backends_here, job
-from pqbench.app.arguments import config_folder
+from pqbench.app.arguments import config_folder, register_repeats
 from pqbench.app.callbacks import check_combinations
 from pqbench.app.composition import SweepLoader, parse_once, share_store, sweep_loader
 from pqbench.app.recipe_settings import each_by_job
@@ -60,12 +60,21 @@ def as_text(config: DictConfig) -> str:
 
 
 @pytest.mark.parametrize(
-    ("recipes", "expected"),
-    [("none,ort_int8", 2), ("[prune,finetune]", 20), ("[prune,distill]", 20)],
+    ("name", "recipes", "expected"),
+    [
+        ("pruning_curves", "none,ort_int8", 2),
+        ("pruning_curves", "[prune,finetune]", 20),
+        ("pruning_curves", "[prune,distill]", 20),
+        ("iterative_prune", "[prune,finetune]", 1),
+        ("iterative_prune", "none,[prune,finetune,prune_2,finetune_2]", 2),
+    ],
 )
-def test_experiments_recipes_can_be_replaced(hydra: Hydra, recipes: str, expected: int) -> None:
+def test_experiments_recipes_can_be_replaced(
+    hydra: Hydra, name: str, recipes: str, expected: int
+) -> None:
     """Its settings of steps go with the steps: as docs/pruning.md asks for what stands beside."""
-    arguments = ["experiment=pruning_curves", f"compress={recipes}"]
+    arguments = [f"experiment={name}", f"compress={recipes}"]
+    register_repeats(arguments)  # as the command does before Hydra composes
     assert check_combinations(composed(hydra, *each_by_job(arguments))) == expected
 
 

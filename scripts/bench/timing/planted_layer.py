@@ -32,7 +32,7 @@ from pqbench.report.layers import LayerTable, layer_table
 SIDE = 64
 GROW = 4  # zeros on each side of a kernel
 SMALLEST = 8  # pixels a side of its outputs, that a kernel grows on: elsewhere zeros take no time
-ELEMENTS = 750_000  # that the added operators work on, all together
+ELEMENTS = 1_500_000  # that the added operators work on, all together
 BLOCK_S, LEAD_S, RUNS = 0.2, 0.05, 100
 BACKENDS: dict[Representation, str] = {
     "onnx": "pqbench.backends.ort.backend.OrtBackend",
