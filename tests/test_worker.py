@@ -316,6 +316,26 @@ def test_run_cell_times_as_many_starts_as_the_protocol_says(
     assert began[0] == began[2]
 
 
+@pytest.mark.parametrize("runs_to_load", [False, True])
+def test_run_cell_loads_one_side_after_the_other_where_loading_runs_the_model(
+    tmp_path: Path, model: Path, split: Path, runs_to_load: bool
+) -> None:
+    backend = {
+        "_target_": node()["_target_"].replace("NumpyBackend", "SlowLoadBackend"),
+        "notes": str(tmp_path / "notes"),
+        "runs_to_load": runs_to_load,
+    }
+    protocol = dataclasses.replace(
+        BRIEF, batch_sizes=(1,), score=False, weigh=False, processes=1, max_pairs=3
+    )
+    sides = [SideSpec(backend, model, split, name) for name in ("candidate", "baseline")]
+    run_cell(*sides, protocol, tmp_path / "out", threads=1)
+    first, second = sorted(
+        tuple(map(float, line.split())) for line in (tmp_path / "notes").read_text().splitlines()
+    )
+    assert (second[0] >= first[1]) == runs_to_load
+
+
 def test_run_cell_without_weighing_starts_no_more_and_says_what_is_null(
     tmp_path: Path, model: Path, split: Path
 ) -> None:

@@ -223,12 +223,15 @@ class Backend(ABC):
         threads: Threads that a session computes on; 0 if unknown.
         modules: Modules to import before a model is loaded, so that the runtime itself counts
             neither as time nor as memory of the model.
+        runs_to_load: Whether loading runs the model on all threads: two sides that did so at once
+            would be in each other's way, so one is loaded after the other.
     """
 
     name: str = ""
     device: str = "cpu"
     threads: int = 0
     modules: ClassVar[Sequence[str]] = ()
+    runs_to_load: bool = False
 
     @property
     @abstractmethod

@@ -194,9 +194,11 @@ class _Cell:
             return _Weighed(cold, worker.memory(min(self.protocol.batch_sizes), _MEMORY_CALLS))
 
     def load(self, number: int, stack: contextlib.ExitStack) -> list[SessionWorker]:
-        """Start both sides at once: the candidate, and the baseline where there is one."""
+        """Start the candidate, and the baseline where there is one: both at once where it helps."""
         label = f"start{number}_" if number < self.protocol.processes - 1 else ""
         sides = [side for side in (self.candidate, self.baseline) if side is not None]
+        if any(make(side.backend, "backend", Backend).runs_to_load for side in sides):
+            return [stack.enter_context(self.launch(side, label)).opened() for side in sides]
         workers = [stack.enter_context(self.launch(side, label)) for side in sides]
         return [worker.opened() for worker in workers]
 

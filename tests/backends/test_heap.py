@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,49 @@ def test_torch_load_fails_if_memory_is_not_kept(
     with pytest.raises(PlacementError, match="it refused"):
         TorchBackend(1).load(torch_artifact, [1])
     TorchBackend(1, keep_memory=False).load(torch_artifact, [1]).close()
+
+
+BUNDLED = """
+import importlib.util, json, resource, sys
+import numpy as np
+
+spec = importlib.util.spec_from_file_location("run", sys.argv[1])
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+about = {"file": "model.pt2", "runtime": "torch", "inputs": ["x"]}
+about["keep_memory"] = json.loads(sys.argv[2])
+call = run.load(about, 1, 64)
+batch = {"x": np.zeros((64, 3, 32, 32), np.float32)}
+for _ in range(5):
+    call(batch)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    call(batch)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@glibc
+def test_bundle_keeps_memory_as_it_was_measured(tmp_path: Path) -> None:
+    import torch
+
+    from pqbench.report.bundle import run
+
+    script = tmp_path / "run.py"
+    shutil.copyfile(run.__file__, script)
+    (tmp_path / "model").mkdir()
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 256, 3), torch.nn.ReLU()).eval()
+    program = torch.export.export(network, (torch.zeros(64, 3, 32, 32),))
+    torch.export.save(program, tmp_path / "model" / "model.pt2")
+    faults = {
+        keep: int(
+            subprocess.run(
+                [sys.executable, "-c", BUNDLED, str(script), keep],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for keep in ("false", "true")
+    }
+    assert faults["false"] > 10_000 and faults["true"] < faults["false"] / 10

@@ -122,6 +122,22 @@ class NumpyBackend(Backend):
         return session
 
 
+class SlowLoadBackend(NumpyBackend):
+    """Loads for a while, and notes from when to when: a line of seconds in a file of its own."""
+
+    def __init__(self, notes: str, runs_to_load: bool) -> None:
+        super().__init__()
+        self.notes, self.runs_to_load = notes, runs_to_load
+
+    def load(self, artifact: Artifact, batch_sizes: Sequence[int]) -> NumpySession:
+        began = time.monotonic()
+        time.sleep(1.0)
+        session = super().load(artifact, batch_sizes)
+        with Path(self.notes).open("a") as file:
+            file.write(f"{began} {time.monotonic()}\n")
+        return session
+
+
 class BareSession(Session):
     """What the contract asks for, and nothing else."""
 

@@ -44,6 +44,7 @@ class TorchOptions(Backend):
         self.precision = one_of("precision", precision, tuple(PRECISIONS))
         self.channels_last = channels_last
         self.mode = one_of("mode", mode, MODES)
+        self.runs_to_load = mode == "script"  # until its executor has optimized each batch size
         self.device = device if device == "cpu" else f"cuda:{parse_device(device)}"
         self.amp = amp
         self.tf32 = tf32
