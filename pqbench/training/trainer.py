@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.split import PreparedSplit
+from pqbench.machine.heap import keep_freed_memory
 from pqbench.nets.layers import torch_threads
 from pqbench.nets.strided import pixels_first
 from pqbench.training.batches import Batches
@@ -98,6 +99,8 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     from pqbench.training.history import History
     from pqbench.training.loop import Learner, ProgressBar
 
+    if rank.accelerator == "cpu":
+        keep_freed_memory()  # else each step pays for the pages of each layer anew
     settings, network, teacher = job.settings, job.network, job.teacher
     feed = job.batches(True, rank)
     total = len(feed) * settings.epochs
