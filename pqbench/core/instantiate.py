@@ -11,6 +11,14 @@ from pqbench.core.telemetry import switch_off
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 
+_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "bool": ("true or false", (bool,)),
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "None": ("null", (type(None),)),
+}
+"""Annotations that a value is checked against: how a message names them, and what each accepts."""
+
 Contract = TypeVar("Contract")
 
 
@@ -89,8 +97,9 @@ def make(node: Mapping[str, Any], what: str, contract: type[Contract]) -> Contra
         contract: The base class of what is wanted.
 
     Raises:
-        ConfigError: As of :func:`find_class`; or the class does not take one of the keys, or
-            refuses a value.
+        ConfigError: As of :func:`find_class`; or the class does not take one of the keys, a value
+            is not of the kind that it annotates (``bool``, ``int``, ``float``, or None), or it
+            refuses one.
     """
     cls = find_class(node, what, contract)
     takes = inspect.signature(cls).parameters
@@ -102,7 +111,26 @@ def make(node: Mapping[str, Any], what: str, contract: type[Contract]) -> Contra
         raise ConfigError(
             f"{what}: {node['_target_']}: {error}", hint=f"it takes: {known}"
         ) from error
+    for name, value in options.items():
+        _check_scalar(takes.get(name), value, f"{what}.{name}")
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what}: {error}") from error
+
+
+def _check_scalar(parameter: inspect.Parameter | None, value: Any, where: str) -> None:
+    """Refuse ``off`` for a bool, say: as text it would count as true.
+
+    Parameters that are annotated with anything but the kinds of ``_KINDS`` are left to the class.
+    """
+    if parameter is None or parameter.annotation is inspect.Parameter.empty:
+        return
+    annotation = parameter.annotation
+    written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    kinds = [kind.strip() for kind in written.split("|")]
+    if not set(kinds) <= set(_KINDS):
+        return
+    if type(value) not in [accepted for kind in kinds for accepted in _KINDS[kind][1]]:
+        wanted = " or ".join(_KINDS[kind][0] for kind in kinds)
+        raise ConfigError(f"{where}={value}: takes {wanted}")

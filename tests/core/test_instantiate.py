@@ -63,6 +63,17 @@ class NoLoads(Backend):
         return Availability(True, "cpu", {})
 
 
+class Scalars(Named):
+    def __init__(
+        self,
+        flag: bool | None = None,
+        count: int = 1,
+        share: float = 0.5,
+        other: Sequence[int] | int = 1,
+    ) -> None:
+        self.given = (flag, count, share, other)
+
+
 def a_function() -> None:
     CALLS.append("a_function")
 
@@ -110,6 +121,27 @@ def test_make_says_in_one_line_what_cannot_be_imported() -> None:
 def test_make_names_the_options_that_a_class_takes() -> None:
     with pytest.raises(ConfigError, match=r"unexpected .*'thread'.* it takes: name, threads"):
         make(node(Named, name="mine", thread=1), "backend", Backend)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("flag", "off", "true or false or null"),
+        ("flag", 1, "true or false or null"),
+        ("count", 2.5, "a whole number"),
+        ("count", True, "a whole number"),
+        ("count", None, "a whole number"),
+        ("share", "half", "a number"),
+    ],
+)
+def test_make_refuses_a_value_of_another_kind(option: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^backend\.{option}={value}: takes {wanted}$"):
+        make(node(Scalars, **{option: value}), "backend", Backend)
+
+
+def test_make_takes_a_whole_number_for_any_and_leaves_other_kinds_to_the_class() -> None:
+    made = make(node(Scalars, flag=False, count=2, share=1, other="x"), "backend", Backend)
+    assert made.given == (False, 2, 1, "x")  # type: ignore[attr-defined]
 
 
 def test_find_class_makes_nothing() -> None:
