@@ -12,6 +12,10 @@ from pqbench.report.environments import environment_labels
 from pqbench.report.names import backend_name, dataset_name, in_print, model_name
 from pqbench.report.references import cite
 
+_FREED = {
+    True: "kept what PyTorch freed for its next call",
+    False: "gave what PyTorch freed back to the system",
+}
 _SHOWN = (
     "torch",
     "onnxruntime-gpu",
@@ -193,6 +197,11 @@ def _machine(label: str, records: Sequence[Record]) -> str:
     if environment.get("os"):
         parts.append(str(environment["os"].get("platform")))
     text = "; ".join(parts) + "."
+    kept = {bool(r.placement.details["keep_memory"]) for r in records
+            if r.placement and "keep_memory" in r.placement.details}  # fmt: skip
+    if kept:
+        ways = [way for keeps, way in _FREED.items() if keeps in kept]
+        text += f" The C library {' or, as each record says, '.join(ways)}."
     versions = [f"Python {environment['python']}"] if environment.get("python") else []
     versions += shown
     text += f" Software: {', '.join(versions)}." if versions else ""

@@ -162,6 +162,17 @@ def test_methods_name_every_number_of_threads() -> None:
     assert "1 thread for every runtime" in " ".join(methods_paragraphs(records[:1]))
 
 
+def test_methods_say_whether_pytorchs_memory_was_kept() -> None:
+    records = [make_record(), make_record("resnet50d")]
+    assert "C library" not in " ".join(methods_paragraphs(records))  # as in older records
+    for record, keeps in zip(records, (True, False), strict=True):
+        assert record.placement is not None
+        record.placement.details["keep_memory"] = keeps
+    both = " ".join(methods_paragraphs(records))
+    assert "kept what PyTorch freed for its next call or, as each record says, gave" in both
+    assert "its next call. " in " ".join(methods_paragraphs(records[:1]))
+
+
 def test_settings_tell_the_epochs_of_a_budget_and_leave_out_what_is_idle() -> None:
     trained = {"epochs": None, "budget": "quick", "temperature": 2.0, "teacher_weight": 0.0}
     quantized = {"method": "minmax", "percentile": 99.9}
