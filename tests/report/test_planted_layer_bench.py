@@ -50,7 +50,9 @@ def test_a_plant_changes_no_output(model: onnx.ModelProto, way: str) -> None:
 def test_planted_operators_are_charged_to_the_layer_they_follow(
     model: onnx.ModelProto, representation: str
 ) -> None:
-    table = bench.trial(model, bench.Plant("conv1", "operators"), representation, 1, 2)
+    table = bench.trial(
+        model, bench.planted(model, bench.Plant("conv1", "operators")), representation, 1, 2
+    )
     named = [share.name for share in table.shares]  # OpenVINO calls the last one by its output
     assert named[:4] == ["conv1", "relu1", "conv2", "relu2"] and len(named) == 5
     planted = {"onnx": "Sin", "openvino": "Math"}[representation]

@@ -32,7 +32,7 @@ from pqbench.report.layers import LayerTable, layer_table
 SIDE = 64
 GROW = 4  # zeros on each side of a kernel
 SMALLEST = 8  # pixels a side of its outputs, that a kernel grows on: elsewhere zeros take no time
-ELEMENTS = 1_500_000  # that the added operators work on, all together
+ELEMENTS = 1_500_000  # that the added operators work on, all together: as long as the rest takes
 BLOCK_S, LEAD_S, RUNS = 0.2, 0.05, 100
 BACKENDS: dict[Representation, str] = {
     "onnx": "pqbench.backends.ort.backend.OrtBackend",
@@ -83,7 +83,7 @@ def _shape(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
     return [d.dim_value for d in shapes[node.output[0]].dim[1:]]
 
 
-def planted(model: onnx.ModelProto, plant: Plant) -> onnx.ModelProto:
+def planted(model: onnx.ModelProto, plant: Plant, elements: int = ELEMENTS) -> onnx.ModelProto:
     """A copy with one slow layer."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -91,7 +91,7 @@ def planted(model: onnx.ModelProto, plant: Plant) -> onnx.ModelProto:
     if plant.way == "kernel":
         _grow(copy, node)
     else:
-        _follow(copy, node)
+        _follow(copy, node, elements)
     return copy
 
 
@@ -108,9 +108,9 @@ def _grow(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
             attribute.ints[:] = larger.shape[2:]
 
 
-def _follow(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+def _follow(model: onnx.ModelProto, node: onnx.NodeProto, elements: int) -> None:
     """Sines of many multiples of what it gives, added with weight 0."""
-    copies = max(1, round(ELEMENTS / int(np.prod(_shape(model, node)))))
+    copies = max(1, round(elements / int(np.prod(_shape(model, node)))))
     result, inner = node.output[0], f"{node.output[0]}_inner"
     node.output[0] = inner
     constants = {
@@ -147,7 +147,11 @@ def save(model: onnx.ModelProto, folder: Path, representation: Representation) -
 
 
 def trial(
-    model: onnx.ModelProto, plant: Plant, representation: Representation, threads: int, starts: int
+    model: onnx.ModelProto,
+    slow: onnx.ModelProto,
+    representation: Representation,
+    threads: int,
+    starts: int,
 ) -> LayerTable:
     """What the tool's table says of a slow copy: sessions loaded anew, timed and profiled in turns.
 
@@ -159,7 +163,7 @@ def trial(
     with tempfile.TemporaryDirectory() as name:
         folders = [
             save(graph, Path(name) / title, representation)
-            for title, graph in (("before", model), ("planted", planted(model, plant)))
+            for title, graph in (("before", model), ("planted", slow))
         ]
         for start in range(starts):
             node = {"_target_": BACKENDS[representation], "threads": threads}
@@ -195,13 +199,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--starts", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--elements", type=int, default=ELEMENTS, help="of the added operators")
     arguments = parser.parse_args()
     model = export()
     won = 0
     for seed in range(arguments.first, arguments.first + arguments.trials):
         plant = draw(model, seed)
         representation = list(BACKENDS)[seed % 2]
-        table = trial(model, plant, representation, arguments.threads, arguments.starts)
+        slow = planted(model, plant, arguments.elements)
+        table = trial(model, slow, representation, arguments.threads, arguments.starts)
         first = named_first(table)
         won += plant.layer in first
         print(
