@@ -12,13 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Mapping
-
-ENVIRONMENT: Mapping[str, str] = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
-}
-"""What gives a program of one's own the same, set before it starts."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
 

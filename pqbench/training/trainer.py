@@ -91,7 +91,11 @@ class Trained:
 
 
 def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
-    """Take part in a training; the network is left on the CPU with the weights to keep."""
+    """Take part in a training; the network is left on the CPU with the weights to keep.
+
+    On the CPU this process keeps the memory that it frees from then on: each step would else pay
+    for its pages anew (:mod:`pqbench.machine.heap`).
+    """
     import torch
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -100,7 +104,7 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     from pqbench.training.loop import Learner, ProgressBar
 
     if rank.accelerator == "cpu":
-        keep_freed_memory()  # else each step pays for the pages of each layer anew
+        keep_freed_memory()
     settings, network, teacher = job.settings, job.network, job.teacher
     feed = job.batches(True, rank)
     total = len(feed) * settings.epochs

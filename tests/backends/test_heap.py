@@ -17,30 +17,37 @@ from pqbench.machine import heap
 
 glibc = pytest.mark.skipif(not heap.can_keep_freed_memory(), reason="needs glibc")
 
-# Ten calls on 256 samples, whose activations glibc gives back.
-PROBE = """
-import json, resource, sys
+# The median of some calls: a heap that keeps memory still grows now and then while its free pieces
+# settle.
+COUNT = """
+import resource, statistics
+counts = []
+for _ in range(25):
+    call()
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+calls = [after - before for before, after in zip(counts[9:], counts[10:])]
+print(round(statistics.median(calls)))
+"""
+
+PROBE = (
+    """
+import json, sys
 import numpy as np
 from pqbench.backends.torch.backend import TorchBackend
 from pqbench.core.artifact import Artifact
 
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
 artifact = Artifact.load(sys.argv[1])
 batch = {s.name: np.zeros((256, *s.shape[1:]), s.dtype) for s in artifact.inputs}
 session = TorchBackend(1, keep_memory=json.loads(sys.argv[2])).load(artifact, [256])
-for _ in range(5):
-    session.run(batch)
-before = faults()
-for _ in range(10):
-    session.run(batch)
-print(faults() - before, session.placement().details["keep_memory"])
+print(session.placement().details["keep_memory"])
+call = lambda: session.run(batch)
 """
+    + COUNT
+)
 
 
 def faults_of(artifact: Artifact, keep: str, **environment: str) -> tuple[int, str]:
-    """Page faults of ten calls in a process of its own, and what its placement says."""
+    """Page faults of a call in a process of its own, and what its placement says."""
     output = subprocess.run(
         [sys.executable, "-c", PROBE, str(artifact.folder), keep],
         capture_output=True,
@@ -48,22 +55,25 @@ def faults_of(artifact: Artifact, keep: str, **environment: str) -> tuple[int, s
         check=True,
         env={**os.environ, **environment},
     ).stdout.split()
-    return int(output[0]), output[1]
+    return int(output[1]), output[0]
 
 
 @glibc
 def test_torch_session_keeps_its_memory_unless_told_otherwise(torch_artifact: Artifact) -> None:
     given_back, said = faults_of(torch_artifact, "false")
-    assert said == "False" and given_back > 1000
+    assert said == "False" and given_back > 100
     for keep in ("null", "true"):
         kept, said = faults_of(torch_artifact, keep)
         assert said == "True" and kept < given_back / 10
 
 
 @glibc
-def test_environment_gives_another_program_the_same(torch_artifact: Artifact) -> None:
+def test_variables_of_the_docs_give_another_program_the_same(torch_artifact: Artifact) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pytorch_memory.md").read_text(encoding="utf-8")
+    [line] = [line for line in page.splitlines() if line.startswith("MALLOC_")]
+    variables = dict(word.split("=") for word in line.split() if "=" in word)
     given_back, _ = faults_of(torch_artifact, "false")
-    kept, _ = faults_of(torch_artifact, "false", **heap.ENVIRONMENT)
+    kept, _ = faults_of(torch_artifact, "false", **variables)
     assert kept < given_back / 10
 
 
@@ -88,8 +98,9 @@ def test_torch_load_fails_if_memory_is_not_kept(
     TorchBackend(1, keep_memory=False).load(torch_artifact, [1]).close()
 
 
-BUNDLED = """
-import importlib.util, json, resource, sys
+BUNDLED = (
+    """
+import importlib.util, json, sys
 import numpy as np
 
 spec = importlib.util.spec_from_file_location("run", sys.argv[1])
@@ -97,15 +108,11 @@ run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run)
 about = {"file": "model.pt2", "runtime": "torch", "inputs": ["x"]}
 about["keep_memory"] = json.loads(sys.argv[2])
-call = run.load(about, 1, 64)
-batch = {"x": np.zeros((64, 3, 32, 32), np.float32)}
-for _ in range(5):
-    call(batch)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    call(batch)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+program = run.load(about, 1, 64)
+call = lambda: program({"x": np.zeros((64, 3, 32, 32), np.float32)})
 """
+    + COUNT
+)
 
 
 @glibc
@@ -131,4 +138,4 @@ def test_bundle_keeps_memory_as_it_was_measured(tmp_path: Path) -> None:
         )
         for keep in ("false", "true")
     }
-    assert faults["false"] > 10_000 and faults["true"] < faults["false"] / 10
+    assert faults["false"] > 1000 and faults["true"] < faults["false"] / 10

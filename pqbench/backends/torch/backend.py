@@ -122,7 +122,8 @@ class TorchBackend(TorchOptions):
         torch = self._library()
         if self.keep_memory and not keep_freed_memory():
             raise PlacementError(
-                "asked the C library to keep the memory that PyTorch frees, it refused"
+                "asked the C library to keep the memory that PyTorch frees, it refused",
+                hint="set backend.keep_memory=false to measure without",
             )
         from pqbench.nets.checkpoint import load_network
 

@@ -3,7 +3,8 @@
 Each start is a process of its own with one network of random weights, which is timed at each batch
 size; starts with and without ``keep_freed_memory`` take turns. ``training`` times steps of plain
 SGD instead of calls. Printed: medians, the ratio with an interval over the starts, the page faults
-of a call, and by how much the starts differ (standard deviation of their medians).
+of a call, the process's peak memory so far (batch sizes in ascending order), and by how much the
+starts differ (standard deviation of their medians).
 
     python scripts/bench/timing/memory_kept.py [--models mobilenet_v3_large,resnet18] [--starts 8]
 """
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from pqbench.machine.heap import keep_freed_memory
 from pqbench.measure.intervals import ratio_interval
+from pqbench.measure.memory import lifetime_peak
 from pqbench.measure.session_host import page_faults
 
 SIDE = 224
@@ -31,7 +33,7 @@ CALLS_S, CALLS = 1.0, 5  # for so long, at least so many, after three that do no
 
 
 def child(model: str, work: str, keep: bool, batches: list[int], threads: int) -> None:
-    """Print the median ms and the page faults of a call, by batch size."""
+    """Print the median ms, the page faults of a call and the peak MiB, by batch size."""
     if keep and not keep_freed_memory():
         sys.exit("the C library does not keep memory")
     torch.set_num_threads(threads)
@@ -40,7 +42,8 @@ def child(model: str, work: str, keep: bool, batches: list[int], threads: int) -
     found = {}
     for batch in batches:
         x = torch.rand(batch, 3, SIDE, SIDE)
-        found[batch] = timed(_training(network, x) if work == "training" else _calls(network, x))
+        call = _training(network, x) if work == "training" else _calls(network, x)
+        found[batch] = (*timed(call), lifetime_peak() / 2**20)
     print(json.dumps(found))
 
 
@@ -90,17 +93,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    batches = [int(batch) for batch in args.batches.split(",")]
+    batches = sorted(int(batch) for batch in args.batches.split(","))
     if args.child:
         child(args.models, args.work, args.child == "keep", batches, args.threads)
         return
     print(
         "| network | batch | given back [ms] | kept [ms] | times as fast | page faults a call, "
-        "given back | kept | starts differ by, given back [%] | kept [%] |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+        "given back | kept | peak memory, given back [MiB] | kept [MiB] | starts differ by, given "
+        "back [%] | kept [%] |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     for model in args.models.split(","):
-        found: dict[str, list[dict[str, tuple[float, float]]]] = {"give": [], "keep": []}
+        found: dict[str, list[dict[str, tuple[float, float, float]]]] = {"give": [], "keep": []}
         for start in range(args.starts):
             for way in ("give", "keep") if start % 2 else ("keep", "give"):
                 command = [sys.executable, __file__, "--models", model, "--work", args.work]
@@ -113,8 +117,10 @@ def main() -> None:
             give, keep = ([one[batch] for one in found[way]] for way in ("give", "keep"))
             ratios = [a[0] / b[0] for a, b in zip(give, keep, strict=True)]
             ratio, low, high = ratio_interval(ratios, range(args.starts))
-            ms = [statistics.median(one[0] for one in side) for side in (give, keep)]
-            faults = [statistics.median(one[1] for one in side) for side in (give, keep)]
+            ms, faults, peaks = (
+                [statistics.median(one[what] for one in side) for side in (give, keep)]
+                for what in range(3)
+            )
             spread = [
                 100 * statistics.stdev(o[0] for o in side) / m
                 for side, m in zip((give, keep), ms, strict=True)
@@ -122,6 +128,7 @@ def main() -> None:
             print(
                 f"| {model} | {batch} | {ms[0]:.1f} | {ms[1]:.1f} | {ratio:.2f} "
                 f"[{low:.2f}, {high:.2f}] | {faults[0]:,.0f} | {faults[1]:,.0f} | "
+                f"{peaks[0]:,.0f} | {peaks[1]:,.0f} | "
                 f"{spread[0]:.1f} | {spread[1]:.1f} |",
                 flush=True,
             )
