@@ -16,7 +16,7 @@ from pathlib import Path
 from predecessors import NONE, put
 
 from pqbench.core.margins import Margins
-from pqbench.core.record import Pairing, Record
+from pqbench.core.record import Pairing, Record, Speedup
 from pqbench.report.answer import answers, lines
 from pqbench.report.escape import markdown
 from pqbench.report.load import find_records, newest_found
@@ -51,17 +51,44 @@ def parity_db(record: Record) -> float | None:
     return min(found) if found else None
 
 
-def against_eager(record: Record, eager: Record | None, paired: Mapping[str, Pairing]) -> str:
-    """In turns with PyTorch eager, with its interval, else ``~`` and the ratio of two medians."""
+def against_eager(
+    record: Record, eager: Record | None, paired: Mapping[str, Pairing], batch: int
+) -> str:
+    """In turns with PyTorch eager, with its interval, else ``~`` and the ratio of two medians.
+
+    Args:
+        record: What it is about.
+        eager: The model in PyTorch in FP32.
+        paired: What was timed beside that, by fingerprint.
+        batch: The batch size.
+    """
     if record is eager:
         return "1"
     pairing = paired.get(record.fingerprint)
-    if pairing is not None and pairing.speedup:
-        speed = pairing.speedup[0]
-        return f"{speed.ratio:.2f} [{speed.low:.2f}, {speed.high:.2f}]"
-    if eager is None or not record.latency or not eager.latency:
-        return NONE
-    return f"~{eager.latency[0].p50_ms / record.latency[0].p50_ms:.2f}"
+    found = pairing.speedup if pairing is not None else []
+    speed = next((one for one in found if one.batch_size == batch), None)
+    if speed is not None:
+        return ratio(speed)
+    mine, theirs = record.latency_at(batch), eager.latency_at(batch) if eager else None
+    return NONE if mine is None or theirs is None else f"~{theirs.p50_ms / mine.p50_ms:.2f}"
+
+
+def ratio(speed: Speedup) -> str:
+    """How many times as fast, with its interval."""
+    return f"{speed.ratio:.2f} [{speed.low:.2f}, {speed.high:.2f}]"
+
+
+def answer_lines(
+    records: Sequence[Record], pairings: Sequence[Pairing], margins: Margins | None
+) -> list[str]:
+    """What the records answer, for each model; without pairings there is none."""
+    if not pairings:
+        return ["No finalist was timed beside PyTorch eager, so there is no answer here.", ""]
+    out: list[str] = []
+    for found in answers(records, pairings, margins):
+        first, *rest = (markdown(line) for line in lines(found, commands=False))
+        out += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
+    return out
 
 
 def row(record: Record, eager: Record | None, paired: Mapping[str, Pairing]) -> str:
@@ -78,8 +105,8 @@ def row(record: Record, eager: Record | None, paired: Mapping[str, Pairing]) -> 
         backend_name(record.experiment.backend),
         f"{latency.p50_ms:.2f}{'' if latency.stable else '*'} "
         f"[{latency.p50_low_ms:.2f}, {latency.p50_high_ms:.2f}]",
-        NONE if speed is None else f"{speed.ratio:.2f} [{speed.low:.2f}, {speed.high:.2f}]",
-        against_eager(record, eager, paired),
+        NONE if speed is None else ratio(speed),
+        against_eager(record, eager, paired, latency.batch_size),
         NONE
         if accuracy is None
         else f"{100 * accuracy.top1:.1f} "
@@ -131,12 +158,7 @@ def page(
     if not good:
         raise ValueError("none of these records has a result")
     paired = {p.candidate: p for p in pairings}
-    out: list[str] = []
-    if not pairings:
-        out += ["No finalist was timed beside PyTorch eager, so there is no answer here.", ""]
-    for found in answers(records, pairings, margins) if pairings else []:
-        first, *rest = (markdown(line) for line in lines(found, commands=False))
-        out += [f"**{first}**", "", *(f"- {line}" for line in rest), ""]
+    out = answer_lines(records, pairings, margins)
     for key in dict.fromkeys((r.experiment.model, r.experiment.dataset) for r in good):
         some = [r for r in good if (r.experiment.model, r.experiment.dataset) == key]
         eager = next(

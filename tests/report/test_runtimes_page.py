@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import headline_page
 import pytest
 from record_factory import make_failed, make_record
 from runtimes_page import page, parity_db
@@ -46,3 +47,16 @@ def test_page_has_no_answer_where_no_finalist_was_timed_beside_eager() -> None:
 def test_page_without_results_is_refused() -> None:
     with pytest.raises(ValueError, match="none of these records"):
         page([make_failed()], [])
+
+
+def test_headline_page_tells_pairs_from_medians_at_each_batch_size() -> None:
+    eager, ort = (make_record("net", b, ms=ms) for b, ms in (("torch", 20), ("ort", 5)))
+    int8 = make_record("net", "ort", ("ort_int8",), ms=2, speedup=2.5)
+    batch = int8.latency[-1].batch_size
+    speed = Speedup(batch, 9.5, 9.1, 9.9, 24, 0, False, 20.0, [9.4, 9.6])
+    pairing = Pairing(int8.fingerprint, eager.fingerprint, ["", ""], [speed])
+    text = headline_page.lines([eager, ort, int8], [pairing])
+    [row] = [line for line in text if line.startswith("| ORT INT8")]
+    assert row.count("9.50 [9.10, 9.90]") == 1 and row.count("\\~") == len(int8.latency) - 1
+    assert "no finalist" not in " ".join(text).lower()
+    assert "no finalist" in " ".join(headline_page.lines([eager, ort, int8])).lower()
