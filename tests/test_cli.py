@@ -141,6 +141,8 @@ def test_bad_input_is_refused_before_any_work(
         ("+protcol=quick", 1, "protcol is no key. Did you mean protocol?"),
         ("+model.nam=x", 1, "model.nam is no key. Did you mean model.name"),
         ("protocol.batch_size=[1]", 1, "Did you mean protocol.batch_sizes"),
+        ("compress.prune.ratio=0.2", 1, "has no step prune, or that step no ratio. compress=prune"),
+        ("backend.mode=script", 1, "backend.mode: the chosen backend has no mode. pqbench ..."),
         ("model=resnet81", 1, "Did you mean model=resnet18"),
         ("threads=many", 1, "threads=many: Value 'many'"),
         ("--confg-dir=x", 1, "Did you mean --config-dir"),

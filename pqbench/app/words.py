@@ -65,6 +65,16 @@ def in_our_words(error: Exception) -> str:
 
 def unknown(key: str) -> str:
     """That there is no such key, and which is meant."""
+    group, _, rest = key.partition(".")
+    if group == "backend" and rest:
+        return f"{key}: the chosen backend has no {rest}. pqbench ... --cfg job lists what it has"
+    if group == "compress" and rest:
+        step, _, setting = rest.partition(".")
+        lacks = f", or that step no {setting}" if setting else ""
+        return (
+            f"{key}: the recipe has no step {step}{lacks}. compress={step} chooses the step, "
+            "pqbench ... --cfg job lists what it takes"
+        )
     known = known_keys()
     parent = key.rpartition(".")[0]
     meant = alike(key, [k for k in known if k.rpartition(".")[0] == parent]) or alike(key, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_keep_memory_is_refused_where_it_does_nothing(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="does nothing on cuda:0"):
         TorchBackend(1, device="cuda:0", keep_memory=True)
     assert not TorchBackend(1, device="cuda:0").keep_memory
-    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not heap.keep_freed_memory()
     assert not TorchBackend(1).keep_memory
     with pytest.raises(ConfigError, match="needs glibc"):
