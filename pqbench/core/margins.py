@@ -16,7 +16,7 @@ class Margins:
         min_speedup: Times as fast as the baseline that is asked for, above 0.
         confidence: Of all verdicts of a sweep together, above 0.5 and below 1.
         reference: Name of the backend whose uncompressed model is what runs today; null: PyTorch
-            in FP32, where the sweep has it.
+            in FP32 where the sweep has it; else, of several runtimes, the one measured first.
 
     Raises:
         ConfigError: A value is outside its range.

@@ -2,9 +2,10 @@
 
 For each model and data set among the records there is one :class:`Answer`. Candidates are the cells
 whose claims hold against the reference (what runs today: PyTorch in FP32, or what
-``claim.reference`` names), timed beside it in turns; where no such pairing was made, those whose
-claims hold against FP32 on their own runtime. All claims of all cells are judged together
-(:mod:`pqbench.report.claims`), so the sentence is wrong in at most 5 of 100 sweeps at 95 %.
+``claim.reference`` names; see :func:`reference_of`), timed beside it in turns; where no such
+pairing was made, those whose claims hold against the uncompressed model on their own runtime. All
+claims of all cells are judged together (:mod:`pqbench.report.claims`), so the sentence is wrong in
+at most 5 of 100 sweeps at 95 %.
 
 This module is pure: records in, an :class:`Answer` out; :func:`to_plain` is ``answer.json``.
 """
@@ -20,7 +21,7 @@ from typing import Any
 from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.core.statistics import Normal, mean_of
-from pqbench.report.answer_cells import Cells, Found, judge_cells
+from pqbench.report.answer_cells import Cells, Found, float_precision, judge_cells
 from pqbench.report.answer_words import (
     answer_sentence,
     other_lines,
@@ -125,11 +126,19 @@ def _groups(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def reference_of(records: Sequence[Record], margins: Margins) -> Record | None:
-    """What runs today, among the records of one model and data set: FP32 on one backend."""
+    """What runs today, among the records of one model and data set: FP32 on one backend.
+
+    That is ``claim.reference`` or PyTorch. Where several runtimes are there without PyTorch, it is
+    FP32 on the one that was measured first: each one's speedup over itself does not tell which of
+    them is faster.
+    """
+    plain = [r for r in records if r.ok and r.is_baseline]
     wanted = margins.reference or "torch"
-    return next(
-        (r for r in records if r.ok and r.is_baseline and r.experiment.backend == wanted), None
-    )
+    named = [r for r in plain if r.experiment.backend == wanted]
+    if named or margins.reference or len({r.experiment.backend for r in records if r.ok}) < 2:
+        return named[0] if named else None
+    in_fp32 = [r for r in plain if float_precision(r) == "FP32"]
+    return min(in_fp32, key=lambda r: r.order, default=None)
 
 
 def _answer(group: Sequence[Record], cells: Cells, margins: Margins) -> Answer:
@@ -145,7 +154,8 @@ def _answer(group: Sequence[Record], cells: Cells, margins: Margins) -> Answer:
         for r in group
         if r.ok and (reference is None or r.fingerprint != reference.fingerprint)
     ]
-    paired = any(f.against is not None for f in found)
+    paired = any(f.against is not None and f.against is not f.own for f in found)
+    timed = {f.record.experiment.backend for f in found if f.against is not None}
     good = [f for f in found if _keeps(f, paired)]
     good.sort(key=_rank, reverse=True)
     best = good[0] if good else None
@@ -165,7 +175,11 @@ def _answer(group: Sequence[Record], cells: Cells, margins: Margins) -> Answer:
         reference=reference,
         sentence=sentence,
         equals=equals,
-        others=tuple(other_lines([f for f in found if id(f) not in named], group, best)),
+        others=tuple(
+            other_lines(
+                [f for f in found if id(f) not in named], group, best, timed if paired else None
+            )
+        ),
         surer=f"{command}; {lacks}" if command else "",
         lacks=lacks,
         tried=len({r.fingerprint for r in group}),
@@ -197,7 +211,10 @@ def _rank(found: Found) -> float:
 
 
 def _slower(other: Found, best: Found) -> bool:
-    """Whether it is shown to be slower than the best."""
+    """Whether it is shown to be slower than the best; not by ratios over different baselines."""
+    apart = other.record.experiment.backend != best.record.experiment.backend
+    if apart and (other.against is None or best.against is None):
+        return False
     ours, theirs = _log_ratio(other), _log_ratio(best)
     if ours is None or theirs is None:
         return False

@@ -11,6 +11,8 @@ from pqbench.core.record import Pairing, Record
 from pqbench.report.claims import Cell, Kind, judge
 from pqbench.report.names import backend_name
 
+_PRECISIONS = {"bf16": "BF16", "f16": "FP16", "fp16": "FP16", "int8": "INT8"}  # as backends say it
+
 
 @dataclass(frozen=True)
 class Found:
@@ -18,7 +20,7 @@ class Found:
 
     Attributes:
         record: What was measured.
-        own: Its claims against FP32 on its own runtime; None for an FP32 model.
+        own: Its claims against the uncompressed model on its own runtime; None for that model.
         against: Its claims against the reference; None where it was not paired with it.
     """
 
@@ -29,13 +31,25 @@ class Found:
     @property
     def name(self) -> str:
         """``nncf_int8 on OpenVINO``."""
-        recipe = "+".join(self.record.experiment.recipe) or "FP32"
-        return f"{recipe} on {backend_name(self.record.experiment.backend)}"
+        return cell_name(self.record)
 
     @property
     def deciding(self) -> Cell | None:
         """The claims that decide: against the reference where there are some."""
         return self.against or self.own
+
+
+def cell_name(record: Record) -> str:
+    """Recipe and runtime; a runtime's name tells another precision than FP32."""
+    plain = "FP32" if float_precision(record) == "FP32" else "uncompressed"
+    recipe = "+".join(record.experiment.recipe) or plain
+    return f"{recipe} on {backend_name(record.experiment.backend)}"
+
+
+def float_precision(record: Record) -> str:
+    """What a runtime computes in where nothing is quantized: ``FP32``, ``BF16``, ..."""
+    backend = record.config.get("backend") or {}
+    return _PRECISIONS.get(str(backend.get("precision")), "FP32")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pqbench.core.margins import Margins
 from pqbench.core.record import Record
-from pqbench.report.answer_cells import Found
+from pqbench.report.answer_cells import Found, cell_name, float_precision
 from pqbench.report.claims import Cell, Judged, Kind, Verdict
 from pqbench.report.names import backend_name
 
@@ -19,7 +19,8 @@ def answer_sentence(best: Found, reference: Record | None, margins: Margins) -> 
     if best.own is not None:
         fast = _speed(best.own)
         if fast:
-            parts.append(f"at least {fast} as fast as FP32 on the same runtime")
+            plain = float_precision(best.record)
+            parts.append(f"at least {fast} as fast as {plain} on the same runtime")
     same = best.against is best.own
     if best.against is not None and reference is not None and not same:
         fast = _speed(best.against)
@@ -109,24 +110,34 @@ def _failed(judged: Judged) -> tuple[str, str]:
     )
 
 
-def other_lines(rest: Sequence[Found], group: Sequence[Record], best: Found | None) -> list[str]:
-    """What was tried and is not the answer, one line each; failures last."""
+def other_lines(
+    rest: Sequence[Found],
+    group: Sequence[Record],
+    best: Found | None,
+    timed: Collection[str] | None = None,
+) -> list[str]:
+    """What was tried and is not the answer, one line each; failures last.
+
+    Args:
+        rest: What was tried and is neither the answer nor equal to it.
+        group: All records of that model and data set.
+        best: The answer.
+        timed: Backends of which something was timed beside the reference; None if nothing was.
+    """
     lines = []
     for found in rest:
         if not found.record.experiment.recipe and found.against is None:
             continue  # a baseline that nothing was claimed of
         _, line = _why_not(found)
         if best is not None and line == "slower than the best":
-            line = f"slower than {best.name}"
+            told = timed is None or found.record.experiment.backend in timed
+            line = f"slower than {best.name}" if told else "not timed beside the reference"
         lines.append(f"{found.name}: {line}")
     failed = [r for r in group if not r.ok and r.status not in ("unsupported", "skipped")]
     for record in failed:
         message = record.error.message if record.error else ""
-        recipe = "+".join(record.experiment.recipe) or "FP32"
         first = message.splitlines()[0][:120] if message else ""
-        lines.append(
-            f"{recipe} on {backend_name(record.experiment.backend)}: {record.status}: {first}"
-        )
+        lines.append(f"{cell_name(record)}: {record.status}: {first}")
     return lines
 
 

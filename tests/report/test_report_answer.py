@@ -146,6 +146,53 @@ def test_finalists_are_the_plain_model_and_the_best_of_each_other_runtime() -> N
     ]
 
 
+def test_without_pytorch_the_runtime_measured_first_is_the_reference() -> None:
+    ort, openvino = cell(backend="ort"), cell(backend="openvino")
+    ort.sequence, openvino.sequence = 2, 5
+    bf16 = cell(backend="openvino_bf16")
+    bf16.config["backend"]["precision"], bf16.sequence = "bf16", 1
+    here, there = cell("ort_int8"), cell("nncf_int8", backend="openvino")
+    records = [openvino, bf16, ort, here, there]
+    assert [b.identity for _, b in finalists(records, Margins())] == [ort.identity] * 3
+    assert finalists([openvino, there], Margins()) == []  # one runtime: its own FP32 is beside it
+    assert finalists(records, Margins(reference="torch")) == []
+    pairings = [paired(there, ort, (1.5, 1.51, 1.5, 1.49, 1.5))]
+    found = only(records, pairings)
+    assert found.best is not None and found.best.name == "ort_int8 on ONNX Runtime"
+    assert "nncf_int8 on OpenVINO: slower than ort_int8 on ONNX Runtime" in found.others
+
+
+def test_own_ratios_of_two_runtimes_rank_nothing() -> None:
+    """INT8 that is faster than a slow FP32 need not be fast."""
+    here, there = cell("ort_int8"), cell("nncf_int8", backend="openvino", starts=(4, 4.01, 4, 4, 4))
+    found = only([cell(), cell(backend="openvino"), here, there])
+    assert found.best is not None
+    assert {found.best.name, *(f.name for f in found.equals)} == {
+        "ort_int8 on ONNX Runtime",
+        "nncf_int8 on OpenVINO",
+    }
+
+
+def test_candidate_that_was_not_timed_beside_the_reference_is_not_called_slower() -> None:
+    torch, ort, openvino = (cell(backend=b) for b in ("torch", "ort", "openvino"))
+    here, there = cell("ort_int8"), cell("nncf_int8", backend="openvino")
+    found = only([torch, ort, openvino, here, there], [paired(here, torch, FAST)])
+    assert found.best is not None and found.best.name == "ort_int8 on ONNX Runtime"
+    assert "nncf_int8 on OpenVINO: not timed beside the reference" in found.others
+
+
+def test_answer_names_the_precision_that_its_runtime_was_compared_in() -> None:
+    plain, quick = cell(backend="openvino_bf16"), cell("nncf_int8", backend="openvino_bf16")
+    for record in (plain, quick):
+        record.config["backend"]["precision"] = "bf16"
+    found = only([plain, quick])
+    assert "as fast as BF16 on the same runtime" in found.sentence
+    assert "FP32" not in found.sentence
+    torch = cell(backend="torch")
+    named = only([torch, plain, quick], [paired(plain, torch, (0.9, 0.91, 0.9, 0.89, 0.9))])
+    assert any(line.startswith("uncompressed on OpenVINO (BF16)") for line in named.others)
+
+
 def test_answer_is_in_every_format_and_first(tmp_path: Path) -> None:
     records = [cell(), cell("nncf_int8"), make_failed()]
     found = answers(records)
