@@ -19,6 +19,7 @@ from pqbench.app.sweep_state import (
     read_state,
 )
 from pqbench.core.errors import ConfigError, OutputError
+from pqbench.core.record import Stage
 
 COMMAND = ["model=a,b", "threads=1"]
 
@@ -74,6 +75,19 @@ def test_view_counts_and_names_the_fastest(tmp_path: Path) -> None:
     for words in ("3 of 5 done", "1 without a result", "1 running", "2 left, about"):
         assert words in text
     assert "fastest m · nncf_int8 · ort (2.50x, drop 0.4 pt)" in text
+
+
+def test_time_left_leaves_out_what_later_experiments_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = Sweep(tmp_path, COMMAND, 5).state.started
+    note_start(tmp_path, "0")
+    record = make_record("m", "ort")
+    record.stages = [Stage("fit", 900, False), Stage("measure", 60, False)]
+    record.stages.append(Stage("prepare_train", 500, True))  # found: took nothing
+    note_end(tmp_path, "0", record)
+    monkeypatch.setattr("pqbench.app.sweep_state.time.time", lambda: began + 960)
+    assert Progress(tmp_path).view() == "1 of 5 done; 4 left, about 4 min"
 
 
 def test_progress_reads_each_line_once_and_sees_a_sweep_begun_again(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ _NOT_THE_COMMAND = ("force", "retry", "hydra.sweep.dir")
 _NAMES = (STATE, PROGRESS, "multirun.yaml", "report", "search.json")
 _PROBED_S = 1.0  # another process holds the lock for a moment to see whether somebody does
 _MINUTE = 60
+_SHARED = ("prepare_val", "prepare_train", "prepare_model", "fit")
+"""Stages that one experiment makes for those after it: they say nothing of the time left."""
 
 
 class BusyError(ConfigError):
@@ -187,6 +189,7 @@ def note_end(folder: Path, job: str, record: Record) -> None:
             "title": f"{experiment.model} · {experiment.recipe_name} · {experiment.backend}",
             "speedup": first.ratio if first else None,
             "drop_pt": against.drop_pt if against else None,
+            "shared_s": sum(s.seconds for s in record.stages if s.name in _SHARED and not s.cached),
         },
     )
 
@@ -211,6 +214,7 @@ class Progress:
         self._read = self._inode = 0
         self._status: dict[str, str] = {}
         self._count: Counter[str] = Counter()
+        self._shared: dict[str, float] = {}
         self._best: dict[str, Any] | None = None
 
     def view(self) -> str:
@@ -225,8 +229,8 @@ class Progress:
         if state and state.total:
             left = max(0, state.total - ended)
             if left and ended:
-                seconds = left * max(0.0, time.time() - state.started) / ended
-                parts.append(f"{left} left, about {_duration(seconds)}")
+                took = time.time() - state.started - sum(self._shared.values())
+                parts.append(f"{left} left, about {_duration(left * max(0.0, took) / ended)}")
         best = self._best
         if best:
             drop = "" if best["drop_pt"] is None else f", drop {best['drop_pt']:.1f} pt"
@@ -246,11 +250,12 @@ class Progress:
             try:
                 entry = {"status": "failed", **json.loads(line)}
                 job, status = str(entry["job"]), str(entry["status"])
+                shared = float(entry.get("shared_s", 0))
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue  # a line that a dying process cut
             if job in self._status:
                 self._count[self._status[job]] -= 1
-            self._status[job] = status
+            self._status[job], self._shared[job] = status, shared
             self._count[status] += 1
             ended = status != "running" and entry.get("speedup")
             if ended and (self._best is None or entry["speedup"] > self._best["speedup"]):
