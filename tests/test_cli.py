@@ -115,6 +115,7 @@ def test_crash_inside_a_users_backend_is_a_row_with_its_cause(tmp_path: Path) ->
         (["modle=resnet18"], 1, ["modle"]),
         (["protocol.batch_sizes=[0]"], 2, ["batch_sizes", "1"]),
         (["protocol.batch_sizes=[0]", "backend=ort,openvino", "-m"], 2, ["batch_sizes"]),
+        (["claim.reference=torhc", "backend=torch,ort", "-m"], 2, ["torhc", "are ort, torch"]),
         (["threads=0"], 2, ["threads"]),
         (["compress=prune", "compress.prune.pruning_ratio=2"], 2, ["pruning_ratio", "2"]),
         (["+backend.speed=9"], 2, ["speed"]),

@@ -28,7 +28,7 @@ from pqbench.app.sweep_state import (
     note_start,
     unwritable_folder,
 )
-from pqbench.core.errors import DataError, Status
+from pqbench.core.errors import ConfigError, DataError, Status
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -72,9 +72,18 @@ def check_combinations(config: DictConfig) -> int | None:
 
     typed = as_given(config.hydra.overrides.task)
     options = loader.get_group_options("compress")
+    backends = set()
     for overrides in fit_to_recipes(jobs, steps_of, typed, options):
         total += 1
-        check(drop_hydra(loader.compose(config, overrides)))
+        composed = drop_hydra(loader.compose(config, overrides))
+        check(composed)
+        backends.add(str(composed.backend.name))
+    wanted = config.claim.reference
+    if wanted is not None and wanted not in backends:
+        raise ConfigError(
+            f"claim.reference={wanted}: no experiment of this sweep runs there",
+            hint=f"its backends are {', '.join(sorted(backends))}",
+        )
     return total
 
 
