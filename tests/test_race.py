@@ -133,10 +133,16 @@ class World(Launcher):
 
 
 def race(world: World, budget_s: float = 1e9, **options: Any) -> RaceRun:
+    options.setdefault("margins", Margins())
     return RaceRun(
         world.folder, world, world.jobs(), world.compose,
-        looks=LOOKS_OF, budget_s=budget_s, n_jobs=1, margins=Margins(), **options,
+        looks=LOOKS_OF, budget_s=budget_s, n_jobs=1, **options,
     )  # fmt: skip
+
+
+def test_race_refuses_a_reference_that_no_cell_runs_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reference=torhc: no experiment .* its backends are"):
+        race(World(tmp_path, 0), margins=Margins(reference="torhc"))
 
 
 def answers(world: World, entrants: Sequence[Entrant]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pqbench.core.errors import PqbenchError
 from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.report.answer import Answer, answers, finalists
+from pqbench.report.answer_cells import float_precision
 from pqbench.report.load import find_records, newest
 from pqbench.report.trail import read_trail
 
@@ -60,8 +61,9 @@ def pairings(
         interrupt.check()
         what = record.experiment
         log.info(
-            "  %s · %s · %s, beside %s in FP32",
+            "  %s · %s · %s, beside %s in %s",
             *(what.model, what.recipe_name, what.backend, reference.experiment.backend),
+            float_precision(reference),
         )
         ours, theirs = (Side(r, places[r.fingerprint]) for r in (record, reference))
         try:

@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pqbench.app.check import check
+from pqbench.app.check import check, check_reference
 from pqbench.app.composition import copied, drop_hydra
 from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
 from pqbench.app.run_folder import RunFolder, is_given, new_folder
@@ -28,7 +28,7 @@ from pqbench.app.sweep_state import (
     note_start,
     unwritable_folder,
 )
-from pqbench.core.errors import ConfigError, DataError, Status
+from pqbench.core.errors import DataError, Status
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -75,15 +75,8 @@ def check_combinations(config: DictConfig) -> int | None:
     backends = set()
     for overrides in fit_to_recipes(jobs, steps_of, typed, options):
         total += 1
-        composed = drop_hydra(loader.compose(config, overrides))
-        check(composed)
-        backends.add(str(composed.backend.name))
-    wanted = config.claim.reference
-    if wanted is not None and wanted not in backends:
-        raise ConfigError(
-            f"claim.reference={wanted}: no experiment of this sweep runs there",
-            hint=f"its backends are {', '.join(sorted(backends))}",
-        )
+        backends.add(check(drop_hydra(loader.compose(config, overrides))).backend_name)
+    check_reference(config.claim.reference, backends)
     return total
 
 

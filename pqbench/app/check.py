@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from omegaconf import DictConfig
 
 from pqbench.app.words import check_keys
@@ -9,13 +11,16 @@ from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.experiment import config as schema
 
 
-def check(config: DictConfig, alone: bool = False) -> None:
+def check(config: DictConfig, alone: bool = False) -> schema.ExperimentConfig:
     """Refuse one experiment that is invalid.
 
     Args:
         config: Its composed configuration, without Hydra's own.
         alone: It is the only one. Then a recipe that cannot be is refused as well; in a sweep it
             is a row.
+
+    Returns:
+        The configuration, typed.
 
     Raises:
         UnknownKeyError: A key that does not exist.
@@ -26,6 +31,24 @@ def check(config: DictConfig, alone: bool = False) -> None:
     schema.validate(read)
     if alone:
         check_recipe(read)
+    return read
+
+
+def check_reference(wanted: str | None, backends: Collection[str]) -> None:
+    """Refuse a ``claim.reference`` that nothing is measured on.
+
+    Args:
+        wanted: Name of the backend that is asked for.
+        backends: Names of those of the sweep.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    if wanted is not None and wanted not in backends:
+        raise ConfigError(
+            f"claim.reference={wanted}: no experiment of this sweep runs there",
+            hint=f"its backends are {', '.join(sorted(set(backends)))}",
+        )
 
 
 def check_recipe(config: schema.ExperimentConfig) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pqbench.app.check import check_reference
 from pqbench.app.race import Entrant, Race
 from pqbench.core import interrupt
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
@@ -120,6 +121,7 @@ class RaceRun:
                     known.get(what),
                 )
             )  # fmt: skip
+        check_reference(margins.reference, [entrant.backend for entrant in entrants])
         self.race = Race(entrants, len(self.looks) + 1, margins)
         self.trail: list[Step] = []
         self.launched = 0

@@ -27,7 +27,7 @@ def answer_sentence(best: Found, reference: Record | None, margins: Margins) -> 
         if fast:
             today = backend_name(reference.experiment.backend)
             more = "at least " if not parts else ""
-            parts.append(f"{more}{fast} as fast as {today} in FP32")
+            parts.append(f"{more}{fast} as fast as {today} in {float_precision(reference)}")
     text = " and ".join(parts)
     ratio = best.record.size.file_ratio
     if ratio is not None:
@@ -63,6 +63,7 @@ def stay_sentence(
 ) -> str:
     """Why nothing that was tried is the answer."""
     today = reference or next((r for r in group if r.ok and r.is_baseline), None)
+    plain = float_precision(today) if today else "FP32"
     where = f" on {backend_name(today.experiment.backend)}" if today else ""
     compressed = [f for f in found if f.record.experiment.recipe]
     if not compressed:
@@ -75,9 +76,7 @@ def stay_sentence(
         f"at most {margins.max_drop_pt:g} point{'s' if margins.max_drop_pt != 1 else ''} lost and "
         f"at least {margins.min_speedup:g} times as fast"
     )
-    return (
-        f"Stay with FP32{where}: nothing that was tried is shown to keep {asked} ({sure}): {why}."
-    )
+    return f"Stay with {plain}{where}: nothing that was tried is shown to keep {asked} ({sure}): {why}."
 
 
 def _why_not(found: Found) -> tuple[str, str]:

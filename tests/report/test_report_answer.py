@@ -188,6 +188,13 @@ def test_answer_names_the_precision_that_its_runtime_was_compared_in() -> None:
     found = only([plain, quick])
     assert "as fast as BF16 on the same runtime" in found.sentence
     assert "FP32" not in found.sentence
+    slow = only([plain, cell("nncf_int8", backend="openvino_bf16", starts=(0.8, 0.81, 0.8))])
+    assert slow.sentence.startswith("Stay with BF16 on OpenVINO (BF16)")
+    there = cell(backend="ort")
+    asked = answers(
+        [plain, there], [paired(there, plain, FAST)], Margins(5, reference="openvino_bf16")
+    )
+    assert "as fast as OpenVINO (BF16) in BF16" in asked[0].sentence
     torch = cell(backend="torch")
     named = only([torch, plain, quick], [paired(plain, torch, (0.9, 0.91, 0.9, 0.89, 0.9))])
     assert any(line.startswith("uncompressed on OpenVINO (BF16)") for line in named.others)
