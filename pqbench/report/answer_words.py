@@ -64,19 +64,20 @@ def stay_sentence(
     """Why nothing that was tried is the answer."""
     today = reference or next((r for r in group if r.ok and r.is_baseline), None)
     plain = float_precision(today) if today else "FP32"
-    where = f" on {backend_name(today.experiment.backend)}" if today else ""
+    if today is not None:
+        plain += f" on {backend_name(today.experiment.backend)}"
     compressed = [f for f in found if f.record.experiment.recipe]
     if not compressed:
         why = "no compressed model gave a result"
     else:
         tally: Counter[str] = Counter(_why_not(f)[0] for f in compressed)
         why = "; ".join(f"{count} of {len(compressed)} {reason}" for reason, count in tally.items())
-    sure = f"{margins.confidence:.0%}, all claims together"
+    sure = f"({margins.confidence:.0%}, all claims together)"
     asked = (
         f"at most {margins.max_drop_pt:g} point{'s' if margins.max_drop_pt != 1 else ''} lost and "
         f"at least {margins.min_speedup:g} times as fast"
     )
-    return f"Stay with {plain}{where}: nothing that was tried is shown to keep {asked} ({sure}): {why}."
+    return f"Stay with {plain}: nothing that was tried is shown to keep {asked} {sure}: {why}."
 
 
 def _why_not(found: Found) -> tuple[str, str]:
