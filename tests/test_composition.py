@@ -125,6 +125,13 @@ def test_invalid_job_is_refused_when_it_is_checked(hydra: Hydra) -> None:
         check_combinations(master)
 
 
+def test_invalid_job_of_a_search_is_refused_before_its_first_look(hydra: Hydra) -> None:
+    master = composed(hydra, "search=best", "model=resnet18", "protocol.processes=1,0")
+    with pytest.raises(ConfigError, match="processes"):
+        check_combinations(master)
+    assert check_combinations(composed(hydra, "search=best", "model=resnet18")) is None
+
+
 def test_copied_sources_share_the_store_and_list_the_same(hydra: Hydra) -> None:
     loader = hydra.config_loader
     before = {group: loader.get_group_options(group) for group in ("model", "hydra/sweeper")}

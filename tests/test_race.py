@@ -18,11 +18,13 @@ from omegaconf import OmegaConf
 from record_factory import START_SPREAD, make_failed, make_record
 
 from pqbench.app.arguments import prepare
-from pqbench.app.race import Entrant, Race
+from pqbench.app.entrant import Entrant
+from pqbench.app.race import Race
 from pqbench.app.race_run import FILE, RaceRun, seconds_of
 from pqbench.core.errors import ConfigError
 from pqbench.core.margins import Margins
-from pqbench.core.record import Record
+from pqbench.core.record import NOT_BETTER, Faithfulness, Record
+from pqbench.report.claims import judge
 from pqbench.report.load import LOOKS, find_records
 
 LOOKS_OF = [["protocol.score=false"], ["protocol.score_limit=500"], ["protocol.processes=3"]]
@@ -42,6 +44,7 @@ class World(Launcher):
     seed: int
     recipes: tuple[str, ...] = tuple(f"r{i}" for i in range(9))
     models: tuple[str, ...] = ("small", "large")
+    backends: tuple[str, ...] = tuple(BASE_MS)
     cost_s: float = 0.0
     trained: set[str] = field(default_factory=set)
     launched: list[list[str]] = field(default_factory=list)
@@ -64,7 +67,7 @@ class World(Launcher):
             [f"model={m}", f"compress={r}", f"backend={b}"]
             for m in self.models
             for r in ("none", *self.recipes)
-            for b in BASE_MS
+            for b in self.backends
         ]
 
     def trains(self, recipe: str) -> bool:
@@ -124,6 +127,8 @@ class World(Launcher):
             answered = np.random.default_rng(key).random((2, SAMPLES["full"]))[:, :count]
             made.accuracy.against_baseline.lost = int((answered[0] < drop + 0.002).sum())
             made.accuracy.against_baseline.gained = int((answered[1] < 0.002).sum())
+            compared = made.accuracy.against_baseline
+            compared.drop_pt = 100 * (compared.lost - compared.gained) / max(count, 1)
         return made
 
     def time_of(self, entrant: Entrant) -> float:
@@ -156,16 +161,16 @@ def answers(world: World, entrants: Sequence[Entrant]) -> dict[str, float]:
 
 
 def exhaustive(folder: Path, seed: int) -> tuple[World, dict[str, float]]:
-    """Everything measured in full."""
+    """Everything measured in full and judged as a report does; true time of the answers."""
     world = World(folder, seed)
-    entrants = [
-        Entrant(i, tuple(job), job[0], job[2].partition("=")[2])
-        for i, job in enumerate(world.jobs())
+    cells = {tuple(job): world.record(job, "full") for job in world.jobs()}
+    good = {id(cell.record) for cell in judge(list(cells.values())) if cell.answerable}
+    kept = [
+        Entrant(0, job, job[0], job[2].partition("=")[2], holds=True)
+        for job, record in cells.items()
+        if record.is_baseline or id(record) in good
     ]
-    state = Race(entrants, 1, Margins())
-    for entrant in entrants:
-        state.tell(entrant, world.record(entrant.overrides, "full"))
-    return world, answers(world, entrants)
+    return world, answers(world, kept)
 
 
 def test_race_finds_the_sweeps_answer_at_a_quarter_of_its_cost(tmp_path: Path) -> None:
@@ -193,6 +198,41 @@ def test_race_judges_the_drop_on_its_bound_not_on_the_point(tmp_path: Path) -> N
     quick = [e for e in run.race.entrants if "compress=r0" in e.overrides]
     assert all(not e.holds for e in quick)
     assert not any("loses more" in e.dropped for e in quick)
+
+
+@pytest.mark.parametrize(
+    ("backends", "reference"),
+    [(("openvino", "torch"), "torch"), (("ort", "openvino"), "ort"), (("openvino",), None)],
+)
+def test_race_measures_what_runs_today_before_any_other_in_full(
+    tmp_path: Path, backends: tuple[str, ...], reference: str | None
+) -> None:
+    world = World(tmp_path, 0, recipes=("r0", "r1"), models=("small",), backends=backends)
+    for number, backend in enumerate(backends):
+        world.truth["small", "r0", backend] = (2.0 + number, 0.0)
+    race(world).run()
+    in_full = [o for o in world.launched if not any("subdir" in part for part in o)]
+    assert any("compress=r0" in overrides for overrides in in_full)
+    if reference is not None:
+        assert in_full[0] == ["model=small", "compress=none", f"backend={reference}"]
+    assert len({tuple(overrides) for overrides in in_full}) == len(in_full)
+
+
+def test_race_takes_no_runtime_of_another_precision_for_what_runs_today(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0",), models=("small",), backends=("openvino", "ort"))
+    compose = world.compose
+
+    def in_bf16(job: list[str]) -> Any:
+        config = compose(job)
+        config.backend.precision = "bf16" if config.backend.name == "openvino" else "fp32"
+        return config
+
+    world.compose = in_bf16  # type: ignore[method-assign]
+    for backend in world.backends:
+        world.truth["small", "r0", backend] = (2.0, 0.0)
+    race(world).run()
+    in_full = [o for o in world.launched if not any("subdir" in part for part in o)]
+    assert in_full[0] == ["model=small", "compress=none", "backend=ort"]
 
 
 def test_race_drops_nobody_for_what_a_shortened_training_gave(tmp_path: Path) -> None:
@@ -233,6 +273,214 @@ def test_race_chooses_the_same_again_and_stops_at_its_budget(tmp_path: Path) -> 
     assert "60 not decided" in stopped.lines()[0]
 
 
+@dataclass
+class Clocked(World):
+    """A world whose looks take time; a clock of its own tells it."""
+
+    now_s: float = 0.0
+    stop_after: int = 10**9
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        if len(self.launched) >= self.stop_after:
+            raise KeyboardInterrupt
+        before = self.cost_s
+        returns = super().launch(job_overrides, initial_job_idx)
+        self.now_s += self.cost_s - before
+        return returns
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, world: Clocked) -> None:
+    monkeypatch.setattr("pqbench.app.race_run.time.monotonic", lambda: world.now_s)
+
+
+def test_race_goes_on_where_it_was_stopped_and_adds_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Clocked(tmp_path / "whole", 2, models=("small",))
+    clocked(monkeypatch, whole)
+    race(whole).run()
+    stopped = Clocked(tmp_path / "parts", 2, models=("small",), stop_after=40)
+    clocked(monkeypatch, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        race(stopped).run()
+    trail = json.loads((stopped.folder / FILE).read_text())
+    assert trail["spent_s"] == pytest.approx(stopped.now_s, abs=0.1)
+    again = Clocked(tmp_path / "parts", 2, models=("small",))
+    again.trained = set(stopped.trained)
+    clocked(monkeypatch, again)
+    # records of its own looks lie in the cache by now, and must not change the order
+    run = race(again, earlier=[r for r, _ in find_records(stopped.folder / LOOKS)])
+    run.run()
+    assert again.launched == whole.launched
+    assert [step.at_s for step in run.trail[:20]] == [s["at_s"] for s in trail["trail"][:20]]
+    replayed = Clocked(tmp_path, 2, models=("small",))
+    replayed_s = sum(COST["look 1"] for o in again.launched[:30] if "look1" in str(o))
+    assert replayed_s and run.spent_s < trail["spent_s"] + again.now_s - replayed_s
+    assert replayed.cost_s == 0
+
+
+def test_race_whose_budget_was_spent_keeps_its_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Clocked(tmp_path, 2, models=("small",))
+    clocked(monkeypatch, first)
+    race(first, budget_s=200.0).run()
+    kept = json.loads((tmp_path / FILE).read_text())
+    second = Clocked(tmp_path, 2, models=("small",))
+    second.trained = set(first.trained)
+    clocked(monkeypatch, second)
+    race(second, budget_s=200.0).run()
+    assert second.launched == first.launched
+    found = json.loads((tmp_path / FILE).read_text())
+    assert found["trail"] == kept["trail"] and found["unseen"] == kept["unseen"]
+    more = Clocked(tmp_path, 2, models=("small",))
+    more.trained = set(first.trained)
+    clocked(monkeypatch, more)
+    race(more, budget_s=2000.0).run()
+    assert more.launched[: len(first.launched)] == first.launched
+    assert len(more.launched) > len(first.launched)
+
+
+def test_race_leaves_half_of_its_budget_to_what_ends_in_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Clocked(tmp_path, 0, models=("small",))
+    for backend in BASE_MS:
+        world.truth["small", "r0", backend] = (3.0, 0.0)
+    clocked(monkeypatch, world)
+    run = race(world, budget_s=280.0)  # the first looks alone would take 150
+    run.run()
+    first = [o for o in world.launched if "protocol.score=false" in o]
+    assert len(first) == 280 / 2 / COST["look 1"]
+    assert any(e.holds for e in run.race.entrants)
+    assert "no answer" not in run.lines()[0]
+    none = Clocked(tmp_path / "none", 0, models=("small",))
+    clocked(monkeypatch, none)
+    short = race(none, budget_s=20.0)
+    short.run()
+    assert "so there is no answer yet: the same command with a larger" in short.lines()[0]
+
+
+def test_race_looks_at_the_smallest_batch_size_that_is_asked_for(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0",), models=("small",))
+    compose = world.compose
+
+    def in_batches(job: list[str]) -> Any:
+        config = compose(job)
+        config.protocol = {"batch_sizes": [64, 32]}
+        return config
+
+    world.compose = in_batches  # type: ignore[method-assign]
+    run = race(world)
+    run.run()
+    looks = [o for o in world.launched if any("subdir" in part for part in o)]
+    assert looks and all("protocol.batch_sizes=[32]" in o for o in looks)
+    assert run.race.claims == 3
+
+
+def measured(speedup: float = 2.0, batches: tuple[int, ...] = (1,), **options: Any) -> Record:
+    made = make_record("m", "ort", ("x",), ms=6 / speedup, speedup=speedup, batches=batches)
+    assert made.accuracy and made.accuracy.against_baseline
+    made.accuracy.count = options.get("count", 4000)
+    made.accuracy.against_baseline.lost = options.get("lost", 1)
+    made.accuracy.against_baseline.gained = 1
+    return made
+
+
+@pytest.mark.parametrize(("at_32", "holds"), [(2.0, True), (0.9, False)])
+def test_race_asks_of_every_batch_size_whether_the_claims_hold(at_32: float, holds: bool) -> None:
+    entrant = Entrant(0, ("compress=x",), "g", "ort")
+    state = Race([entrant], 1, Margins(), claims=3)
+    made = measured(batches=(1, 32))
+    made.speedup[1].ratio = at_32
+    made.speedup[1].start_ratios = [at_32 * r / 2.0 for r in made.speedup[1].start_ratios]
+    state.tell(entrant, made)
+    assert entrant.holds is holds
+
+
+def test_race_holds_a_claim_only_where_a_report_of_all_cells_would() -> None:
+    held = []
+    for cells in (1, 400):
+        entrants = [Entrant(i, (f"compress={i}",), "g", "ort") for i in range(cells)]
+        state = Race(entrants, 1, Margins())
+        made = measured()
+        made.speedup[0].start_ratios = [1.01, 1.03, 1.02]  # p of one claim: about 0.02
+        made.speedup[0].ratio = 1.02
+        state.tell(entrants[0], made)
+        held.append(entrants[0].holds)
+    assert held == [True, False]
+
+
+def test_race_drops_no_model_for_what_too_few_samples_could_not_show() -> None:
+    for limit, dropped in ((500, False), (None, True)):
+        entrant = Entrant(0, ("compress=x",), "g", "ort", looks=1)
+        state = Race([entrant], 4, Margins())
+        made = measured(count=500)
+        made.config["protocol"]["score_limit"] = limit
+        assert made.accuracy
+        made.accuracy.faithfulness = Faithfulness(
+            "a", 0.5, "a", 0.69, 0.7, faults=[f"{NOT_BETTER} than always answering 'a' (69.0%)"]
+        )
+        state.tell(entrant, made)
+        assert bool(entrant.dropped) is dropped
+
+
+def test_race_takes_no_uncompressed_model_of_another_precision_for_lossless() -> None:
+    for in_fp32 in (True, False):
+        torch = Entrant(0, ("compress=none", "backend=torch"), "g", "torch", plain=True)
+        other = Entrant(
+            1, ("compress=none", "backend=b"), "g", "b", plain=True, in_fp32=in_fp32
+        )  # fmt: skip
+        state = Race([torch, other], 1, Margins())
+        state.tell(torch, make_record("m", "torch", ms=9, batches=(1,)))
+        state.tell(other, make_record("m", "b", ms=3, batches=(1,)))
+        assert other.holds is in_fp32 and not torch.holds
+
+
+def test_race_asks_for_so_many_times_as_fast_as_what_runs_today() -> None:
+    """1.8 times as fast as an FP32 that is itself three times as fast as PyTorch's is 5.4 times."""
+    plain = [
+        Entrant(i, ("compress=none", f"backend={b}"), "g", b, plain=True)
+        for i, b in enumerate(("torch", "openvino"))
+    ]
+    fast = Entrant(2, ("compress=x", "backend=openvino"), "g", "openvino")
+    slow = Entrant(3, ("compress=x", "backend=torch"), "g", "torch")
+    state = Race([*plain, fast, slow], 1, Margins(min_speedup=2.0))
+    for entrant, ms in zip(plain, (9.0, 3.0), strict=True):
+        state.tell(entrant, make_record("m", entrant.backend, ms=ms, batches=(1,)))
+    for entrant, ms in ((fast, 3.0), (slow, 9.0)):
+        made = measured(1.8)
+        made.speedup[0].baseline_p50_ms = ms
+        state.tell(entrant, made)
+    state.settle()
+    assert fast.holds and not fast.dropped
+    assert not slow.holds and slow.dropped.startswith("slower than 2 times FP32 on its runtime")
+
+
+def test_race_drops_what_is_slower_than_what_runs_today() -> None:
+    torch = Entrant(0, ("compress=none", "backend=torch"), "g", "torch", plain=True)
+    cell = Entrant(1, ("compress=x", "backend=b"), "g", "b")
+    state = Race([torch, cell], 2, Margins())
+    state.tell(torch, make_record("m", "torch", ms=3, batches=(1,)))
+    made = measured(1.5)
+    made.speedup[0].baseline_p50_ms = 9.0
+    state.tell(cell, made)
+    assert state.settle() == [cell]
+    assert "times as fast as what runs today, compress=none backend=torch" in cell.dropped
+
+
+def test_race_measures_what_runs_today_first_where_several_look_at_once() -> None:
+    plain = Entrant(0, ("compress=none",), "g", "torch", plain=True, looks=1)
+    leader = Entrant(1, ("compress=x",), "g", "torch", looks=2)
+    state = Race([plain, leader], 3, Margins())
+    state.tell(plain, make_record("m", "torch", ms=9, batches=(1,)), look=0)
+    assert state.references([leader, plain]) == [plain]
+    plain.looks = 2
+    assert state.references([leader, plain]) == []  # its own look is the full one
+
+
 def test_race_looks_first_at_what_was_fast_before(tmp_path: Path) -> None:
     world = World(tmp_path, 3, recipes=("r0", "r1"), models=("small",))
     earlier = [make_record("small", "ort", ("r1",), ms=0.5), make_record("small", "ort", (), ms=4)]
@@ -253,7 +501,7 @@ def test_race_tells_what_has_no_result() -> None:
 
 
 def test_race_drops_what_is_slower_than_a_cell_that_keeps_its_claims() -> None:
-    entrants = [Entrant(i, (n,), "g", "ort") for i, n in enumerate("abc")]
+    entrants = [Entrant(i, (f"compress={n}",), "g", "ort") for i, n in enumerate("abc")]
     state = Race(entrants, 1, Margins())
     for entrant, speed in zip(entrants, (3.0, 1.5, 2.95), strict=True):
         made = make_record("m", "ort", ("x",), ms=6 / speed, speedup=speed, batches=(1,))
@@ -264,7 +512,7 @@ def test_race_drops_what_is_slower_than_a_cell_that_keeps_its_claims() -> None:
     for entrant in entrants[1:]:
         entrant.holds, entrant.looks = False, 0
     assert [e.number for e in state.settle()] == [1, 2]
-    assert "2.00 times the time of a" in entrants[1].dropped
+    assert "2.00 times the time of compress=a" in entrants[1].dropped
     assert entrants[0].holds and not entrants[0].dropped
 
 
@@ -294,7 +542,7 @@ def test_race_scores_no_cell_at_first_and_none_that_is_far_too_slow(tmp_path: Pa
 def test_race_leader_that_was_scored_on_all_samples_is_not_scored_again_before_the_last_look(
     count: int, limit: int | None, somebody_holds: bool, look: int
 ) -> None:
-    entrants = [Entrant(i, (n,), "g", "ort", looks=1) for i, n in enumerate("ab")]
+    entrants = [Entrant(i, (f"compress={n}",), "g", "ort", looks=1) for i, n in enumerate("ab")]
     entrants[1].holds = somebody_holds
     state = Race(entrants, 4, Margins())
     made = make_record("m", "ort", ("x",), ms=3, speedup=2.0, batches=(1,))

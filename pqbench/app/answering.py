@@ -40,7 +40,7 @@ def answer(
     places = {record.fingerprint: where for record, where in find_records(folder)}
     paired = pairings(chosen, places, folder, margins) if sweep else []
     trail = read_trail(folder) if sweep else None
-    return answers(chosen, paired, margins, trail.unseen if trail else 0)
+    return answers(chosen, paired, margins, trail.unseen if trail else None)
 
 
 def pairings(

@@ -39,12 +39,12 @@ NOT_FAILURES_IN_A_SWEEP = (Status.OK, Status.UNSUPPORTED, Status.UNAVAILABLE, St
 
 
 def check_combinations(config: DictConfig) -> int | None:
-    """Refuse a sweep of Hydra's basic sweeper if one of its combinations is invalid.
+    """Refuse a sweep over lists if one of its combinations is invalid.
 
     Other sweepers choose combinations as they go; theirs are checked when they start.
 
     Returns:
-        How many there are; None if that is not known beforehand.
+        How many will be measured; None if that is not known beforehand.
 
     Raises:
         ConfigError: One of them is invalid.
@@ -52,13 +52,14 @@ def check_combinations(config: DictConfig) -> int | None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from hydra_plugins.pqbench_search import RecipeSweeper
+    from hydra_plugins.pqbench_search import RaceSweeper, RecipeSweeper
     from pqbench.app.composition import sweep_loader
     from pqbench.app.recipe_settings import fit_to_recipes
 
     loader = sweep_loader()
-    plain = (BasicSweeper.__name__, RecipeSweeper.__name__)
-    if config.hydra.sweeper._target_.rpartition(".")[2] not in plain:
+    over_lists = (BasicSweeper.__name__, RecipeSweeper.__name__, RaceSweeper.__name__)
+    sweeps = config.hydra.sweeper._target_.rpartition(".")[2]
+    if sweeps not in over_lists:
         trials: int | None = config.hydra.sweeper.get("n_trials")
         return trials
     total = 0
@@ -77,7 +78,7 @@ def check_combinations(config: DictConfig) -> int | None:
         total += 1
         backends.add(check(drop_hydra(loader.compose(config, overrides))).backend_name)
     check_reference(config.claim.reference, backends)
-    return total
+    return None if sweeps == RaceSweeper.__name__ else total
 
 
 def enter_sweep(config: DictConfig, total: int | None) -> Sweep:

@@ -7,17 +7,19 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.app.check import check_reference
-from pqbench.app.race import Entrant, Race
+from pqbench.app.entrant import Entrant
+from pqbench.app.race import Race
 from pqbench.core import interrupt
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.files import read_limited, write_json
 from pqbench.core.margins import Margins
 from pqbench.core.record import Record
+from pqbench.report.answer_cells import precision_of
 from pqbench.report.load import LOOKS, find_records
 from pqbench.report.trail import FILE
 
@@ -29,6 +31,7 @@ log = logging.getLogger("pqbench")
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+SCREENING = 0.5  # of the budget at most goes to first looks: the rest must end in an answer
 
 
 def seconds_of(budget: str) -> float:
@@ -103,28 +106,34 @@ class RaceRun:
         self.looks = [list(look) for look in looks]
         self.budget_s, self.n_jobs = budget_s, max(1, n_jobs)
         self.short: dict[int, list[str]] = {}
+        self.before = _Before.read(folder)
         known = _known(earlier)
         differing = {o for o in jobs[0] for job in jobs if o not in job}
         fixed = set(jobs[0]) - differing
-        entrants = []
+        entrants, claims = [], 2
         for number, job in enumerate(jobs):
             config = composed(list(job))
             steps = config.get("compress") or {}
             trains = [name for name, step in steps.items() if "max_steps" in step]
             self.short[number] = [f"compress.{name}.max_steps=1" for name in trains]
             group = f"{config.model.name} · {config.dataset.name}"
+            sizes = (config.get("protocol") or {}).get("batch_sizes") or [1]
+            claims = max(claims, 1 + len(sizes))
             what = (str(config.model.name), "+".join(steps) or "none", str(config.backend.name))
             entrants.append(
                 Entrant(
                     number, tuple(job), group, str(config.backend.name),
-                    " ".join(o for o in job if o not in fixed), not steps, bool(trains),
-                    known.get(what),
+                    " ".join(o for o in job if o not in fixed), not steps,
+                    precision_of(config.backend) == "FP32", bool(trains), min(sizes),
+                    self.before.prior.get(str(number), known.get(what)) if self.before.launched
+                    else known.get(what),
                 )
             )  # fmt: skip
         check_reference(margins.reference, [entrant.backend for entrant in entrants])
-        self.race = Race(entrants, len(self.looks) + 1, margins)
+        self.race = Race(entrants, len(self.looks) + 1, margins, claims)
         self.trail: list[Step] = []
         self.launched = 0
+        self.screened = self.before.screened if budget_s <= self.before.budget_s else None
         self.spent_s = 0.0
 
     def run(self) -> list[list[Any]]:
@@ -133,29 +142,42 @@ class RaceRun:
         Returns:
             Hydra's job returns, by batch.
         """
-        before = self._spent_before()
-        started = time.monotonic()
         returns = []
+        started = time.monotonic()
         while True:
             interrupt.check()
-            self.spent_s = max(before, time.monotonic() - started)
-            chosen = self.race.next(self.n_jobs)
+            replays = self.launched < self.before.launched  # its looks are found, at no cost
+            if replays:
+                started = time.monotonic()
+            self.spent_s = self.before.spent_s + time.monotonic() - started
+            chosen = self.race.next(self.n_jobs, self._screens(replays))
             if not chosen:
                 break
-            if self.spent_s >= self.budget_s:
+            if self.spent_s >= self.budget_s and not replays:
                 log.info("the budget is spent: %d cells are not decided", len(self._open()))
                 break
-            returns.append(self._look(chosen))
-            self.spent_s = max(before, time.monotonic() - started)
+            if references := self.race.references(chosen):
+                returns.append(self._look(references, full=True))
+                chosen = [entrant for entrant in chosen if entrant not in references]
+            if chosen:
+                returns.append(self._look(chosen))
+            self.spent_s = self.before.spent_s + time.monotonic() - started
             for entrant in self.race.settle():
                 self._note(entrant, 0, "")
-            self._save()
-        if references := self.race.references():
-            returns.append(self._look(references, full=True))
+            if self.launched >= self.before.launched:
+                self._save()
         self._save()
         for line in self.lines():
             log.info("%s", line)
         return returns
+
+    def _screens(self, replays: bool) -> bool:
+        """Whether cells that were not looked at yet come first."""
+        if replays:  # as it was then
+            return self.before.screened is None or self.launched < self.before.screened
+        if self.screened is None and self.spent_s >= SCREENING * self.budget_s:
+            self.screened = self.launched
+        return self.screened is None
 
     def _look(self, chosen: Sequence[Entrant], full: bool = False) -> list[Any]:
         overrides = []
@@ -164,7 +186,8 @@ class RaceRun:
             extra: list[str] = []
             if look < len(self.looks):
                 number = self.launched + place
-                extra = [*self.looks[look], "tracking.enabled=false"]
+                extra = [f"protocol.batch_sizes=[{entrant.smallest}]", *self.looks[look]]
+                extra.append("tracking.enabled=false")
                 extra.append(f"hydra.sweep.subdir={LOOKS}/{number}_look{look + 1}")
                 if look == 0:
                     extra += self.short[entrant.number]
@@ -176,31 +199,20 @@ class RaceRun:
             if job.hydra_cfg is None:
                 raise PqbenchError("the launcher does not say where an experiment went")
             record = _read(Path(str(job.hydra_cfg.hydra.runtime.output_dir)))
-            if full:  # for the report to compare with; what it decides was decided
-                entrant.looks = self.race.looks
-            else:
-                self.race.tell(entrant, record, look)
+            self.race.tell(entrant, record, look)
             self._note(entrant, entrant.looks, record.status if record else "failed")
         return jobs
 
     def _note(self, entrant: Entrant, look: int, status: str) -> None:
         ms = self.race.milliseconds(entrant)
+        at_s, number = round(self.spent_s, 1), len(self.trail)
+        if number < len(self.before.trail) and self.before.trail[number]["cell"] == entrant.name:
+            at_s = float(self.before.trail[number]["at_s"])  # of the attempt that looked
         self.trail.append(
-            Step(
-                round(self.spent_s, 1), entrant.name, look, str(status), ms, entrant.drop,
-                entrant.dropped,
-            )
-        )  # fmt: skip
+            Step(at_s, entrant.name, look, str(status), ms, entrant.counts, entrant.dropped)
+        )
         if entrant.dropped:
             log.info("  dropped: %s: %s", entrant.name, entrant.dropped)
-
-    def _spent_before(self) -> float:
-        """Seconds that an earlier attempt in this folder took; what it found is found again."""
-        try:
-            spent = json.loads(read_limited(self.folder / FILE))["spent_s"]
-        except (DataError, ValueError, KeyError, TypeError):
-            return 0.0
-        return float(spent) if isinstance(spent, int | float) else 0.0
 
     def _open(self) -> list[Entrant]:
         return [e for e in self.race.entrants if not e.dropped and e.looks < self.race.looks]
@@ -215,6 +227,10 @@ class RaceRun:
                 "budget_s": self.budget_s,
                 "cells": len(self.race.entrants),
                 "full": sum(e.looks == self.race.looks for e in self.race.entrants),
+                "unseen": self.race.unseen,
+                "launched": self.launched,
+                "screened": self.screened,
+                "prior": {str(e.number): e.prior_ms for e in self.race.entrants},
                 "undecided": [e.name for e in self._open()],
                 "trail": [asdict(step) for step in self.trail],
             },
@@ -229,7 +245,39 @@ class RaceRun:
             f"{sum(bool(e.dropped) for e in everyone)} dropped on evidence, "
             f"{len(self._open())} not decided ({self.folder / FILE})"
         )
+        if not full:
+            said += (
+                ". None was measured in full, so there is no answer yet: the same command with a "
+                "larger budget goes on from these looks"
+            )
         return [said]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What earlier attempts in the folder left: what they found is found again, in their order."""
+
+    spent_s: float = 0.0
+    launched: int = 0
+    screened: int | None = None
+    budget_s: float = 0.0
+    prior: Mapping[str, float | None] = field(default_factory=dict)
+    trail: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> _Before:
+        """From ``search.json``; nothing where there is none, or one of another form."""
+        try:
+            kept = json.loads(read_limited(folder / FILE))
+            screened = kept["screened"]
+            return cls(
+                float(kept["spent_s"]), int(kept["launched"]),
+                None if screened is None else int(screened), float(kept["budget_s"]),
+                dict(kept["prior"]),
+                [{"cell": str(s["cell"]), "at_s": float(s["at_s"])} for s in kept["trail"]],
+            )  # fmt: skip
+        except (DataError, ValueError, KeyError, TypeError):
+            return cls()
 
 
 def _read(folder: Path) -> Record | None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.core.proportions import constant_score, mcnemar_p, wilson
-from pqbench.core.record import ClassScore, Faithfulness
+from pqbench.core.record import NOT_BETTER, ClassScore, Faithfulness
 from pqbench.core.statistics import ALPHA, holm
 
 Labels = npt.NDArray[np.int64]
@@ -199,8 +199,7 @@ def faithfulness(
     faults = answer_faults(called[common], rate, float(counts[common]) / len(labels), len(labels))
     if not faults and lower <= constant_right < 1:
         faults.append(
-            f"not shown to be better than always answering '{called[constant]}' "
-            f"({constant_right:.1%})"
+            f"{NOT_BETTER} than always answering '{called[constant]}' ({constant_right:.1%})"
         )
     faults += lost_classes(scores)
     found = calibration(predictions == labels, probability) if probability is not None else ()

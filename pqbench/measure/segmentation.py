@@ -10,7 +10,13 @@ import numpy.typing as npt
 
 from pqbench.core.errors import DataError
 from pqbench.core.proportions import constant_score
-from pqbench.core.record import Accuracy, AgainstBaseline, ClassScore, Faithfulness
+from pqbench.core.record import (
+    NOT_BETTER,
+    Accuracy,
+    AgainstBaseline,
+    ClassScore,
+    Faithfulness,
+)
 from pqbench.core.split import IGNORED, PreparedSplit
 from pqbench.measure.faithfulness import answer_faults, lost_classes, mark_lost, shown
 from pqbench.measure.overlap import (
@@ -145,8 +151,7 @@ def look(
     faults = answer_faults(names[common], rate, true_rate, len(ours))
     if not faults and miou_low <= constant_miou < 1:
         faults.append(
-            f"not shown to be better than always answering '{names[constant]}' "
-            f"({constant_miou:.1%} mIoU)"
+            f"{NOT_BETTER} than always answering '{names[constant]}' ({constant_miou:.1%} mIoU)"
         )
     faults += lost_classes(scores, "IoU")
     found = Faithfulness(

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _no_collection():
             trail = read_trail(args.folder)
             paired, margins = _pairings(args.folder, records), _margins(records, args)
-            answered = answers(records, paired, margins, trail.unseen if trail else 0)
+            answered = answers(records, paired, margins, trail.unseen if trail else None)
             files = write_report(
                 records, out, not args.no_plots, folders, args.font, answered, trail
             )

@@ -69,7 +69,7 @@ def answers(
     records: Sequence[Record],
     pairings: Sequence[Pairing] = (),
     margins: Margins | None = None,
-    unseen: int = 0,
+    unseen: int | None = None,
 ) -> list[Answer]:
     """One answer for each model and data set that was compressed or searched, in their order.
 
@@ -77,14 +77,15 @@ def answers(
         records: Of a sweep or a report; the newest of each experiment.
         pairings: Candidates timed beside the reference.
         margins: The question; None: the usual one.
-        unseen: Cells that a search dropped before they were measured in full.
+        unseen: Of a search: claims that chose among its cells without being in a record here;
+            None: it was none.
     """
     margins = margins or Margins()
-    cells = judge_cells(records, pairings, margins, unseen)
+    cells = judge_cells(records, pairings, margins, unseen or 0)
     return [
         _answer(group, cells, margins)
         for group in _groups(records).values()
-        if unseen or any(not record.is_baseline for record in group) or len(group) > 1
+        if unseen is not None or any(not record.is_baseline for record in group) or len(group) > 1
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
@@ -48,7 +49,11 @@ def cell_name(record: Record) -> str:
 
 def float_precision(record: Record) -> str:
     """What a runtime computes in where nothing is quantized: ``FP32``, ``BF16``, ..."""
-    backend = record.config.get("backend") or {}
+    return precision_of(record.config.get("backend") or {})
+
+
+def precision_of(backend: Mapping[str, Any]) -> str:
+    """The same by a backend's settings."""
     return _PRECISIONS.get(str(backend.get("precision")), "FP32")
 
 
@@ -69,7 +74,7 @@ def judge_cells(
         records: Of a report; the newest of each experiment.
         pairings: Candidates timed beside the reference.
         margins: The question.
-        unseen: Cells that a search dropped before they were measured in full.
+        unseen: Claims that chose among a search's cells without being in a record here.
     """
     by_name = {record.fingerprint: record for record in records if record.ok}
     stood_in = []
@@ -77,8 +82,7 @@ def judge_cells(
         record = by_name.get(pairing.candidate)
         if record is not None and pairing.reference in by_name:
             stood_in.append(_beside_reference(record, pairing))
-    each = max((1 + len(record.speedup) for record in records if record.ok), default=2)
-    judged = judge([*records, *stood_in], margins, unseen=unseen * each)
+    judged = judge([*records, *stood_in], margins, unseen=unseen)
     own: dict[str, Cell] = {}
     against: dict[str, Cell] = {}
     marked = {id(record) for record in stood_in}

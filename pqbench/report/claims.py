@@ -114,8 +114,8 @@ def judge(
         margins: The question.
         batch_sizes: Whose speedups are claimed; None: all that were measured. The fewer, the
             surer each.
-        unseen: Claims of cells that a search dropped before they were measured in full: chosen
-            among many, the others must be surer.
+        unseen: Claims beside these: drops of cells that a search scored but did not measure in
+            full. Chosen among many, the others must be surer.
 
     Returns:
         One cell for each, in the order given.

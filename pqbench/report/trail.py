@@ -25,6 +25,8 @@ class Trail:
         spent_s: Seconds that it took.
         undecided: Cells that were neither dropped nor measured in full.
         steps: Looks and falls, in order; see :class:`pqbench.app.race_run.Step`.
+        unseen: Claims that must be counted although no record here holds them: drops of cells that
+            were scored, and so chosen among, but not measured in full.
     """
 
     cells: int
@@ -32,11 +34,7 @@ class Trail:
     spent_s: float
     undecided: Sequence[str]
     steps: Sequence[dict[str, Any]]
-
-    @property
-    def unseen(self) -> int:
-        """Cells that the claims must count although nothing of them was measured in full."""
-        return max(self.cells - self.full, 0)
+    unseen: int
 
     def lines(self) -> list[str]:
         """The search in a few sentences."""
@@ -76,9 +74,11 @@ def read_trail(folder: Path | None) -> Trail | None:
         if found.get("kind") != "best":
             return None
         steps = [dict(step) for step in found["trail"]]
+        cells, full = int(found["cells"]), int(found["full"])
         trail = Trail(
-            int(found["cells"]), int(found["full"]), float(found["spent_s"]),
+            cells, full, float(found["spent_s"]),
             [str(name) for name in found["undecided"]], steps,
+            int(found.get("unseen", 2 * max(cells - full, 0))),
         )  # fmt: skip
         trail.rows()
     except (DataError, ValueError, KeyError, TypeError, AttributeError):

@@ -33,7 +33,10 @@ def search(**changes):
 def test_trail_is_told_in_lines_and_rows(tmp_path):
     (tmp_path / "search.json").write_text(search(undecided=["c", "d"]))
     trail = read_trail(tmp_path)
-    assert trail.unseen == 7
+    assert trail.unseen == 14  # of before the count was kept: every cell's two claims
+    (tmp_path / "search.json").write_text(search(unseen=3))
+    counted = read_trail(tmp_path)
+    assert counted is not None and counted.unseen == 3
     first, second = trail.lines()
     assert "of 9 cells 2 were measured in full, 2 were dropped on cheaper looks, in 2 min" in first
     assert "before 2 cells were decided: c; d." in second

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pqbench.core.record.accuracy import (
     METRIC_NAMES,
+    NOT_BETTER,
     Accuracy,
     AgainstBaseline,
     ClassScore,
@@ -35,6 +36,7 @@ from pqbench.core.record.timing import Cold, Latency, Speedup, Stage
 __all__ = [
     "FILE",
     "METRIC_NAMES",
+    "NOT_BETTER",
     "SCHEMA_VERSION",
     "Accuracy",
     "AgainstBaseline",

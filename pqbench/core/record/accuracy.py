@@ -49,6 +49,9 @@ class ClassScore(Part):
     )
 
 
+NOT_BETTER = "not shown to be better"  # a fault that more samples may take away
+
+
 @dataclass
 class Faithfulness(Part):
     """What one accuracy does not show: a model that answers always the same, or lost a class."""
