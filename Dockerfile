@@ -1,7 +1,7 @@
 # pqbench with CUDA 13 and TensorRT 10, for machines with an NVIDIA GPU and a container engine.
 # NOT BUILT OR RUN YET: it was written on a machine that has neither. Report what does not work.
 #
-#   docker build -t pqbench .
+#   docker build -t pqbench --build-arg COMMIT="$(git rev-parse HEAD)" .
 #   docker run --rm --gpus all -v "$PWD/outputs:/pqbench/outputs" pqbench python -m pqbench --backends
 #   docker run --rm --gpus all -v "$PWD/gpu_check:/out" pqbench python scripts/gpu_check.py --out /out
 FROM nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
@@ -16,9 +16,12 @@ ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /pqbench
 COPY . .
+# The history stays outside: which commit this is, for the records (as in an archive that git makes).
+ARG COMMIT=
+RUN if [ -n "$COMMIT" ]; then echo "node: $COMMIT" > .git_archival.txt; fi
 RUN pip install -c constraints.txt -e '.[demo,gpu]' pytest pytest-timeout hypothesis
 # onnxruntime-gpu links libnvinfer.so.10: TensorRT 10 for both the provider and the native backend.
 # Its packages fetch the libraries from NVIDIA's own server while they are installed.
-RUN pip install 'tensorrt-cu13>=10.13,<11' nvidia-curand
+RUN pip install -c constraints.txt 'tensorrt-cu13>=10.13,<11' nvidia-curand
 
 CMD ["python", "-m", "pqbench", "--help"]

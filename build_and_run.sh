@@ -15,7 +15,8 @@ if [ "${1:-}" = --local ]; then
     shift
 fi
 mkdir -p outputs results data
-sweep="outputs/sweeps/build_and_run"
+# A folder of its own, or the table would hold an earlier run's cells; what was measured is found again.
+sweep="outputs/sweeps/build_and_run_$(date +%Y-%m-%d_%H-%M-%S)"
 run=(python -m pqbench experiment=predecessor_densenet "$@" "hydra.sweep.dir=$sweep")
 table=(python scripts/predecessor_answer.py "$sweep" results/benchmark_results.csv)
 
@@ -42,7 +43,11 @@ if [ -z "$engine" ] || ! "$engine" info >/dev/null 2>&1; then
     echo "build_and_run.sh: no container engine answers (docker or podman). Without one: bash $0 --local" >&2
     exit 1
 fi
-"$engine" build -t pqbench .
+commit="" # of a clean tree alone: what was changed since has no commit
+if changed="$(git status --porcelain 2>/dev/null)" && [ -z "$changed" ]; then
+    commit="$(git rev-parse HEAD)"
+fi
+"$engine" build -t pqbench --build-arg "COMMIT=$commit" .
 gpus=()
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
     gpus=(--gpus all)

@@ -20,13 +20,14 @@ from pqbench.core.record import Record
 from pqbench.report.answer import answers
 from pqbench.report.answer import lines as answer_lines
 from pqbench.report.load import find_records, newest_found
-from pqbench.report.names import backend_name, step_name
+from pqbench.report.names import backend_name, dataset_name, step_name
 from pqbench.report.pairings import load_pairings
 from pqbench.report.rows import ordered
 
 ANSWER_BEGIN, ANSWER_END = "<!-- answer: begin -->", "<!-- answer: end -->"
 MIB = 2**20
 COLUMNS = (
+    "data",
     "technique",
     "runtime",
     "batch_size",
@@ -44,6 +45,9 @@ COLUMNS = (
     "stable",
     "status",
     "reason",
+    "protocol",
+    "cpu",
+    "commit",
 )
 
 
@@ -74,7 +78,7 @@ def answer(
         if any(r.ok and r.experiment.model == one.model for r in records)
     ]
     lines = [line for one in found for line in (*_told(answer_lines(one, commands=False)), "")]
-    return [*lines, *_basis(records)]
+    return [*lines, *_basis(records, margins)]
 
 
 def _told(lines: Sequence[str]) -> list[str]:
@@ -83,8 +87,13 @@ def _told(lines: Sequence[str]) -> list[str]:
     return [f"**{first}**", *(["", *(f"- {line}" for line in rest)] if rest else [])]
 
 
-def _basis(records: Sequence[Record]) -> list[str]:
-    """Date, machine, commit, protocol; unstable cells; what was scored."""
+def _basis(records: Sequence[Record], margins: Margins) -> list[str]:
+    """The question; date, machine, commit, protocol; unstable cells; what was scored."""
+    lost = f"{margins.max_drop_pt:g} point{'' if margins.max_drop_pt == 1 else 's'}"
+    asked = (
+        f"Asked for: at most {lost} lost and at least {margins.min_speedup:g} times as fast, "
+        f"{margins.confidence:.0%} for all claims together."
+    )
     good = [r for r in records if r.ok]
     medians = [x for r in good for x in r.latency]
     unstable = sum(not x.stable for x in medians)
@@ -94,10 +103,16 @@ def _basis(records: Sequence[Record]) -> list[str]:
     first = (
         f"Measured {when} on {_one(_cpu(r) for r in good)}, pqbench at commit "
         f"{_one(_commit(r) for r in good)}, protocol `{_one(_protocol(r) for r in good)}`: "
-        f"{len(good)} of {len(records)} cells have a result; the others say why. "
+        f"{_counted(len(good), len(records))} "
         f"{unstable} of {len(medians)} medians are unstable{share}."
     )
-    return [first, "", _scored(good)]
+    return [asked, "", first, "", _scored(good)]
+
+
+def _counted(good: int, cells: int) -> str:
+    if good == cells:
+        return f"all {cells} cells have a result."
+    return f"{good} of {cells} cells have a result; the others say why."
 
 
 def _scored(good: Sequence[Record]) -> str:
@@ -160,15 +175,19 @@ def _csv_lines(record: Record) -> list[dict[str, object]]:
     scored = record.accuracy if record.experiment.weights != "none" else None
     size = record.size.file_bytes
     common: dict[str, object] = {
+        "data": dataset_name(record.experiment.dataset),
         "technique": " + ".join(step_name(s) for s in record.experiment.recipe) or "Baseline",
         "runtime": backend_name(record.experiment.backend),
-        "memory_mb": _short(record.memory.rss_peak_mb, 1),
         "size_mb": _short(None if size is None else size / MIB, 2),
         "top1": _short(scored.top1 if scored else None, 4),
         "macro_f1": _short(scored.macro_f1 if scored else None, 4),
         "status": str(record.status),
         "reason": record.error.message.splitlines()[0] if record.error else "",
+        "protocol": _protocol(record),
+        "cpu": _cpu(record),
+        "commit": _commit(record),
     }
+    smallest = min((latency.batch_size for latency in record.latency), default=None)
     found = []
     for latency in record.latency:
         speedup = record.speedup_at(latency.batch_size)
@@ -183,6 +202,10 @@ def _csv_lines(record: Record) -> list[dict[str, object]]:
                 "speedup": _short(speedup.ratio if speedup else None, 3),
                 "speedup_low": _short(speedup.low if speedup else None, 3),
                 "speedup_high": _short(speedup.high if speedup else None, 3),
+                # It was measured at the smallest batch size alone.
+                "memory_mb": _short(
+                    record.memory.rss_peak_mb if latency.batch_size == smallest else None, 1
+                ),
                 "stable": latency.stable,
             }
         )

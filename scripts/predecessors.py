@@ -19,12 +19,13 @@ from pathlib import Path
 
 from predecessor_answer import ANSWER_BEGIN, ANSWER_END, answer, write_csv
 
-from pqbench.core.record import Accuracy, Latency, Record
+from pqbench.core.record import Accuracy, Latency, Pairing, Record, Speedup
 from pqbench.report import references
 from pqbench.report.environments import record_key
 from pqbench.report.load import find_records, newest_found
 from pqbench.report.methods import methods_paragraphs
 from pqbench.report.names import dataset_name
+from pqbench.report.pairings import load_pairings
 from pqbench.report.plots import save_plots
 from pqbench.report.references import plain
 from pqbench.report.render import plain_markdown
@@ -97,8 +98,8 @@ SHOWN = {
 }
 
 
-def measured(records: Sequence[Record]) -> list[str]:
-    """Methods, table, and what has no result, as lines of Markdown.
+def measured(records: Sequence[Record], pairings: Sequence[Pairing] = ()) -> list[str]:
+    """Methods, table, pairings, and what has no result, as lines of Markdown.
 
     Raises:
         ValueError: No record has a result.
@@ -112,6 +113,7 @@ def measured(records: Sequence[Record]) -> list[str]:
         *(line for text in methods for line in (text, "")),
         *_table(records, labels),
         "",
+        *paired_lines(records, pairings),
         *_missing(records, labels),
     ]
 
@@ -169,11 +171,43 @@ def _table(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
     lines += [
         "",
         "Brackets: 95 % interval. Speedup: against the same backend's baseline, in alternating "
-        "blocks. `*`: unstable or disturbed by other load. RSS: peak of the whole process. "
+        "blocks. `*`: unstable or disturbed by other load. RSS: peak of the whole process at "
+        f"batch {min(sizes)}. "
         + ("Clean: on the images that no pretraining saw. " if clean else "")
         + ("Drop: on the same samples, paired." if scored else _why_unscored(good[0][0])),
     ]
     return lines
+
+
+def paired_lines(records: Sequence[Record], pairings: Sequence[Pairing]) -> list[str]:
+    """Finalists timed beside what runs today: ratios of one run, unlike those of two medians."""
+    labels = recipe_labels(records)
+    by_name = {r.fingerprint: (r, name) for r, name in zip(records, labels, strict=True) if r.ok}
+    known = [p for p in pairings if p.speedup and {p.candidate, p.reference} <= by_name.keys()]
+    if not known:
+        return []
+    sizes = sorted({x.batch_size for p in known for x in p.speedup})
+    several = len({by_name[p.candidate][0].experiment.dataset for p in known}) > 1
+    header = ["model", *(["data"] if several else []), "backend", "recipe", "beside"]
+    lines = [
+        "### Timed beside what runs today",
+        "",
+        "The answer's ratios are these: candidate and reference took turns in a run of their own. "
+        "Two medians of the table above are of different runs; their ratio may differ from these.",
+        "",
+        f"| {' | '.join([*header, *(f'times as fast, batch {b}' for b in sizes)])} |",
+        "| --- " * len(header) + "| ---: " * len(sizes) + "|",
+    ]
+    order = list(by_name)
+    for pairing in sorted(known, key=lambda p: order.index(p.candidate)):
+        record, name = by_name[pairing.candidate]
+        asked, beside = record.experiment, by_name[pairing.reference][0].experiment.backend
+        cells = [asked.model, *([dataset_name(asked.dataset)] if several else [])]
+        cells += [asked.backend, name.replace("|", "\\|"), beside]
+        gains = {x.batch_size: x for x in pairing.speedup}
+        cells += [_times(gains.get(b)) for b in sizes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _missing(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
@@ -214,8 +248,14 @@ def _ms(latency: Latency | None) -> str:
 
 def _gain(record: Record, batch_size: int) -> str:
     speedup = record.speedup_at(batch_size)
+    if speedup is None and record.is_baseline and record.latency_at(batch_size):
+        return "1"
+    return _times(speedup)
+
+
+def _times(speedup: Speedup | None) -> str:
     if speedup is None:
-        return "1" if record.is_baseline and record.latency_at(batch_size) else NONE
+        return NONE
     mark = "\\*" if speedup.disturbed else ""
     return f"{speedup.ratio:.2f}{mark} [{speedup.low:.2f}, {speedup.high:.2f}]"
 
@@ -277,7 +317,8 @@ def make(
     """
     found = newest_found([pair for folder in folders for pair in find_records(folder)])
     records = [record for record, _ in found]
-    lines = measured(records)
+    paired = [pairing for folder in folders for pairing in load_pairings(folder, records)]
+    lines = measured(records, paired)
     shown = SHOWN[name]
     with tempfile.TemporaryDirectory() as scratch:
         where = {record_key(record): folder for record, folder in found}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import predecessors
 from predecessor_answer import COLUMNS, answer, write_csv
+from predecessors import paired_lines
 from record_factory import make_failed, make_record
+
+from pqbench.core.record import Pairing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,6 +79,51 @@ def test_table_has_a_line_for_each_cell_and_batch_size(tmp_path: Path) -> None:
     assert lines[0]["macro_f1"] == "0.8900"
     assert (lines[-1]["status"], lines[-1]["reason"]) == ("unsupported", "no")
     assert lines[-1]["latency_ms"] == ""
+    memory = [line["memory_mb"] for line in lines[:3]]  # measured at the smallest batch size alone
+    assert memory[0] and memory[1:] == ["", ""]
+    assert all(line[field] for line in lines for field in ("data", "protocol", "cpu", "commit"))
+
+
+def test_build_and_run_keeps_each_run_apart_and_names_its_commit(tmp_path: Path) -> None:
+    """A stand-in for docker notes what it is asked; earlier cells may not join the table."""
+    project = tmp_path / "project"
+    project.mkdir()
+    script = project / "build_and_run.sh"
+    script.write_text((ROOT / "build_and_run.sh").read_text())
+    engine = tmp_path / "docker"
+    engine.write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >> "{tmp_path}/asked"\n')
+    engine.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(project)]
+    subprocess.run([*git, "init", "-q"], check=True, env=env)
+    (project / ".gitignore").write_text("outputs\nresults\ndata\n")
+    subprocess.run([*git, "add", "."], check=True, env=env)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True, env=env)
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, env=env, capture_output=True, text=True
+    ).stdout.strip()
+    subprocess.run(["/usr/bin/bash", str(script)], check=True, env=env)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert f"COMMIT={commit} ." in asked[1]
+    swept = re.search(r"hydra.sweep.dir=(\S+)", asked[2])
+    assert swept and re.search(r"build_and_run_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$", swept[1])
+    assert f"{swept[1]} results/" in asked[3]
+    script.write_text(script.read_text() + "# changed\n")
+    subprocess.run(["/usr/bin/bash", str(script)], check=True, env=env)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert "COMMIT= ." in asked[5]
+
+
+def test_pairings_stand_below_the_table() -> None:
+    plain = make_record("cnn", "torch", ms=4.0)
+    fast = make_record("cnn", "ort", ms=1.0)
+    pairing = Pairing(
+        fast.fingerprint, plain.fingerprint, [],
+        [replace(make_record("cnn", "ort", ("fp16",)).speedup[0], ratio=3.5, low=3.25, high=3.75)],
+    )  # fmt: skip
+    lines = paired_lines([plain, fast], [pairing])
+    assert lines[-2] == "| cnn | ort | baseline | torch | 3.50 [3.25, 3.75] |"
+    assert paired_lines([plain], [pairing]) == []
 
 
 def test_build_and_run_takes_its_steps_from_the_dockerfile(tmp_path: Path) -> None:
@@ -84,7 +133,8 @@ def test_build_and_run_takes_its_steps_from_the_dockerfile(tmp_path: Path) -> No
     assert [step for step in steps if "tensorrt" not in step] == [
         "RUN pip install -c constraints.txt -e '.[demo,gpu]' pytest pytest-timeout hypothesis"
     ]
-    for name in ("dirname", "mkdir", "bash"):
+    assert all("-c constraints.txt" in step for step in steps)
+    for name in ("dirname", "mkdir", "date", "bash"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     copy = tmp_path / "project"
     copy.mkdir()
