@@ -61,7 +61,9 @@ def test_each_by_job_makes_settings_of_steps_choices() -> None:
     assert each_by_job(given)[1] == "compress.prune.ignored_layers=choice([a,b])"
     swept = ["compress.prune.pruning_ratio=0.2,0.4"]
     assert each_by_job(swept) == swept
-    assert each_by_job([*given, "search=random"]) == [*given, "search=random"]
+    assert each_by_job([*given, "search=pareto"])[1] == each_by_job(given)[1]
+    own = [*given, "hydra/sweeper=optuna"]
+    assert each_by_job(own) == own
 
 
 def check_epochs_only_where_finetuned(sweep: Path) -> None:

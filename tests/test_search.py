@@ -51,6 +51,13 @@ class Records(Launcher):
         return returns
 
 
+def steps_of(overrides: list[str]) -> set[str]:
+    """The steps of a recipe by its name."""
+    chosen = dict(o.split("=", 1) for o in overrides)
+    recipe = chosen.get("compress", "none").strip("[]")
+    return set() if recipe == "none" else set(recipe.split(","))
+
+
 def search(folder: Path, *arguments: str, **options: Any) -> tuple[Search, Records]:
     launcher = Records(folder)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
@@ -62,6 +69,7 @@ def search(folder: Path, *arguments: str, **options: Any) -> tuple[Search, Recor
         "objectives": OBJECTIVES,
         "constraints": {"accuracy/drop_pt": 1.0},
         "params": PARAMS,
+        "steps_of": steps_of,
     }
     return Search(config, launcher, arguments, **{**given, **options}), launcher
 
@@ -103,6 +111,20 @@ def test_grid_runs_every_point_once_and_failures_are_told(tmp_path: Path) -> Non
     assert len({tuple(o) for o in launcher.launched}) == 6
     assert sorted(f.status for f in one.found) == ["ok"] * 4 + ["unavailable"] * 2
     assert not any(f.on_front for f in one.found if f.status != "ok")
+
+
+def test_setting_of_a_step_is_left_out_of_recipes_without_it(tmp_path: Path) -> None:
+    arguments = ["compress=choice(none,[prune,x],y)", "compress.prune.ratio=choice(1,2)"]
+    run, launcher = search(tmp_path, *arguments, sampler="grid", params={}, n_trials=99)
+    run.run()
+    assert sorted(launcher.launched) == [
+        ["compress=[prune,x]", "compress.prune.ratio=1"],
+        ["compress=[prune,x]", "compress.prune.ratio=2"],
+        ["compress=none"],
+        ["compress=y"],
+    ]
+    with pytest.raises(ConfigError, match=r"compress.prun.ratio: no recipe .* the steps are: y"):
+        search(tmp_path, "compress=choice(none,y)", "compress.prun.ratio=choice(1)", params={})
 
 
 def test_space_takes_arguments_over_params() -> None:

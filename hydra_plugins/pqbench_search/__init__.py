@@ -27,6 +27,7 @@ class SearchSweeper(Sweeper):
 
     config: "DictConfig | None" = None
     launcher: "Launcher | None" = None
+    hydra_context: "HydraContext | None" = None
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -37,7 +38,7 @@ class SearchSweeper(Sweeper):
         """Take what Hydra gives."""
         from hydra.core.plugins import Plugins
 
-        self.config = config
+        self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -46,9 +47,14 @@ class SearchSweeper(Sweeper):
         """Search until all trials are done; arguments of the command line add to the space."""
         from pqbench.app.search import Search
 
-        if self.config is None or self.launcher is None:
+        if self.config is None or self.launcher is None or self.hydra_context is None:
             raise RuntimeError("setup() comes before sweep()")
-        return Search(self.config, self.launcher, arguments, **self.options).run()
+        config, loader = self.config, self.hydra_context.config_loader
+
+        def steps_of(rest: list[str]) -> set[str]:
+            return set(loader.load_sweep_config(config, rest).compress)
+
+        return Search(config, self.launcher, arguments, steps_of=steps_of, **self.options).run()
 
 
 class RecipeSweeper(BasicSweeper):

@@ -15,29 +15,29 @@ from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
 from pqbench.report.answer import Answer, answers, finalists
 from pqbench.report.answer_cells import float_precision
-from pqbench.report.load import find_records, newest
+from pqbench.report.load import newest
 from pqbench.report.trail import read_trail
 
 log = logging.getLogger("pqbench")
 
 
 def answer(
-    config: DictConfig, records: Sequence[Record], folder: Path, sweep: bool
+    config: DictConfig, read: Sequence[tuple[Record, Path]], folder: Path, sweep: bool
 ) -> list[Answer]:
     """What the records of a run or a sweep say; nothing where the threads differ.
 
     Args:
         config: The composed configuration, for the question.
-        records: What came out.
+        read: What came out, and where it lies.
         folder: Of the run or the sweep.
         sweep: Whether finalists are worth timing beside the reference.
     """
     given: Any = OmegaConf.to_object(config.claim)
     margins: Margins = given
-    chosen = newest(list(records))
+    chosen = newest([record for record, _ in read])
     if len({record.config.get("threads") for record in chosen}) > 1:
         return []  # a study of threads, which its own advice answers: see report.scaling
-    places = {record.fingerprint: where for record, where in find_records(folder)}
+    places = {record.fingerprint: where for record, where in read}
     paired = pairings(chosen, places, folder, margins) if sweep else []
     trail = read_trail(folder) if sweep else None
     return answers(chosen, paired, margins, trail.unseen if trail else None)

@@ -209,12 +209,13 @@ class Results(Callback):
         from pqbench.app.answering import answer
         from pqbench.core.record import FILE
         from pqbench.report.environments import record_key
-        from pqbench.report.load import find_records, load_records
+        from pqbench.report.load import find_records, newest
         from pqbench.report.summary import Pointers, print_summary
         from pqbench.report.trail import read_trail
         from pqbench.report.write import answer_markdown, write_report
 
-        records = load_records(folder)
+        read = find_records(folder)  # once: of thousands each takes its time
+        records = newest([record for record, _ in read])
         accepted = NOT_FAILURES_IN_A_SWEEP if sweep else (Status.OK,)
         if not records or any(r.status not in accepted for r in records):
             OUTCOME.exit_code = FAILED
@@ -222,8 +223,8 @@ class Results(Callback):
             print(f"  record: {folder / FILE}")  # the reason was said; a table would hide it
             return
         settings = _tracking(config)
-        places = {record_key(record): where for record, where in find_records(folder)}
-        answered = answer(config, records, folder, sweep)
+        places = {record_key(record): where for record, where in read}
+        answered = answer(config, read, folder, sweep)
         files = (
             write_report(
                 records,
@@ -237,7 +238,7 @@ class Results(Callback):
             else []
         )
         note = answer_markdown(answered)
-        pages = _mlflow_pages(settings, folder, records, sweep, files, note)
+        pages = _mlflow_pages(settings, folder, records, read, sweep, files, note)
         found = Pointers(folder=folder, files=files, **pages)
         print_summary(records, Console(), found, answered)
 
@@ -246,12 +247,12 @@ def _mlflow_pages(
     settings: TrackingSettings,
     folder: Path,
     records: list[Record],
+    read: Sequence[tuple[Record, Path]],
     sweep: bool,
     files: Sequence[Path] = (),
     note: str = "",
 ) -> dict[str, Any]:
     """How to open MLflow on the runs below a folder, and what it lacks."""
-    from pqbench.report.load import find_records
     from pqbench.tracking import journal
     from pqbench.tracking.links import base_url, compare_url, run_url, runs_url, ui_command
     from pqbench.tracking.push import save_view
@@ -259,7 +260,7 @@ def _mlflow_pages(
 
     if not settings.enabled:
         return {}
-    found = [(record.ok, journal.pushed(where)) for record, where in find_records(folder)]
+    found = [(record.ok, journal.pushed(where)) for record, where in read]
     entries = [pushed for _, pushed in found]
     last = [pushed[-1] for pushed in entries if pushed]
     missing = len(entries) - len(last)

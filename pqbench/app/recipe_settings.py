@@ -29,8 +29,7 @@ def each_by_job(arguments: Sequence[str]) -> list[str]:
 
     Hydra applies what is not swept over before there are jobs, to the recipe of the defaults.
     """
-    own = ("search=", "hydra/sweeper=")
-    if any(a.startswith(own) and a != "search=best" for a in arguments):
+    if any(a.startswith("hydra/sweeper=") for a in arguments):
         return list(arguments)  # those choose in their own way
     return [_choice(a) if step_of(a) and "=" in a else a for a in arguments]
 
@@ -47,6 +46,28 @@ def _choice(argument: str) -> str:
         return argument
     key, _, value = argument.partition("=")
     return f"{key}=choice({value})"
+
+
+class Fitting:
+    """Leaves settings of steps out of choices whose recipe has no such step, for searches.
+
+    Args:
+        steps_of: The steps in the recipe of some overrides without settings of steps.
+    """
+
+    def __init__(self, steps_of: Callable[[list[str]], set[str]]) -> None:
+        self.steps_of = steps_of
+        self.known: dict[tuple[str, ...], set[str]] = {}
+
+    def fitted(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides without settings of steps that their recipe has not."""
+        rest = tuple(o for o in overrides if step_of(o) is None)
+        if len(rest) == len(overrides):
+            return list(overrides)
+        if rest not in self.known:
+            self.known[rest] = self.steps_of(list(rest))
+        steps = self.known[rest]
+        return [o for o in overrides if (step := step_of(o)) is None or step in steps]
 
 
 def fit_to_recipes(

@@ -11,11 +11,12 @@ constraints, as Optuna has them. Constraints weigh in the search and decide what
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pqbench.app.recipe_settings import Fitting, step_of
 from pqbench.app.search_space import SAMPLERS, grid, make_sampler, search_space
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.files import write_json
@@ -79,6 +80,7 @@ class Search:
         objectives: Metric to direction.
         constraints: Metric to the highest value accepted.
         params: Search space, key to Hydra's sweep syntax.
+        steps_of: The steps in the recipe of some overrides: settings of others are left out.
 
     Raises:
         ConfigError: The search is invalid.
@@ -97,6 +99,7 @@ class Search:
         objectives: Mapping[str, str],
         constraints: Mapping[str, float],
         params: Mapping[str, str],
+        steps_of: Callable[[list[str]], set[str]],
     ) -> None:
         if sampler not in SAMPLERS:
             raise ConfigError(f"sampler={sampler} is not possible", f"it is one of {SAMPLERS}")
@@ -116,8 +119,27 @@ class Search:
                 "the search has nothing to choose from",
                 hint="set hydra.sweeper.params, or give a sweep such as compress=none,nncf_int8",
             )
+        self.fitting = Fitting(steps_of)
+        self._refuse_settings_of_no_recipe()
         self.study = self._study(sampler, seed)
         self.found: list[Found] = []
+
+    def _refuse_settings_of_no_recipe(self) -> None:
+        settings = [key for key in self.space if step_of(f"{key}=")]
+        if not settings:
+            return
+        recipes = getattr(self.space.get("compress"), "choices", (None,))
+        steps: set[str] = set()
+        for recipe in recipes:
+            steps |= self.fitting.steps_of(
+                [*self.fixed, *([] if recipe is None else [f"compress={recipe}"])]
+            )
+        for key in settings:
+            if step_of(f"{key}=") not in steps:
+                raise ConfigError(
+                    f"{key}: no recipe of the search has a step '{step_of(f'{key}=')}'",
+                    hint=f"the steps are: {', '.join(sorted(steps)) or 'none'}",
+                )
 
     def _study(self, sampler: str, seed: int) -> Study:
         try:
@@ -151,7 +173,7 @@ class Search:
             if not batch:
                 log.info("the search has chosen everything it can find")
                 break
-            overrides = [[*self.fixed, *choice] for _, choice in batch]
+            overrides = [self.fitting.fitted([*self.fixed, *choice]) for _, choice in batch]
             jobs = self.launcher.launch(overrides, initial_job_idx=len(self.found))
             returns.append(list(jobs))
             for (trial, choice), job in zip(batch, jobs, strict=True):
@@ -173,7 +195,9 @@ class Search:
         again = 0
         while len(batch) < count and again < _SAME_AGAIN:
             trial = self.study.ask(self.space)
-            choice = [f"{key}={trial.params[key]}" for key in self.space]
+            chosen = [f"{key}={trial.params[key]}" for key in self.space]
+            fitted = self.fitting.fitted([*self.fixed, *chosen])
+            choice = [override for override in chosen if override in fitted]
             if tuple(choice) in seen:
                 again += 1
                 self._tell(trial, seen[tuple(choice)])
