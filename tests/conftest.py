@@ -61,9 +61,8 @@ def case_images(torch_cases: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_device_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Test processes that run side by side check functions: none waits for another's timing."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
+    """Tests check functions: none waits for another's timing, and no measurement for a test."""
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
 
 
 @pytest.fixture(autouse=True)

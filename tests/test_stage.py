@@ -25,6 +25,7 @@ from pqbench.core.errors import (
     StageTimeout,
     WorkerCrash,
 )
+from pqbench.machine import device_lock
 from pqbench.workers.stage import StageRunner
 from pqbench.workers.stage_spec import StageSpec, cache_key
 
@@ -78,6 +79,42 @@ def half(workdir: Path, kind: str, resume: str | None = None) -> dict[str, Any]:
     place.parent.mkdir(parents=True)
     place.write_text("done by half")
     return fail(workdir, kind)
+
+
+HOLD = """
+import sys, time
+from pqbench.machine import device_lock
+with device_lock.timing():
+    print("in", flush=True)
+    time.sleep(2)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def free(shared: bool) -> bool:
+    """Whether another could take the device at once, to share it or else alone."""
+    import fcntl
+
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with (device_lock.lock_folder() / "cpu.lock").open("rb") as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def begin(workdir: Path) -> dict[str, Any]:
+    return {"began": time.monotonic()}
+
+
+def time_something(workdir: Path) -> dict[str, Any]:
+    """A stage that times by itself: to be shared, alone and shared is what comes out."""
+    found = [(free(shared=True), free(shared=False))]
+    with device_lock.timing():
+        found.append((free(shared=True), free(shared=False)))
+    found.append((free(shared=True), free(shared=False)))
+    return {"free": found}
 
 
 def spec(function: str, timeout_s: float = 60.0, **arguments: Any) -> StageSpec:
@@ -177,6 +214,41 @@ def test_stage_dies_with_its_parent_and_the_next_one_finds_nothing_in_the_way(
     assert runner.cache.clean() == [started.parent]
     assert not list(runner.cache.stages.iterdir())
     assert not list(runner.cache.locks.glob("*"))
+
+
+def test_stage_waits_while_another_times_and_the_wait_is_not_its_own(runner: StageRunner) -> None:
+    path = str(Path(__file__).parents[1])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "in\n"
+    began = time.monotonic()
+    result = runner.run(spec("begin"))
+    waited = float(holder.communicate(timeout=20)[0]) - began
+    assert result.value["began"] > began + waited
+    assert result.seconds <= time.monotonic() - began - waited
+
+
+@pytest.mark.parametrize("memory_mb", [None, 1024], ids=["forked", "fresh"])
+def test_stage_shares_the_device_and_may_time_by_itself(
+    runner: StageRunner, memory_mb: float | None
+) -> None:
+    result = runner.run(replace(spec("time_something"), memory_mb=memory_mb))
+    assert result.value["free"] == [[True, False], [False, False], [True, False]]
+    assert free(shared=False)
+
+
+@pytest.mark.parametrize("memory_mb", [None, 1024], ids=["forked", "fresh"])
+def test_stage_that_is_killed_gives_the_device_back(
+    runner: StageRunner, memory_mb: float | None
+) -> None:
+    with pytest.raises(OutOfMemoryFailure, match="SIGKILL"):
+        runner.run(replace(spec("fail", kind="SIGKILL"), memory_mb=memory_mb))
+    assert free(shared=False)
 
 
 def test_users_own_code_enters_the_key_and_a_library_does_not(

@@ -8,12 +8,13 @@ columns of the projection after it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pqbench.compress.careful import FAILURES, BrokenError, checker, undoing
+from pqbench.compress.head_ranking import Attention, Ranking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,35 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HEADS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
-
-
-@dataclass(frozen=True)
-class Attention:
-    """A fused attention module.
-
-    Attributes:
-        name: Its dotted name.
-        module: The module.
-        qkv: Its Linear layer that gives queries, keys and values.
-        out: The Linear layer that takes what the heads give.
-        key: Attribute that holds the number of heads.
-    """
-
-    name: str
-    module: nn.Module
-    qkv: nn.Linear
-    out: nn.Linear
-    key: str
-
-    @property
-    def heads(self) -> int:
-        """How many heads there are."""
-        return int(getattr(self.module, self.key))
-
-    @property
-    def dim(self) -> int:
-        """Width of one head."""
-        return self.qkv.out_features // 3 // self.heads
 
 
 def find_attention(network: nn.Module, example: tuple[Tensor, ...]) -> list[Attention]:
@@ -86,7 +58,7 @@ def _layout_is_right(network: nn.Module, example: tuple[Tensor, ...], attention:
 
     seen: list[Tensor] = []
     hook = attention.out.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-    values = _rows(attention, [0])[2 * attention.dim :]
+    values = attention.rows([0])[2 * attention.dim :]
     try:
         with torch.no_grad(), _zeroed(attention.qkv, values):
             network(*example)
@@ -119,45 +91,23 @@ def _zeroed(layer: nn.Linear, rows: list[int]) -> Iterator[None]:
                 layer.bias.copy_(bias)
 
 
-def _rows(attention: Attention, heads: list[int]) -> list[int]:
-    """Rows of ``qkv`` of some heads: their queries, then keys, then values."""
-    width = attention.heads * attention.dim
-    return [
-        part * width + head * attention.dim + i
-        for part in range(3)
-        for head in heads
-        for i in range(attention.dim)
-    ]
-
-
-def _columns(attention: Attention, heads: list[int]) -> list[int]:
-    return [head * attention.dim + i for head in heads for i in range(attention.dim)]
-
-
-def importance(attention: Attention) -> list[float]:
-    """Norm of each head's weights, in and out."""
-    into, out = attention.qkv.weight.detach(), attention.out.weight.detach()
-    rows = [into[_rows(attention, [h])].norm() for h in range(attention.heads)]
-    columns = [out[:, _columns(attention, [h])].norm() for h in range(attention.heads)]
-    return [float(r * c) for r, c in zip(rows, columns, strict=True)]
-
-
 def prune_heads(
     network: nn.Module,
     example: tuple[Tensor, ...],
-    ratio: float,
+    ranking: Ranking,
     pruner: Any,
     ignored: Collection[str],
 ) -> dict[str, list[int]]:
     """Remove heads in place; where that breaks the network it is put back as it was.
 
     First each attention alone. Where none can be cut so, because the width of a head is computed
-    from the width of the input, all together with the residual stream between them.
+    from the width of the input, all together with the residual stream between them, each by the
+    same number of heads.
 
     Args:
         network: In eval mode.
         example: One batch.
-        ratio: Share of the heads to remove, rounded down; at least one head stays.
+        ranking: How many heads go, and which.
         pruner: A fresh ``torch_pruning`` pruner of the network.
         ignored: Names of modules that are left alone.
 
@@ -167,28 +117,30 @@ def prune_heads(
     free = [
         a
         for a in find_attention(network, example)
-        if a.heads - _after(a.heads, ratio)
-        and not any(a.name == n or a.name.startswith(f"{n}.") for n in ignored)
+        if not any(a.name == n or a.name.startswith(f"{n}.") for n in ignored)
         and not any(n.startswith(f"{a.name}.") for n in ignored)
     ]
     check = checker(network, example)
     cut: dict[str, list[int]] = {}
-    for attention in free:
+    kept = ranking.stay(network, free)
+    for attention in [a for a in free if a.name in kept]:
         before = attention.heads
         with undoing(pruner, network) as undo:
             try:
-                _keep(attention, _best(attention, ratio))
+                _keep(attention, kept[attention.name])
                 check()
             except (*FAILURES, BrokenError):
                 undo()
                 continue
         cut[attention.name] = [before, attention.heads]
-    if cut or not free or any(n in ignored for n in network._modules):
+    if cut or not kept or any(n in ignored for n in network._modules):
         return cut
+    kept = replace(ranking, together=False).stay(network, free)
+    free = [a for a in free if a.name in kept]
     had = {a.name: a.heads for a in free}
     with undoing(pruner, network) as undo:
         try:
-            _cut_width(free, ratio, pruner)
+            _cut_width(free, kept, pruner)
             check()
         except (*FAILURES, BrokenError):
             undo()
@@ -196,18 +148,9 @@ def prune_heads(
     return {a.name: [had[a.name], a.heads] for a in free}
 
 
-def _after(heads: int, ratio: float) -> int:
-    return heads - min(int(ratio * heads), heads - 1)
-
-
-def _best(attention: Attention, ratio: float) -> list[int]:
-    """The heads that stay, in their order."""
-    scores = importance(attention)
-    ranked = sorted(range(attention.heads), key=lambda head: -scores[head])
-    return sorted(ranked[: _after(attention.heads, ratio)])
-
-
-def _cut_width(attentions: Sequence[Attention], ratio: float, pruner: Any) -> None:
+def _cut_width(
+    attentions: Sequence[Attention], kept: Mapping[str, Sequence[int]], pruner: Any
+) -> None:
     """Cut heads and the residual stream to the same width."""
     import torch_pruning as tp
 
@@ -217,30 +160,41 @@ def _cut_width(attentions: Sequence[Attention], ratio: float, pruner: Any) -> No
         (a.heads, a.dim, a.qkv.in_features) != (first.heads, first.dim, width) for a in attentions
     ):
         raise BrokenError("attention of several widths")
-    less = width - _after(first.heads, ratio) * first.dim
+    if any(len(kept[a.name]) != len(kept[first.name]) for a in attentions):
+        raise BrokenError("attention of several ratios")
+    less = width - len(kept[first.name]) * first.dim
     fn = tp.prune_linear_out_channels
     whole = pruner.DG.get_pruning_group(first.out, fn, list(range(width)))
     weakest = pruner.estimate_importance(whole).argsort()[:less].tolist()
-    kept = [_best(attention, ratio) for attention in attentions]
     pruner.DG.get_pruning_group(first.out, fn, sorted(weakest)).prune()
-    for attention, heads in zip(attentions, kept, strict=True):
-        _keep(attention, heads)
+    for attention in attentions:
+        _keep(attention, kept[attention.name])
 
 
-def _keep(attention: Attention, heads: list[int]) -> None:
+def _keep(attention: Attention, heads: Sequence[int]) -> None:
     """Cut layers and numbers down to some heads."""
-    from torch import nn
-
-    rows, columns = _rows(attention, heads), _columns(attention, heads)
+    rows, columns = attention.rows(heads), attention.columns(heads)
     width, dim = attention.heads * attention.dim, attention.dim
     qkv, out = attention.qkv, attention.out
-    qkv.weight = nn.Parameter(qkv.weight.detach()[rows].clone())
+    qkv.weight = _picked(qkv.weight, 0, rows)
     if qkv.bias is not None:
-        qkv.bias = nn.Parameter(qkv.bias.detach()[rows].clone())
-    out.weight = nn.Parameter(out.weight.detach()[:, columns].clone())
+        qkv.bias = _picked(qkv.bias, 0, rows)
+    out.weight = _picked(out.weight, 1, columns)
     qkv.out_features, out.in_features = len(rows), len(columns)
     setattr(attention.module, attention.key, len(heads))
     for name, value in list(vars(attention.module).items()):
         # The width of all heads, whatever it is called; the width of the input is another thing.
         if isinstance(value, int) and value == width and name not in ("dim", "embed_dim"):
             setattr(attention.module, name, len(heads) * dim)
+
+
+def _picked(parameter: Tensor, axis: int, places: list[int]) -> nn.Parameter:
+    """Some places of an axis, with their gradients, which criteria read later."""
+    import torch
+    from torch import nn
+
+    index = torch.tensor(places)
+    picked = nn.Parameter(parameter.detach().index_select(axis, index))
+    if parameter.grad is not None:
+        picked.grad = parameter.grad.index_select(axis, index)
+    return picked

@@ -10,6 +10,7 @@ gets another bias at most. Of a depthwise convolution each channel is fitted by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -118,11 +119,12 @@ def _fit(
     )
     for image, ((x, y), (truth,)) in enumerate(both):
         error = np.take(truth, reader.made, axis=1).astype(np.float64) - y
-        if error.ndim == 4:
-            count = error.shape[2] * error.shape[3]
+        if node.op_type == "Conv":
+            shape = error.shape[2:]
+            count = math.prod(shape)
             most = PLACES // 2 if reader.depthwise else PLACES
             places = rng.choice(count, min(most, count), replace=False)
-            rows.append(_patches(node, weight, x, places, error.shape[3]))
+            rows.append(_patches(node, weight, x, places, shape))
             errors.append(error[0].reshape(error.shape[1], -1)[:, places].T)
         else:
             rows.append(x.reshape(len(x), -1).astype(np.float64))
@@ -155,22 +157,31 @@ def _patches(
     weight: npt.NDArray[np.float32],
     x: npt.NDArray[np.float32],
     places: npt.NDArray[np.int64],
-    width: int,
+    shape: Sequence[int],
 ) -> Matrix:
-    """What a convolution reads at some places of its output: (places, Cin * kh * kw)."""
-    high, wide = weight.shape[2:]
-    top, left, bottom, right = onnx_graph.attribute(node, "pads", [0, 0, 0, 0])
-    down, across = onnx_graph.attribute(node, "strides", [1, 1])
-    rows, columns = onnx_graph.attribute(node, "dilations", [1, 1])
-    padded = np.pad(x[0], ((0, 0), (top, bottom), (left, right)))
+    """What a convolution reads at some places of its output: (places, Cin * size of the kernel).
+
+    Args:
+        node: The convolution, of any number of axes.
+        weight: (Cout, Cin, kernel).
+        x: What it reads, one sample.
+        places: In the output's map, flat.
+        shape: Of that map.
+    """
+    kernel = weight.shape[2:]
+    axes = len(kernel)
+    pads = onnx_graph.attribute(node, "pads", [0] * 2 * axes)
+    strides = onnx_graph.attribute(node, "strides", [1] * axes)
+    dilations = onnx_graph.attribute(node, "dilations", [1] * axes)
+    padded = np.pad(x[0], ((0, 0), *zip(pads[:axes], pads[axes:], strict=True)))
     found = []
     for place in places:
-        i, j = divmod(int(place), width)
-        i, j = i * down, j * across
-        patch = padded[
-            :, i : i + rows * (high - 1) + 1 : rows, j : j + columns * (wide - 1) + 1 : columns
+        starts = np.array(np.unravel_index(place, shape)) * strides
+        window = [
+            slice(start, start + dilation * (size - 1) + 1, dilation)
+            for start, size, dilation in zip(starts, kernel, dilations, strict=True)
         ]
-        found.append(patch.ravel())
+        found.append(padded[(slice(None), *window)].ravel())
     return np.stack(found).astype(np.float64)
 
 

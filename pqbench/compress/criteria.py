@@ -30,11 +30,12 @@ CRITERIA: Mapping[str, Literal["", "mean", "squares"]] = {
 
 ``magnitude_l2``, ``magnitude_l1``: norm of a channel's weights (Li et al. 2017, "Pruning filters
 for efficient ConvNets"). ``lamp``: layer-adaptive magnitude (Lee et al. 2021). ``bn_scale``:
-BatchNorm's scale (Liu et al. 2017, "Network slimming"). ``fpgm``: distance to the geometric median
-(He et al. 2019). ``random``: the control that every criterion must beat. ``taylor``: weight times
-gradient (Molchanov et al. 2019, "Importance estimation for neural network pruning"). ``hessian``:
-weight squared times the mean squared gradient, the diagonal of the Fisher information (LeCun et al.
-1990, "Optimal brain damage").
+BatchNorm's scale (Liu et al. 2017, "Network slimming"); layers without one, and the heads of
+attention, keep all. ``fpgm``: distance to the geometric median (He et al. 2019). ``random``: the
+control that every criterion must beat. ``taylor``: weight times gradient (Molchanov et al. 2019,
+"Importance estimation for neural network pruning"). ``hessian``: weight squared times the mean
+squared gradient, the diagonal of the Fisher information (LeCun et al. 1990, "Optimal brain
+damage").
 """
 
 REFUSED: Mapping[str, str] = {

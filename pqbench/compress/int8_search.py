@@ -70,8 +70,8 @@ class Tried:
         predicted_ms: Milliseconds won, as predicted.
         predicted_sqnr_db: Signal to noise of the outputs, as predicted.
         sqnr_db: The same, measured on the images that are scored.
-        drop: Share of right answers lost on them.
-        drop_upper: Upper bound of that, one-sided at 97.5 %.
+        drop: Share of right answers lost on them; the set is taken or refused by this estimate.
+        drop_upper: Upper bound of that, one-sided at 97.5 %, to be read beside it.
         agreement: Share of answers that are those of the float model.
         timed: Time and speedup; None where the drop was too large to time it.
         verdict: ``kept``, or why not.
@@ -156,6 +156,9 @@ class Search:
 
     def choose(self, chain: Chain, max_drop: float) -> tuple[frozenset[int], Path] | None:
         """Try sets, and keep the fastest that is within the drop and shown to be faster.
+
+        Both are judgements of a search, not results: the drop is a point estimate on the images
+        scored, and the bound of the speedup is of the turns of one pair of sessions.
 
         Args:
             chain: Of :meth:`measure`.
@@ -248,7 +251,10 @@ def _db(noise: float) -> float:
 def _spaced(
     front: Sequence[frozenset[int]], tries: int, whole: frozenset[int]
 ) -> list[frozenset[int]]:
-    """All blocks, and sets of the front spread evenly from its fastest to its most exact."""
+    """All blocks, and sets of the front spread evenly from its fastest to its most exact.
+
+    With one try the fastest alone, as it is predicted.
+    """
     places = np.unique(np.linspace(0, len(front) - 1, max(tries - 1, 1)).round().astype(int))
     picked = [front[place] for place in places] if front else []
-    return list(dict.fromkeys([*picked[:1], whole, *picked[1:]]))
+    return list(dict.fromkeys([*picked[:1], whole, *picked[1:]]))[:tries]

@@ -79,7 +79,7 @@ class NncfAccuracyInt8(NncfInt8):
         calibration = draw(artifact, data, self.calibration_size)
         whole = self._validation(calibration, data)
         model = read_float_model(artifact, "nncf_accuracy_int8")
-        transformer = self.is_transformer(openvino_edges(model))
+        edges = openvino_edges(model)
         scores: list[float] = []
 
         def validate(
@@ -90,19 +90,20 @@ class NncfAccuracyInt8(NncfInt8):
                 scores.append(float(np.mean(right)))
             return float(np.mean(right)), right
 
-        quantized = nncf.quantize_with_accuracy_control(
-            model,
-            nncf.Dataset(calibration),
-            nncf.Dataset(whole, lambda item: item[0]),
-            validate,
-            max_drop=self.max_drop,
-            subset_size=len(calibration),
-            **self.options(transformer),
-            advanced_quantization_parameters=self.advanced(onnx=False),
-            advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
-                ranking_subset_size=min(self.ranking_size, len(whole))
-            ),
-        )
+        with self.matched():
+            quantized = nncf.quantize_with_accuracy_control(
+                model,
+                nncf.Dataset(calibration),
+                nncf.Dataset(whole, lambda item: item[0]),
+                validate,
+                max_drop=self.max_drop,
+                subset_size=len(calibration),
+                **self.options(edges),
+                advanced_quantization_parameters=self.advanced(onnx=False),
+                advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+                    ranking_subset_size=min(self.ranking_size, len(whole))
+                ),
+            )
         # NNCF's last call may have ranked layers on fewer images: score what is kept on all.
         kept, _ = validate(openvino.Core().compile_model(quantized, "CPU"), whole)
         openvino.save_model(quantized, workdir / "model.xml", compress_to_fp16=False)
@@ -118,6 +119,7 @@ class NncfAccuracyInt8(NncfInt8):
                 "score_kept": kept,
                 "reached": scores[0] - kept <= self.max_drop,
                 "quantizers": fake_quantizers(quantized),
+                "ignored_types_absent": self.absent(edges),
             },
         )
         return artifact.derive(workdir, "model.xml", entry)

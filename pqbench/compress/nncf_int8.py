@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
+Edges = set[tuple[str, str]]  # operator types of all (producer, consumer) pairs
 PRESETS = ("performance", "mixed")
 ARCHITECTURES = ("auto", "cnn", "transformer")
 ATTENTION = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "ScaledDotProductAttention"}
@@ -44,8 +46,10 @@ class NncfInt8(Step):
         reduce_range: 7-bit weights in all layers (NNCF's overflow fix), for CPUs without VNNI;
             else only in the first.
         ignored_types: Operator types left in float, as the model's format names them
-            (``HSwish`` in OpenVINO, ``HardSwish`` in ONNX).
-        ignored_names: Regular expressions for names of operators left in float.
+            (``HSwish`` in OpenVINO, ``HardSwish`` in ONNX). One that neither format has is refused;
+            those that this model has none of are in the lineage.
+        ignored_names: Regular expressions for names of operators left in float; one that matches
+            nothing is refused.
     """
 
     kind: ClassVar[Kind] = "quantize"
@@ -78,14 +82,15 @@ class NncfInt8(Step):
         """Calibrate, quantize, save; the result has the representation it was given.
 
         Raises:
+            ConfigError: Something that is to be ignored is not there.
             UnsupportedError: The model is quantized already, or nothing in it could be quantized.
         """
         start = time.perf_counter()
         calibration = draw(artifact, data, self.calibration_size)
         if artifact.representation == "openvino":
-            file, transformer, quantizers = self._openvino(artifact, calibration, workdir)
+            file, edges, quantizers = self._openvino(artifact, calibration, workdir)
         else:
-            file, transformer, quantizers = self._onnx(artifact, calibration, workdir)
+            file, edges, quantizers = self._onnx(artifact, calibration, workdir)
         if not quantizers:
             raise UnsupportedError(
                 "nncf_int8 found nothing to quantize in this model",
@@ -98,48 +103,50 @@ class NncfInt8(Step):
             details={
                 **calibration.details(),
                 "quantized_as": artifact.representation,
-                "treated_as": "transformer" if transformer else "cnn",
+                "treated_as": "transformer" if self.is_transformer(edges) else "cnn",
                 "quantizers": quantizers,
+                "ignored_types_absent": self.absent(edges),
             },
         )
         return artifact.derive(workdir, file, entry)
 
     def _openvino(
         self, artifact: Artifact, calibration: Calibration, workdir: Path
-    ) -> tuple[str, bool, int]:
+    ) -> tuple[str, Edges, int]:
         import openvino
 
         model = read_float_model(artifact, "nncf_int8")
-        transformer = self.is_transformer(openvino_edges(model))
-        quantized = self._quantize(model, calibration, transformer, onnx=False)
+        edges = openvino_edges(model)
+        quantized = self._quantize(model, calibration, edges, onnx=False)
         # compress_to_fp16 would halve the precision of what stays in float.
         openvino.save_model(quantized, workdir / "model.xml", compress_to_fp16=False)
-        return "model.xml", transformer, fake_quantizers(quantized)
+        return "model.xml", edges, fake_quantizers(quantized)
 
     def _onnx(
         self, artifact: Artifact, calibration: Calibration, workdir: Path
-    ) -> tuple[str, bool, int]:
+    ) -> tuple[str, Edges, int]:
         import onnx
 
         model = onnx.load(artifact.path)
         refuse_quantized(model, "nncf_int8")
         refuse_half(model, "nncf_int8")
-        transformer = self.is_transformer(onnx_edges(model))
-        quantized = self._quantize(model, calibration, transformer, onnx=True)
+        edges = onnx_edges(model)
+        quantized = self._quantize(model, calibration, edges, onnx=True)
         onnx.save(quantized, workdir / "model.onnx")
         counts = Counter(node.op_type for node in quantized.graph.node)
-        return "model.onnx", transformer, counts["DequantizeLinear"]
+        return "model.onnx", edges, counts["DequantizeLinear"]
 
-    def _quantize(self, model: Any, calibration: Calibration, transformer: bool, onnx: bool) -> Any:
+    def _quantize(self, model: Any, calibration: Calibration, edges: Edges, onnx: bool) -> Any:
         import nncf
 
-        quantized: Any = nncf.quantize(
-            model,
-            nncf.Dataset(calibration),
-            subset_size=len(calibration),
-            **self.options(transformer),
-            advanced_parameters=self.advanced(onnx),
-        )
+        with self.matched():
+            quantized: Any = nncf.quantize(
+                model,
+                nncf.Dataset(calibration),
+                subset_size=len(calibration),
+                **self.options(edges),
+                advanced_parameters=self.advanced(onnx),
+            )
         return quantized
 
     def plain(self) -> dict[str, Any]:
@@ -147,16 +154,56 @@ class NncfInt8(Step):
         lists = {key: list(getattr(self, key)) for key in ("ignored_types", "ignored_names")}
         return {**asdict(self), **lists}
 
-    def options(self, transformer: bool) -> dict[str, Any]:
+    def absent(self, edges: Edges) -> list[str]:
+        """Those of the ``ignored_types`` that the model has none of.
+
+        Raises:
+            ConfigError: One is an operator type of neither format.
+        """
+        from nncf.openvino.graph.metatypes.openvino_metatypes import OV_OPERATOR_METATYPES
+        from onnx.defs import get_all_schemas
+
+        inside = {kind for edge in edges for kind in edge}
+        absent = [kind for kind in self.ignored_types if kind not in inside]
+        known = {name for kind in OV_OPERATOR_METATYPES.values() for name in kind.get_all_aliases()}
+        known |= {schema.name for schema in get_all_schemas()}
+        if strange := set(absent) - known:
+            raise ConfigError(
+                f"ignored_types: '{min(strange)}' is no operator type of this model, of ONNX or "
+                "of OpenVINO",
+                hint=f"this model has {', '.join(sorted(filter(None, inside)))}",
+            )
+        return absent
+
+    @contextmanager
+    def matched(self) -> Iterator[None]:
+        """Turn NNCF's word that something to be ignored is not there into a ``ConfigError``."""
+        import nncf
+
+        try:
+            yield
+        except nncf.ValidationError as error:
+            if not self.ignored_names:
+                raise
+            raise ConfigError(
+                f"ignored_names {list(self.ignored_names)}: {str(error).strip()}",
+                hint="they are matched from the start of an operator's name, as a viewer of the "
+                "model shows it",
+            ) from error
+
+    def options(self, edges: Edges) -> dict[str, Any]:
         """Keyword arguments that ``nncf.quantize`` and its accuracy control share."""
         import nncf
 
+        absent = self.absent(edges)
+        transformer = self.is_transformer(edges)
         return {
             "preset": nncf.QuantizationPreset(self.preset),
             "fast_bias_correction": self.fast_bias_correction,
             "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
             "ignored_scope": nncf.IgnoredScope(
-                types=list(self.ignored_types), patterns=list(self.ignored_names), validate=False
+                types=[kind for kind in self.ignored_types if kind not in absent],
+                patterns=list(self.ignored_names),
             ),
         }
 
@@ -175,7 +222,7 @@ class NncfInt8(Step):
             advanced.overflow_fix = OverflowFix.ENABLE
         return advanced
 
-    def is_transformer(self, edges: set[tuple[str, str]]) -> bool:
+    def is_transformer(self, edges: Edges) -> bool:
         """Whether the model has attention: a fused operator, or a softmax that feeds a product."""
         if self.architecture != "auto":
             return self.architecture == "transformer"
@@ -183,7 +230,7 @@ class NncfInt8(Step):
         return bool(kinds & ATTENTION) or ("Softmax", "MatMul") in edges
 
 
-def onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
+def onnx_edges(model: onnx.ModelProto) -> Edges:
     """Operator types of all (producer, consumer) pairs."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     return {
@@ -191,7 +238,7 @@ def onnx_edges(model: onnx.ModelProto) -> set[tuple[str, str]]:
     }
 
 
-def openvino_edges(model: openvino.Model) -> set[tuple[str, str]]:
+def openvino_edges(model: openvino.Model) -> Edges:
     """Operator types of all (producer, consumer) pairs."""
     return {
         (node.input_value(i).get_node().get_type_name(), node.get_type_name())

@@ -64,7 +64,8 @@ class OrtInt8(Step):
         quantize_bias: Store biases as int32. TensorRT needs them left in float.
         reduce_range: 7-bit weights, against overflow on CPUs without VNNI. The YAML asks the CPU
             (``cpu_saturates_int8``), so the resolved configuration says which it was.
-        op_types: Operator types to quantize; null takes all that ONNX Runtime can.
+        op_types: Operator types to quantize; null takes all that ONNX Runtime can. One that ONNX
+            does not have is refused.
         exclude: Names of nodes to leave in float.
         bias_correction: Set the biases so that each layer keeps the mean that it has in float, on
             128 of the calibration images (``compress.bias_correction``).
@@ -235,6 +236,21 @@ class OrtInt8(Step):
         return {**asdict(self), "op_types": types, "exclude": list(self.exclude)}
 
     def _excluded(self, model: onnx.ModelProto) -> list[str]:
+        """Names of the nodes left in float.
+
+        Raises:
+            ConfigError: The model has no such node, or nobody has such an operator type.
+        """
+        from onnx.defs import get_all_schemas
+        from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
+
+        known = {schema.name for schema in get_all_schemas()} | {*IntegerOpsRegistry, *QDQRegistry}
+        strange = set(self.op_types or ()) - known - {node.op_type for node in model.graph.node}
+        if strange:
+            raise ConfigError(
+                f"{self.name}.op_types: '{min(strange)}' is no operator type of ONNX",
+                hint="types are written as an ONNX viewer shows them: Conv, Gemm, MatMul",
+            )
         unknown = set(self.exclude) - {node.name for node in model.graph.node}
         if unknown:
             raise ConfigError(

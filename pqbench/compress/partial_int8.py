@@ -45,9 +45,12 @@ class PartialInt8(OrtInt8):
 
     Attributes:
         runtime: Where it is timed: ``ort``, or ``openvino`` (which reads the same file).
-        max_drop: Largest drop of the share of right answers on training images that neither
-            calibrate nor choose the blocks, in [0, 1): 0.01 is one point.
-        validation_size: Labelled training images held apart from those that calibrate.
+        max_drop: Largest drop of the share of right answers, in [0, 1): 0.01 is one point. A set is
+            taken or refused by the drop itself, not by its upper bound (``drop_upper`` in
+            ``int8_plan.json``), on ``validation_size`` less 24 training images that neither
+            calibrate nor tell the noise of the blocks.
+        validation_size: Labelled training images held apart from those that calibrate: 24 for the
+            noise, the others to take or refuse whole sets.
         most_blocks: Blocks that the model is cut into, at most: each is built three times.
         tries: Sets of blocks that are built and scored whole, at most.
         block_s: Seconds of calls in a timed block.

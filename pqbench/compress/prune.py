@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pqbench.compress.attention_heads import find_attention, prune_heads
-from pqbench.compress.careful import (
-    FAILURES,
-    BrokenError,
-    checker,
-    prune_carefully,
-    round_kept,
-)
-from pqbench.compress.criteria import check_criterion, gather_gradients, importance
+from pqbench.compress.criteria import check_criterion, gather_gradients
+from pqbench.compress.prune_attempt import Attempts, Pruned, Settings
 from pqbench.compress.prune_target import TARGETS, find_ratio, measures
 from pqbench.compress.runtime_latency import RUNTIMES
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
@@ -47,23 +38,6 @@ RECURRENT_HINT = (
 
 
 @dataclass(frozen=True)
-class _Pruned:
-    """A pruned network.
-
-    Attributes:
-        network: The network.
-        ratio: The channel ratio that made it.
-        left_alone: By layer: why its channels stay.
-        heads: By attention module: heads before and after.
-    """
-
-    network: nn.Module
-    ratio: float
-    left_alone: Mapping[str, str]
-    heads: Mapping[str, list[int]]
-
-
-@dataclass(frozen=True)
 class Prune(Step):
     """Remove the least important channels.
 
@@ -72,21 +46,25 @@ class Prune(Step):
         target: ``channels``: of each layer, or of the whole network with ``global_pruning``; 0.3
             removes about half of the parameters. ``parameters``, ``macs``, ``latency`` (of one
             sample, in FP32, on ``runtime``): the channel ratio that removes at least so much is
-            searched. The reduction achieved is in the lineage.
+            searched. The reduction achieved is in the lineage; of ``latency``, what the search
+            timed before and after (``runtime_latency``), which is no measured result.
         runtime: Where ``target=latency`` is timed: ``ort``, ``openvino`` or ``torch``.
-        criterion: How a channel's importance is judged; one of ``criteria.CRITERIA``.
+        criterion: How a channel's importance is judged, and that of a head of fused attention; one
+            of ``criteria.CRITERIA``.
         gradient_images: Labelled training images for the gradients of ``taylor`` and ``hessian``.
-        global_pruning: Rank the channels of all layers together rather than layer by layer.
+        global_pruning: Rank the channels of all layers together rather than layer by layer, and
+            all heads.
         layer_ratios: Channel ratio of single modules by dotted name, instead of ``pruning_ratio``
             (local pruning to ``target=channels`` only). Layers that must lose the same channels
-            follow the first of them.
-        max_layer_ratio: At most this share of any one layer goes; guards ``global_pruning``.
+            follow the first of them. That of an attention is the ratio of its heads.
+        max_layer_ratio: At most this share of any one layer, or of its heads, goes; guards
+            ``global_pruning``.
         round_to: Kept channels are rounded down to a multiple of this, which kernels like; null
             for no rounding.
         ignored_layers: Dotted names of modules to leave alone, beside the layers that produce the
             outputs, which are never pruned, and those whose cutting breaks the network, which are
-            found by trying and named in the lineage. Recurrent layers must be named here: they
-            cannot be pruned.
+            found by trying and named in the lineage, as are ``nn.MultiheadAttention`` and what
+            shares its channels. Recurrent layers must be named here: they cannot be pruned.
         recalibrate_bn: Measure BatchNorm's statistics anew on this many training images; 0 for
             not. Costs seconds and saves much of the accuracy.
     """
@@ -162,7 +140,7 @@ class Prune(Step):
             images = data.train.spread(self.gradient_images, data.seed)
             graded = gather_gradients(network, data.train, names, images, self.criterion)
             macs = measures(example)["macs"](network)
-            done = self._shrink(network, example, kept, data)
+            ratio, done, told = self._shrink(network, example, kept, data)
             network = done.network
             used = 0
             if self.recalibrate_bn:
@@ -188,8 +166,9 @@ class Prune(Step):
                 "layer_ratios": dict(self.layer_ratios),
             },
             details={
-                "channel_ratio": done.ratio,
+                "channel_ratio": ratio,
                 "macs_reduction": 1 - macs_left / macs if macs else None,
+                **told,
                 "gradient_images": graded,
                 "parameters_before": before,
                 "parameters_after": after,
@@ -199,8 +178,8 @@ class Prune(Step):
                 "channel_reduction": 1 - sum(left.values()) / sum(channels.values()),
                 "layers": {name: [channels[name], left[name]] for name in channels},
                 "never_pruned": kept,
-                "left_alone": done.left_alone,
-                "attention_heads": done.heads,
+                "left_alone": dict(done.left_alone),
+                "attention_heads": dict(done.heads),
                 "batch_norm_images": used,
             },
         )
@@ -239,88 +218,30 @@ class Prune(Step):
 
     def _shrink(
         self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], data: StepData
-    ) -> _Pruned:
-        """The pruned network, and how it came to be."""
-        import torch
-
-        left: dict[str, str] = {}
-        heads: dict[str, list[int]] = {}
-
-        def fresh() -> nn.Module:
-            torch.manual_seed(data.seed)
-            copy = deepcopy(network)
-            for ours, theirs in zip(copy.parameters(), network.parameters(), strict=True):
-                ours.grad = None if theirs.grad is None else theirs.grad.clone()
-            return copy
-
-        def attempt(ratio: float) -> nn.Module:
-            copy = fresh()
-            left.clear()
-            heads.clear()
-            attention = [a.name for a in find_attention(copy, example)]
-            try:
-                if attention:
-                    raise BrokenError("fused attention is cut by heads")
-                check = checker(copy, example)
-                self._pruner(copy, example, kept, ratio).step()
-                check()
-            except (*FAILURES, BrokenError):  # one group or more breaks it: find which
-                copy = fresh()
-                if attention:
-                    pruner = self._pruner(copy, example, kept, ratio)
-                    heads.update(prune_heads(copy, example, ratio, pruner, self.ignored_layers))
-                left.update(self._carefully(copy, example, [*kept, *attention], ratio))
-            copy.zero_grad(set_to_none=True)
-            return copy
-
+    ) -> tuple[float, Pruned, dict[str, float]]:
+        """The channel ratio, what it made, and for the lineage what the search timed."""
+        settings = Settings(
+            self.criterion,
+            self.global_pruning,
+            self.layer_ratios,
+            self.max_layer_ratio,
+            self.round_to,
+            self.ignored_layers,
+        )
+        attempts = Attempts(settings, network, example, kept, data.seed)
         if self.target == "channels":
-            return _Pruned(attempt(self.pruning_ratio), self.pruning_ratio, left, heads)
+            return self.pruning_ratio, attempts.at(self.pruning_ratio), {}
         measure = measures(example, self.runtime, data.threads)[self.target]
 
-        def measured(ratio: float) -> tuple[nn.Module, float]:
-            copy = attempt(ratio)
-            return copy, measure(copy)
+        def measured(ratio: float) -> tuple[Pruned, float]:
+            pruned = attempts.at(ratio)
+            return pruned, measure(pruned.network)
 
-        ratio, pruned = find_ratio(measure(network), self.pruning_ratio, self.target, measured)
-        return _Pruned(pruned, ratio, left, heads)
-
-    def _carefully(
-        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float
-    ) -> dict[str, str]:
-        try:
-            pruner = self._pruner(network, example, kept, ratio)
-            return prune_carefully(pruner, network, checker(network, example))
-        except (*FAILURES, BrokenError) as error:
-            raise UnsupportedError(
-                f"Torch-Pruning cannot prune {type(network).__name__}: "
-                f"{type(error).__name__}: {error}",
-                hint="name the layers it stumbles over in compress.prune.ignored_layers",
-            ) from error
-
-    def _pruner(
-        self, network: nn.Module, example: tuple[Tensor, ...], kept: Sequence[str], ratio: float
-    ) -> Any:
-        import torch_pruning as tp
-
-        modules = dict(network.named_modules())
-        pruner = tp.pruner.BasePruner(
-            network,
-            example if len(example) > 1 else example[0],
-            importance=importance(self.criterion),
-            # Its own limit is looked at before a layer is cut, not after.
-            pruning_ratio=ratio if self.global_pruning else min(ratio, self.max_layer_ratio),
-            pruning_ratio_dict={modules[k]: v for k, v in self.layer_ratios.items()},
-            max_pruning_ratio=self.max_layer_ratio,
-            global_pruning=self.global_pruning,
-            round_to=self.round_to,
-            ignored_layers=[modules[name] for name in kept],
-            # Its defaults are shared mutable dictionaries, which it fills.
-            in_channel_groups={},
-            out_channel_groups={},
-            num_heads={},
-        )
-        pruner._round_to = partial(round_kept, most=self.max_layer_ratio)
-        return pruner
+        before = measure(network)
+        ratio, pruned, left = find_ratio(before, self.pruning_ratio, self.target, measured)
+        if self.target != "latency":
+            return ratio, pruned, {}
+        return ratio, pruned, {"latency_before_ms": 1e3 * before, "latency_after_ms": 1e3 * left}
 
 
 def layer_channels(network: nn.Module) -> dict[str, int]:

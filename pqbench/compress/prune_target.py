@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pqbench.compress.runtime_latency import latency_s
 from pqbench.core.errors import UnsupportedError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TARGETS = ("channels", "parameters", "macs", "latency")
 TRIALS = 7
 HIGHEST_RATIO = 0.95
+T = TypeVar("T")
 
 
 def product_macs(network: nn.Module, example: tuple[Tensor, ...]) -> float:
@@ -52,35 +53,36 @@ def find_ratio(
     before: float,
     share: float,
     target: str,
-    attempt: Callable[[float], tuple[nn.Module, float]],
-) -> tuple[float, nn.Module]:
+    attempt: Callable[[float], tuple[T, float]],
+) -> tuple[float, T, float]:
     """The smallest channel ratio found by bisection that removes at least ``share``.
 
     Args:
         before: Parameters, MACs or seconds of the whole network.
         share: Share of that to remove, in (0, 1).
         target: Its name, for the message.
-        attempt: Prunes a copy of the network at a ratio; gives it and what it has left.
+        attempt: Prunes a copy of the network at a ratio; gives what came of it, and what of the
+            target is left.
 
     Returns:
-        The ratio and the network pruned by it.
+        The ratio, and both that its attempt gave.
 
     Raises:
         UnsupportedError: Even the highest ratio leaves more.
     """
-    best, left = attempt(HIGHEST_RATIO)
-    if left > before * (1 - share):
+    best, least = attempt(HIGHEST_RATIO)
+    if least > before * (1 - share):
         raise UnsupportedError(
             f"no channel ratio up to {HIGHEST_RATIO} removes {share:.0%} of the {target}: the most "
-            f"is {1 - left / before:.0%}",
+            f"is {1 - least / before:.0%}",
             hint="lower pruning_ratio, or raise max_layer_ratio",
         )
     low, high = 0.0, HIGHEST_RATIO
     for _ in range(TRIALS):
         middle = (low + high) / 2
-        network, left = attempt(middle)
+        found, left = attempt(middle)
         if left <= before * (1 - share):
-            best, high = network, middle
+            best, least, high = found, left, middle
         else:
             low = middle
-    return high, best
+    return high, best, least

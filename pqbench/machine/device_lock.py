@@ -3,6 +3,9 @@
 Whoever times holds the lock alone; compression, training and scoring share it. The lock belongs to
 an open file and is given back by the kernel when its process dies, however it dies. A gate in front
 keeps newcomers from sharing while someone waits to time, who would else wait for ever.
+
+Who works may hand its share to a process that it starts, as that open file (:func:`join`). Should
+the child time something, it lays the share down meanwhile: it would else wait for its own parent.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pqbench.core.errors import OutputError
 
 log = logging.getLogger(__name__)
 _ELSEWHERE = "remove it, or set XDG_RUNTIME_DIR or TMPDIR to a folder of your own"
+_joined: dict[str, int] = {}  # the shares of the process that started this one: open files
 
 
 def lock_folder() -> Path:
@@ -69,13 +73,13 @@ def _open(name: str) -> int:
 
 
 @contextlib.contextmanager
-def _locked(name: str, exclusive: bool, why: str) -> Iterator[None]:
-    """Hold one lock file; sleeps in the kernel while others have it."""
+def _locked(name: str, exclusive: bool, why: str) -> Iterator[int]:
+    """Hold one lock file, whose descriptor is given; sleeps in the kernel while others have it."""
     if sys.platform == "win32":
         from filelock import FileLock
 
         with FileLock(private(lock_folder()) / f"{name}.win"):
-            yield
+            yield -1
         return
     import fcntl
 
@@ -88,8 +92,10 @@ def _locked(name: str, exclusive: bool, why: str) -> Iterator[None]:
             if why:
                 log.info("    waiting: %s", why)
             fcntl.flock(descriptor, kind)
-        yield
+        yield descriptor
     finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a process that still has the file
         os.close(descriptor)
 
 
@@ -113,13 +119,15 @@ def _why(device: str, held: str, does: str) -> str:
 def timing(device: str = "cpu") -> Iterator[None]:
     """Hold the device alone, for timing; waits until all others are done.
 
-    Timing on a GPU also holds the CPU, which feeds it. Not re-entrant: never ask for
-    :func:`working` or :func:`timing` inside.
+    Timing on a GPU also holds the CPU, which feeds it. Shares that this process was handed
+    (:func:`join`) are laid down meanwhile. Not re-entrant: never ask for :func:`working` or
+    :func:`timing` inside, nor for timing inside working of the same process.
 
     Args:
         device: ``cpu`` or ``cuda:<index>``.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_laid_down())
         for name in dict.fromkeys(("cpu", _name(device))):
             stack.enter_context(_locked(f"{name}.gate", True, _why(device, name, "waits to time")))
             stack.enter_context(_locked(f"{name}.lock", True, _why(device, name, "works")))
@@ -127,15 +135,53 @@ def timing(device: str = "cpu") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def working(device: str = "cpu") -> Iterator[None]:
+def working(device: str = "cpu") -> Iterator[Mapping[str, int]]:
     """Share the device for heavy work that is not timed; waits while someone times.
+
+    What this process was handed (:func:`join`) it shares already.
 
     Args:
         device: ``cpu`` or ``cuda:<index>``.
+
+    Yields:
+        The shares, for :func:`join` in a process that is started: descriptors of open files.
     """
     with contextlib.ExitStack() as stack:
+        shares: dict[str, int] = {}
         for name in dict.fromkeys(("cpu", _name(device))):
+            if name in _joined:
+                shares[name] = _joined[name]
+                continue
             why = _why(device, name, "times")
             with _locked(f"{name}.gate", False, why):
-                stack.enter_context(_locked(f"{name}.lock", False, why))
+                shares[name] = stack.enter_context(_locked(f"{name}.lock", False, why))
+        yield shares
+
+
+def join(shares: Mapping[str, int]) -> None:
+    """Take part in the shares of the process that started this one, for as long as it has them.
+
+    Args:
+        shares: What :func:`working` gave there, with this process's descriptors of the open files.
+    """
+    for descriptor in shares.values():
+        os.set_inheritable(descriptor, False)
+    _joined.update(shares)
+
+
+@contextlib.contextmanager
+def _laid_down() -> Iterator[None]:
+    """Give up the shares that this process was handed; takes them up again afterwards."""
+    if not _joined:
         yield
+        return
+    import fcntl
+
+    for descriptor in _joined.values():
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    try:
+        yield
+    finally:
+        for name, descriptor in _joined.items():
+            with _locked(f"{name}.gate", False, _why(name, name, "times")):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)

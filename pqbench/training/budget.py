@@ -1,4 +1,4 @@
-"""How long a model is tuned after compression: three budgets, in passes over the train split."""
+"""How long a model is tuned after compression: four budgets, in passes over the train split."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Budget:
 
 
 BUDGETS: Mapping[str, Budget] = {
+    "once": Budget(1),
     "quick": Budget(2),
     "default": Budget(10, ema=0.99),
     "full": Budget(60, validation_share=0.1, patience=12, ema=0.99),

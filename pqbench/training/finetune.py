@@ -35,11 +35,12 @@ class Finetune(Step):
     The settings are those of ``TrainingSettings``; these come on top.
 
     Attributes:
-        budget: ``quick``, ``default`` or ``full``: how often the train split is passed, and whether
-            a part of it is kept out to stop early (``pqbench.training.budget``).
+        budget: ``once``, ``quick``, ``default`` or ``full``: how often the train split is passed,
+            and whether a part of it is kept out to stop early (``pqbench.training.budget``).
         epochs: Passes, instead of the budget's.
         validation_share: Share kept out, instead of the budget's.
-        patience: Passes without progress before it stops, instead of the budget's.
+        patience: Passes without progress before it stops, instead of the budget's; where nothing is
+            kept out there is none.
         ema: Share of the moving average that a step keeps, instead of the budget's; 0: no average.
         teacher_weight: Share of the loss that follows the teacher; the step is called ``distill``
             in lineages if it is above 0.
@@ -50,7 +51,7 @@ class Finetune(Step):
     kind: ClassVar[Kind] = "train"
     takes: ClassVar[tuple[Representation, ...]] = ("torch", "onnx")
     limits: ClassVar[Sequence[str]] = (
-        "tasks other than classification: training needs classes",
+        "data without labels: training needs a class for each sample or each pixel",
         "ONNX files in half precision, or with an operator that it has no rule for in PyTorch",
     )
 
@@ -88,15 +89,11 @@ class Finetune(Step):
         own = {f.name for f in fields(TrainingSettings)} & {f.name for f in fields(self)}
         given = {name: getattr(self, name) for name in own}
         budget = find_budget(self.budget)
-        if self.epochs is None:
-            given["epochs"] = budget.epochs
-        if self.ema is None:
-            given["ema"] = budget.ema
-        if self.validation_share is None:
-            # What comes after a number of passes of one's own is one's own affair as well.
-            given["validation_share"] = 0.0 if self.epochs else budget.validation_share
-            if self.patience is None and not self.epochs:
-                given["patience"] = budget.patience
+        for name in ("epochs", "validation_share", "ema"):
+            if given[name] is None:
+                given[name] = getattr(budget, name)
+        if self.patience is None and given["validation_share"]:
+            given["patience"] = budget.patience
         return TrainingSettings(**given, seed=seed, threads=threads)
 
     @property
@@ -117,7 +114,7 @@ class Finetune(Step):
         """Train and save.
 
         Raises:
-            UnsupportedError: No classification, or a teacher is needed and there is none.
+            UnsupportedError: No classes to learn, or a teacher is needed and there is none.
         """
         start = time.perf_counter()
         distils = self.teacher_weight > 0

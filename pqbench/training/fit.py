@@ -39,14 +39,14 @@ def fit(
     resume: Path | None = None,
     penalty: Penalty | None = None,
 ) -> FitReport:
-    """Train a classification network in place; deterministic on the CPU for a given seed.
+    """Train a network that scores classes, in place; deterministic on the CPU for a given seed.
 
     AdamW, gradients clipped to norm 1, in channels-last order. Runs on CUDA where torch has it.
     Nothing is written to disk but to ``resume``.
 
     Args:
         network: On the CPU; left there in eval mode, trained.
-        train: Prepared train split with one label per sample.
+        train: Prepared train split with one label per sample, or per pixel.
         settings: How.
         teacher: A network with the same inputs and outputs to follow; needs
             ``settings.teacher_weight``. Left unchanged, in eval mode.
@@ -60,8 +60,8 @@ def fit(
         What was done.
 
     Raises:
-        UnsupportedError: The labels are not one class per sample, the network's output does not
-            fit the classes, or there is no device for the settings.
+        UnsupportedError: The network's output does not fit the classes and labels, or there is no
+            device for the settings.
         ConfigError: ``train_size`` is larger than what the model is fed.
         DataError: Too few images.
         PqbenchError: The loss became infinite or no number.

@@ -50,6 +50,7 @@ class History(pl.Callback):
             "kept_epoch": self.kept_epoch,
             "best": self.best,
             "passes": self.feed.passes,
+            "small_passes": self.feed.small_passes,
             "random": [torch.get_rng_state(), *cuda],
             "average": None if self.average is None else self.average.state_dict(),
         }
@@ -63,6 +64,7 @@ class History(pl.Callback):
         self.best = state_dict["best"]
         self.resumed_epochs = len(self.loss)
         self.feed.passes = state_dict["passes"]
+        self.feed.small_passes = state_dict["small_passes"]
         self._random = state_dict["random"]
         if self.average is not None:
             self.average.load_state_dict(state_dict["average"])

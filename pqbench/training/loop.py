@@ -77,7 +77,7 @@ class Learner(pl.LightningModule):
         self.total = total
         self.penalty = penalty
         self.rates = sum(schedule(step, total) for step in range(total)) if penalty else 0.0
-        self.images = 0
+        self.images = self.skipped = 0
         self.stopped = False
         # Before a checkpoint is loaded: a trained weight may have become zero by chance.
         self.masks = zero_masks(network) if settings.keep_zeros else []
@@ -111,15 +111,27 @@ class Learner(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Lightning's hook, after the optimizer's step."""
         if self.penalty is not None:
-            self.penalty(schedule(self.trainer.global_step - 1, self.total) / self.rates)
+            self.penalty(schedule(self._step - 1, self.total) / self.rates)
         with torch.no_grad():
             for parameter, mask in self.masks:
                 parameter.mul_(mask)
         if self.average is not None:
             self.average.update()
         # Lightning's own max_steps takes the end of an epoch for its middle when it resumes.
-        if self.trainer.global_step >= self.total:
+        if self._step >= self.total:
             self.trainer.should_stop = True
+
+    @property
+    def _step(self) -> int:
+        """Steps made and skipped."""
+        return self.trainer.global_step + self.skipped
+
+    def skip(self, steps: int) -> None:
+        """Leave steps out, at the end of an epoch; the learning rate is then what it is there."""
+        self.skipped += steps
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule(self._step, self.total)
 
     def on_validation_start(self) -> None:
         """Lightning's hook: every process validates rank 0's network, or the average of its own."""
@@ -142,11 +154,13 @@ class Learner(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook."""
         checkpoint["images"] = self.images
+        checkpoint["skipped"] = self.skipped
         checkpoint["stopped"] = self.trainer.should_stop
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook."""
         self.images = checkpoint["images"]
+        self.skipped = checkpoint["skipped"]
         self.stopped = checkpoint["stopped"]
 
     def on_train_start(self) -> None:
@@ -166,7 +180,9 @@ class Learner(pl.LightningModule):
             ],
             lr=self.settings.learning_rate,
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: schedule(s, self.total))
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: schedule(s + self.skipped, self.total)
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": rate, "interval": "step"},

@@ -53,11 +53,12 @@ class NncfQat(Finetune):
         "Runtime runs as integers",
         "torch": "NNCF's torch model computes in float with fake quantizers",
     }
-    limits: ClassVar[Sequence[str]] = ("tasks other than classification: training needs classes",)
+    limits: ClassVar[Sequence[str]] = (
+        "data without labels: training needs a class for each sample or each pixel",
+    )
 
-    epochs: int = 1
+    budget: str = "once"
     learning_rate: float = 1e-5
-    ema: float | None = 0.0
     train_size: int | None = None
     recalibrate_bn: int = 0
     calibration_size: int = 300
@@ -78,7 +79,7 @@ class NncfQat(Finetune):
         """Quantize, train, convert, save ``model.xml``.
 
         Raises:
-            UnsupportedError: No classification, nothing was quantized, or a teacher is missing.
+            UnsupportedError: No classes to learn, nothing was quantized, or a teacher is missing.
         """
         import nncf
         import openvino

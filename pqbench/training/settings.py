@@ -34,7 +34,8 @@ class TrainingSettings:
             is faster in proportion to the area; larger is refused, it would enlarge images.
         full_size_epochs: Where ``train_size`` is smaller: so many epochs at the end see the model's
             own size all the same (Touvron et al. 2019, "Fixing the train-test resolution
-            discrepancy"), if there are more epochs than that.
+            discrepancy"), if there are more epochs than that. ``patience`` leaves out smaller ones
+            before them, never these; that size is what is watched.
         label_smoothing: Share of each target spread over all classes, in [0, 1).
         augment: ``none``; ``flip`` (left-right); ``dihedral`` (the square's eight symmetries).
         max_steps: Stop after so many steps; None for no limit.

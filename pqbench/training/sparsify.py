@@ -29,7 +29,7 @@ class Sparsify(Finetune):
 
     takes: ClassVar[tuple[Representation, ...]] = ("torch",)
     limits: ClassVar[Sequence[str]] = (
-        "tasks other than classification: training needs classes",
+        "data without labels: training needs a class for each sample or each pixel",
         "networks that Torch-Pruning cannot trace, recurrent ones above all",
     )
 

@@ -18,7 +18,7 @@ from pqbench.core.split import PreparedSplit
 from pqbench.machine.heap import keep_freed_memory
 from pqbench.nets.layers import torch_threads
 from pqbench.nets.strided import pixels_first
-from pqbench.training.batches import Batches
+from pqbench.training.batches import Batches, changes_size
 from pqbench.training.ranks import Rank
 from pqbench.training.settings import TrainingSettings
 
@@ -57,22 +57,48 @@ class TrainingJob:
     resume: Path | None = None
     penalty: Penalty | None = None
 
-    def batches(self, shuffle: bool, rank: Rank) -> Batches:
-        """The training batches (this rank's share), or the whole of those that are watched."""
+    def feeds(self, rank: Rank) -> tuple[Batches, Batches]:
+        """The training batches (this rank's share), and the whole of those that are watched.
+
+        Where training ends at the model's own size, that is the size that is watched: the best
+        epoch is the best at what is deployed.
+        """
         settings = self.settings
-        small = settings.epochs - settings.full_size_epochs
-        return Batches(
+        feed = Batches(
             split=self.split,
-            indices=self.trained if shuffle else self.watched,
+            indices=self.trained,
             batch_size=settings.batch_size,
             train_size=settings.train_size,
-            augment=settings.augment if shuffle else "none",
+            augment=settings.augment,
             seed=settings.seed,
-            shuffle=shuffle,
-            small_passes=small if shuffle and settings.full_size_epochs and small > 0 else None,
-            rank=rank.number if shuffle else 0,
-            world=rank.count if shuffle else 1,
+            rank=rank.number,
+            world=rank.count,
         )
+        feed.small_passes = self._small_passes(max(1, len(feed)))
+        watched = Batches(
+            split=self.split,
+            indices=self.watched,
+            batch_size=settings.batch_size,
+            train_size=settings.train_size if feed.small_passes is None else None,
+            augment="none",
+            seed=settings.seed,
+            shuffle=False,
+        )
+        return feed, watched
+
+    def _small_passes(self, steps: int) -> int | None:
+        """Passes at ``train_size`` before those at the model's own size; None: there are no others.
+
+        Args:
+            steps: Of each pass.
+        """
+        settings, last = self.settings, self.settings.full_size_epochs
+        if not last or not changes_size(settings.train_size, self.split):
+            return None
+        passes: float = settings.epochs
+        if settings.max_steps is not None:
+            passes = min(passes, settings.max_steps / steps)
+        return max(1, int(passes) - last) if passes > last else None
 
 
 @dataclass(frozen=True)
@@ -98,15 +124,16 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     """
     import torch
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
     from pqbench.training.history import History
     from pqbench.training.loop import Learner, ProgressBar
+    from pqbench.training.patience import Patience
 
     if rank.accelerator == "cpu":
         keep_freed_memory()
     settings, network, teacher = job.settings, job.network, job.teacher
-    feed = job.batches(True, rank)
+    feed, watched = job.feeds(rank)
     total = len(feed) * settings.epochs
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
@@ -114,7 +141,7 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
     history = History(network, feed, learner.average)
     callbacks: list[Callback] = [history]
     if settings.patience:
-        callbacks.insert(0, EarlyStopping("validation_loss", patience=settings.patience))
+        callbacks.insert(0, Patience(settings.patience, feed))
     if progress:
         callbacks.append(ProgressBar())
     if job.resume is not None:
@@ -151,7 +178,7 @@ def train(rank: Rank, job: TrainingJob, progress: bool = False) -> Trained:
             trainer.fit(
                 learner,
                 feed,
-                job.batches(False, rank) if len(job.watched) else None,
+                watched if len(job.watched) else None,
                 ckpt_path=last,
                 weights_only=True,
             )

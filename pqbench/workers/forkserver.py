@@ -168,6 +168,26 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+class Handed:
+    """Open files among the arguments of a call in a fork: there, a mapping of what it has got.
+
+    Args:
+        files: Descriptors in this process, by any name.
+    """
+
+    def __init__(self, files: Mapping[str, int]) -> None:
+        self.files = files
+
+    def __reduce__(self) -> tuple[Callable[..., dict[str, int]], tuple[dict[str, Any]]]:
+        from multiprocessing import reduction
+
+        return _received, ({name: reduction.DupFd(file) for name, file in self.files.items()},)
+
+
+def _received(files: Mapping[str, Any]) -> dict[str, int]:
+    return {name: file.detach() for name, file in files.items()}
+
+
 class Forked:
     """A call in a fork of the server; waits and ends like :class:`subprocess.Popen`.
 

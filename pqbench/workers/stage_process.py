@@ -3,6 +3,9 @@
 The parent passes a request file and reads a response file, so a stage that dies by exception,
 signal or time-out is an error with a name in the parent, never its end. The child dies with its
 parent, however that dies.
+
+A stage shares the device with other work of pqbench and keeps off whoever times: the parent waits
+for that before the stage's own time begins, and the child may still time something by itself.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.core import interrupt
 from pqbench.core.errors import ERRORS, OutOfMemoryFailure, PqbenchError, StageTimeout, WorkerCrash
 from pqbench.core.files import write_json
+from pqbench.machine import device_lock
 from pqbench.workers.child import (
     child_environment,
     describe_error,
@@ -31,7 +35,7 @@ from pqbench.workers.child import (
     log_tail,
     speaks_of_memory,
 )
-from pqbench.workers.forkserver import Forked, server
+from pqbench.workers.forkserver import Forked, Handed, server
 from pqbench.workers.guard import WORKERS, kill_tree
 from pqbench.workers.stage_spec import StageSpec
 
@@ -45,15 +49,15 @@ _MEMORY_HINT = (
 
 @contextlib.contextmanager
 def _process(
-    request: Path, response: Path, log: Path, threads: int, memory_mb: float | None
+    request: Path, response: Path, log: Path, spec: StageSpec, shares: Mapping[str, int]
 ) -> Iterator[Forked | subprocess.Popen[bytes]]:
     """A child in its own process group, killed with all its children when the block is left."""
     # A limit counts what the process itself allocates, so it must not begin with the server's.
-    context = server(threads) if memory_mb is None else None
+    context = server(spec.threads) if spec.memory_mb is None else None
     WORKERS.prepare()
-    process = _start(context, request, response, log, threads)
+    process = _start(context, request, response, log, spec.threads, shares)
     WORKERS.began(process.pid)
-    limit_memory(process.pid, memory_mb)
+    limit_memory(process.pid, spec.memory_mb)
     try:
         yield process
     finally:
@@ -67,20 +71,26 @@ def _process(
 
 
 def _start(
-    context: ForkServerContext | None, request: Path, response: Path, log: Path, threads: int
+    context: ForkServerContext | None,
+    request: Path,
+    response: Path,
+    log: Path,
+    threads: int,
+    shares: Mapping[str, int],
 ) -> Forked | subprocess.Popen[bytes]:
     """A fork of the server that has imported torch; a fresh interpreter without one."""
     if context is not None:
-        return Forked(context, _forked_child, (request, response), log, threads)
+        return Forked(context, _forked_child, (request, response, Handed(shares)), log, threads)
     command = [sys.executable, "-m", "pqbench.workers.stage_process", str(request), str(response)]
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*command, str(os.getpid())],
+            [*command, str(os.getpid()), json.dumps(dict(shares))],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=child_environment(threads),
             start_new_session=True,
+            pass_fds=tuple(shares.values()),
         )
 
 
@@ -103,17 +113,18 @@ def run_process(spec: StageSpec, workdir: Path, log: Path) -> tuple[dict[str, An
         request,
         {"function": spec.function, "workdir": str(workdir), "arguments": dict(spec.arguments)},
     )
-    began = time.perf_counter()
-    with _process(request, response, log, spec.threads, spec.memory_mb) as process:
-        try:
-            process.wait(spec.timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise StageTimeout(
-                f"stage {spec.name} ran longer than {spec.timeout_s:.3g} s",
-                hint="raise protocol.stage_timeout_s or limits.cell_s, or use a smaller model or "
-                "fewer images",
-            ) from error
-    seconds = time.perf_counter() - began
+    with device_lock.working() as shares:  # who times on a GPU holds the CPU as well
+        began = time.perf_counter()
+        with _process(request, response, log, spec, shares) as process:
+            try:
+                process.wait(spec.timeout_s)
+            except subprocess.TimeoutExpired as error:
+                raise StageTimeout(
+                    f"stage {spec.name} ran longer than {spec.timeout_s:.3g} s",
+                    hint="raise protocol.stage_timeout_s or limits.cell_s, or use a smaller model "
+                    "or fewer images",
+                ) from error
+        seconds = time.perf_counter() - began
     try:
         answer = json.loads(response.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -151,17 +162,18 @@ def _death(spec: StageSpec, code: int, log: Path) -> PqbenchError:
     return WorkerCrash(f"stage {name} {how} and gave no result", hint=hint)
 
 
-def _forked_child(request: Path, response: Path) -> None:
+def _forked_child(request: Path, response: Path, shares: Mapping[str, int]) -> None:
     """In a fork of the server, which ends it with our parent."""
-    _child(request, response, None)
+    _child(request, response, None, shares)
 
 
-def _child(request: Path, response: Path, parent: int | None) -> None:
+def _child(request: Path, response: Path, parent: int | None, shares: Mapping[str, int]) -> None:
     """In the child: call the function and write what it returned or raised."""
     import resource
 
     if parent is not None:
         die_with_parent(parent)
+    device_lock.join(shares)
     call = json.loads(request.read_text(encoding="utf-8"))
     module, _, name = call["function"].partition(":")
     answer: dict[str, Any]
@@ -178,4 +190,4 @@ def _child(request: Path, response: Path, parent: int | None) -> None:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))

@@ -121,6 +121,15 @@ def test_search_leaves_out_the_block_that_costs_answers(tmp_path: Path) -> None:
     json.dumps(plan)
 
 
+def test_search_with_one_try_tries_one_set(tmp_path: Path) -> None:
+    planted = _Planted([-0.5, -0.5, 0.8, -0.5], [0.0] * 4, 0.15)
+    search = planted.search(tmp_path, tries=1)
+    kept = search.choose(search.measure(), 0.01)
+    assert kept is not None
+    assert [set(tried.blocks) for tried in search.tried] == [kept[0]]
+    assert kept[0] == {0, 1, 3}
+
+
 def test_search_keeps_nothing_where_nothing_pays(tmp_path: Path) -> None:
     search = _Planted([0.3] * 4, [0.0] * 4, 0.1).search(tmp_path)
     assert search.choose(search.measure(), 0.01) is None

@@ -187,6 +187,9 @@ def test_prune_reaches_its_target(
     achieved = "macs_reduction" if target == "macs" else "parameter_reduction"
     assert 0.5 <= details[achieved] < 0.62
     assert asked == ({("openvino", 1)} if target == "latency" else set())
+    if target == "latency":  # in this stand-in a parameter takes a second
+        assert details["latency_before_ms"] == 1e3 * details["parameters_before"]
+        assert details["latency_after_ms"] == 1e3 * details["parameters_after"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -223,6 +226,41 @@ def test_round_kept_leaves_a_multiple_and_never_none() -> None:
     assert round_kept(5, 9, 1) == 5
     assert round_kept(31, 32, 8, most=0.6) == 16  # 13 must stay
     assert round_kept(40, 40, 8, most=0.8) == 32  # 8 must stay
+
+
+class Skewed(nn.Module):
+    """Nearly all channels of its first layer are next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
+        self.head = nn.Linear(32, 2)
+        with torch.no_grad():
+            self.first.weight[:28] *= 1e-3
+            self.second.weight[:, :28] *= 1e-3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("round_to", "stay"), [(None, 13), (1, 13), (8, 16)])
+def test_prune_holds_the_layer_limit_of_a_global_ranking(
+    round_to: int | None, stay: int, tmp_path: Path, split: PreparedSplit, data: StepData
+) -> None:
+    """All 28 rank below the limit; at most 60 % of 32 may go."""
+    builder = {"_target_": f"{__name__}.Skewed"}
+    torch.manual_seed(0)
+    network = Skewed().eval()
+    source = save_network(network, builder, tmp_path / "a", split.specs(), ("logits",), ())
+    step = Prune(
+        pruning_ratio=0.5,
+        global_pruning=True,
+        max_layer_ratio=0.6,
+        round_to=round_to,
+        recalibrate_bn=0,
+    )
+    layers = step.apply(source, data, tmp_path / "pruned").lineage[-1].details["layers"]
+    assert layers["first"] == [32, stay]
 
 
 def test_prune_of_more_channels_leaves_less(tmp_path: Path, split: PreparedSplit) -> None:

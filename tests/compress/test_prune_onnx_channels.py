@@ -322,6 +322,36 @@ def test_repair_fits_depthwise_layers(tmp_path: Path) -> None:
     assert np.abs(after - before).max() > 1e-4
 
 
+@pytest.mark.parametrize("axes", [1, 3])
+def test_repair_fits_convolutions_of_other_than_two_axes(axes: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d if axes == 1 else torch.nn.Conv3d
+    shape = (3, 144) if axes == 1 else (3, 4, 6, 6)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(2) if axes == 1 else torch.nn.Unflatten(2, (4, 3)),
+        conv(3, 32, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        conv(32, 24, 3, padding=2, dilation=2),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool1d(1) if axes == 1 else torch.nn.AdaptiveAvgPool3d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(24, 4),
+    )
+    assert network[0](torch.zeros(1, 3, 12, 12)).shape[1] == shape[0]
+    model = exported(network, tmp_path, side=12)
+    channels = find_channels(model)
+    kept = {g: np.arange(0, channels.sizes[g], 2) for g in channels.free()}
+    assert kept
+    pruned = cut(model, channels, kept)
+    rng = np.random.default_rng(0)
+    feeds = [{"image": rng.standard_normal((1, 3, 12, 12), np.float32)} for _ in range(40)]
+    images = rng.standard_normal((20, 3, 12, 12)).astype(np.float32)
+    whole, before = run(model, images), run(pruned, images)
+    assert repair(model, pruned, channels, kept, feeds, 1)["repaired_layers"] >= 2
+    onnx.checker.check_model(pruned, full_check=True)
+    assert ((run(pruned, images) - whole) ** 2).mean() < 0.5 * ((before - whole) ** 2).mean()
+
+
 def test_repair_gives_products_without_a_bias_one() -> None:
     rng = np.random.default_rng(0)
     shapes = {"w1": (12, 32), "w2": (32, 16), "w3": (16, 5)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,6 +139,30 @@ def test_excluded_nodes_and_types_stay_float(
         OrtInt8(8, exclude=["nowhere"]).apply(tiny["onnx"], data, tmp_path)
 
 
+def test_ort_int8_refuses_types_that_onnx_does_not_have(
+    tmp_path: Path, tiny: dict[str, Artifact], data: StepData
+) -> None:
+    with pytest.raises(ConfigError, match="'MatMull' is no operator type of ONNX"):
+        OrtInt8(8, op_types=["Conv", "MatMull"]).apply(tiny["onnx"], data, tmp_path)
+    # One that this model has none of is another model's.
+    OrtInt8(8, op_types=["Conv", "LSTM"]).apply(tiny["onnx"], data, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_nncf_int8_refuses_to_ignore_what_is_not_there(
+    form: str, tmp_path: Path, tiny: dict[str, Artifact], data: StepData
+) -> None:
+    fast: dict[str, Any] = {"calibration_size": 8}
+    with pytest.raises(ConfigError, match="'Convolutoin' is no operator type"):
+        NncfInt8(**fast, ignored_types=["Convolutoin"]).apply(tiny[form], data, tmp_path)
+    with pytest.raises(ConfigError, match="nowhere"):
+        NncfInt8(**fast, ignored_names=[".*", "nowhere.*"]).apply(tiny[form], data, tmp_path)
+    # Both formats' names may stand together, so that one setting serves two backends.
+    step = NncfInt8(**fast, ignored_types=["HSwish", "GroupConvolution", "LSTM"])
+    absent = step.apply(tiny[form], data, tmp_path).lineage[-1].details["ignored_types_absent"]
+    assert "LSTM" in absent
+
+
 def test_nncf_ignored_types_stay_float(
     tmp_path: Path, tiny: dict[str, Artifact], data: StepData
 ) -> None:
@@ -171,6 +196,23 @@ def test_right_counts_classes_and_pixels() -> None:
     assert _right(scores, np.array([[0, 1], [255, 0]])) == pytest.approx(2 / 3)
     with pytest.raises(UnsupportedError, match="one class per sample or pixel"):
         _right(np.zeros((1, 2)), np.zeros(3))
+
+
+def test_qat_budget_says_what_is_not_said() -> None:
+    """One pass, unless a budget is asked for: it is then what it is for ``finetune``."""
+    once, full = NncfQat().settings(0, 1), NncfQat(budget="full").settings(0, 1)
+    assert (once.epochs, once.validation_share, once.patience, once.ema) == (1, 0.0, None, 0.0)
+    assert (full.epochs, full.validation_share, full.patience, full.ema) == (60, 0.1, 12, 0.99)
+    assert NncfQat(budget="full", epochs=3).settings(0, 1).epochs == 3
+
+
+def test_qat_keeps_the_best_average(
+    tmp_path: Path, tiny: dict[str, Artifact], data: StepData
+) -> None:
+    step = NncfQat(budget="full", epochs=2, batch_size=32, calibration_size=16)
+    details = step.apply(tiny["torch"], data, tmp_path).lineage[-1].details
+    assert len(details["validation_loss"]) == details["epochs"] == 2
+    assert details["quantizers"] > 0
 
 
 def test_qat_gives_an_openvino_model_with_quantizers(

@@ -10,8 +10,13 @@ import torch
 
 from pqbench.core.files import write_json
 from pqbench.core.split import IGNORED, PreparedSplit
+from pqbench.core.step import StepData
+from pqbench.nets.checkpoint import build_network, save_network
 from pqbench.training.batches import Batches
+from pqbench.training.finetune import Finetune
 from pqbench.training.loop import distillation
+from pqbench.training.nncf_qat import NncfQat
+from pqbench.training.sparsify import Sparsify
 
 SIDE = 8
 
@@ -77,3 +82,26 @@ def test_distillation_of_dense_scores_is_the_mean_over_positions() -> None:
         student.permute(0, 2, 3, 1).reshape(-1, 3), teacher.permute(0, 2, 3, 1).reshape(-1, 3), 2.0
     )
     torch.testing.assert_close(distillation(student, teacher, 2.0), flat)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Finetune(epochs=2, batch_size=3, augment="none"),
+        Sparsify(epochs=2, batch_size=3, augment="none"),
+        NncfQat(epochs=2, batch_size=3, augment="none", calibration_size=6),
+    ],
+    ids=["finetune", "sparsify", "nncf_qat"],
+)
+def test_step_trains_on_a_class_for_each_pixel_and_says_so(
+    step: Finetune, split: PreparedSplit, tmp_path: Path
+) -> None:
+    assert "each pixel" in step.limits[0]
+    node = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 3, "kernel_size": 1}
+    folders = [tmp_path / name for name in ("source", "result")]
+    for folder in folders:
+        folder.mkdir()
+    network = build_network(node)
+    source = save_network(network, node, folders[0], split.specs(), ("logits",), ())
+    result = step.apply(source, StepData(split, seed=0, threads=1), folders[1])
+    assert result.lineage[-1].details["steps"] == 4

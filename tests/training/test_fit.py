@@ -175,7 +175,10 @@ def test_fit_keeps_the_average_and_zeros_stay_zero(
         (Finetune(budget="default"), 10, 0.0, None, 0.99),
         (Finetune(budget="full"), 60, 0.1, 12, 0.99),
         (Finetune(budget="full", validation_share=0.0, ema=0.0), 60, 0.0, None, 0.0),
-        (Finetune(budget="full", epochs=3), 3, 0.0, None, 0.99),
+        (Finetune(budget="full", epochs=3), 3, 0.1, 12, 0.99),
+        (Finetune(budget="full", validation_share=0.2), 60, 0.2, 12, 0.99),
+        (Finetune(budget="full", epochs=3, validation_share=0.0), 3, 0.0, None, 0.99),
+        (Finetune(budget="default", validation_share=0.2), 10, 0.2, None, 0.99),
         (Finetune(epochs=3, validation_share=0.3, patience=2, ema=0.9), 3, 0.3, 2, 0.9),
     ],
 )
@@ -316,3 +319,68 @@ def test_steps_train_at_the_models_own_size_and_refuse_a_larger_one(
     assert seen[1:] == [24, 24, 48, 48]  # the first is the check of the classes
     with pytest.raises(ConfigError, match="larger than the 48 px"):
         fit(tiny, split, Finetune(train_size=128).settings(0, 1))
+
+
+@pytest.fixture
+def sides(tiny: Tiny) -> dict[bool, list[int]]:
+    """Sides of the batches that the network is shown, by whether it trains."""
+    seen: dict[bool, list[int]] = {True: [], False: []}
+    tiny.register_forward_pre_hook(lambda net, x: seen[net.training].append(x[0].shape[-1]))
+    return seen
+
+
+def test_fit_that_ends_at_the_models_own_size_is_watched_at_it(
+    tiny: Tiny, split: PreparedSplit, sides: dict[bool, list[int]]
+) -> None:
+    step = Finetune(epochs=3, batch_size=60, train_size=24, validation_share=0.2)
+    fit(tiny, split, step.settings(0, 1))
+    assert sides[True] == [24, 24, 24, 24, 48, 48]
+    assert set(sides[False]) == {48}
+    sides[False].clear()
+    fit(tiny, split, replace(step, full_size_epochs=0).settings(0, 1))
+    assert set(sides[False][1:]) == {24}  # the first is the check of the classes
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "expected"),
+    [(5, [24, 24, 48, 48, 48]), (3, [24, 24, 48]), (2, [24, 24])],
+)
+def test_fit_of_few_steps_ends_at_the_models_own_size(
+    max_steps: int,
+    expected: list[int],
+    tiny: Tiny,
+    split: PreparedSplit,
+    sides: dict[bool, list[int]],
+) -> None:
+    step = Finetune(epochs=10, batch_size=60, train_size=24, max_steps=max_steps)
+    fit(tiny, split, step.settings(0, 1))
+    assert sides[True] == expected
+
+
+def test_fit_out_of_patience_ends_at_the_models_own_size(
+    tiny: Tiny, split: PreparedSplit, sides: dict[bool, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pqbench.training.loop import Learner, schedule
+
+    rates: list[float] = []
+    step = Learner.training_step
+
+    def training_step(self: Learner, batch: object, batch_idx: int) -> torch.Tensor:
+        rates.append(self.optimizers().param_groups[0]["lr"])
+        return step(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Learner, "training_step", training_step)
+    settings = TrainingSettings(
+        epochs=30,
+        batch_size=32,
+        learning_rate=0.05,
+        train_size=24,
+        full_size_epochs=2,
+        patience=1,
+        validation_share=0.2,
+    )
+    report = fit(tiny, split, settings)
+    assert report.epochs < 30
+    assert report.steps == len(sides[True]) == 3 * report.epochs
+    assert sides[True] == [24] * (report.steps - 6) + [48] * 6
+    assert rates[-6:] == pytest.approx([0.05 * schedule(s, 90) for s in range(84, 90)])

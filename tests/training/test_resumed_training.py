@@ -112,6 +112,22 @@ def test_resumed_training_that_was_out_of_patience_stays_so(
     assert_equal(first, second)
 
 
+def test_resumed_training_that_was_out_of_patience_ends_at_the_models_own_size(
+    split: PreparedSplit, tmp_path: Path
+) -> None:
+    settings = replace(WATCHED, epochs=30, patience=1, learning_rate=0.1, full_size_epochs=2)
+    undisturbed, resumed = network(), network()
+    expected = fit(undisturbed, split, settings)
+    assert expected.epochs < 30
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Learner, "training_step", killed_in(expected.epochs - 1, stop))
+        fit(network(), split, settings, resume=tmp_path)
+    report = fit(resumed, split, settings, resume=tmp_path)
+    assert report.resumed_epochs == expected.epochs - 1
+    assert comparable(report) == comparable(expected)
+    assert_equal(resumed, undisturbed)
+
+
 def test_training_begins_anew_where_the_checkpoint_is_damaged(
     split: PreparedSplit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
