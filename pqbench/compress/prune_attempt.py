@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pqbench.compress.attention_heads import find_attention, prune_heads
+from pqbench.compress.attention_heads import HEADS, find_attention, prune_heads
 from pqbench.compress.careful import (
     FAILURES,
     BrokenError,
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 WHOLE_HEADS = (
     "nn.MultiheadAttention reads the head of a channel from its place, which Torch-Pruning shifts"
+)
+SEPARATE = (
+    "queries, keys and values come from layers of their own: a channel's place in them is its "
+    "head, which Torch-Pruning shifts"
 )
 
 
@@ -81,6 +85,7 @@ class Attempts:
         """
         copy = self._fresh()
         left = dict.fromkeys(_multihead(copy), WHOLE_HEADS)
+        left |= dict.fromkeys(_separate(copy), SEPARATE)
         heads: dict[str, list[int]] = {}
         kept = [*self.kept, *left]
         fused = [a.name for a in find_attention(copy, self.example)]
@@ -161,3 +166,22 @@ def _multihead(network: nn.Module) -> list[str]:
     from torch import nn
 
     return [n for n, m in network.named_modules() if isinstance(m, nn.MultiheadAttention)]
+
+
+def _separate(network: nn.Module) -> list[str]:
+    """Names of the Linear layers of attention that gives queries, keys and values one by one.
+
+    A module with a number of heads and at least three such layers of one width, which the number
+    divides.
+    """
+    from torch import nn
+
+    found = []
+    for name, module in network.named_modules():
+        heads = next((h for key in HEADS if isinstance(h := getattr(module, key, None), int)), 0)
+        linear = {n: m for n, m in module.named_children() if isinstance(m, nn.Linear)}
+        for width in {m.out_features for m in linear.values()}:
+            same = [n for n, m in linear.items() if m.out_features == width]
+            if heads > 1 and len(same) >= 3 and width % heads == 0:
+                found += [f"{name}.{n}" if name else n for n in same]
+    return found

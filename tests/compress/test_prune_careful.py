@@ -145,6 +145,38 @@ def test_prune_leaves_the_heads_of_multihead_attention_whole(
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+class Separate(Multihead):
+    """Attention as BERT has it: the width of a head is what the width of all leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = torch.nn.Module()
+        self.attn.heads = 8
+        for name in ("query", "key", "value"):
+            self.attn.add_module(name, torch.nn.Linear(64, 64))
+        self.out = torch.nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = (
+            layer(x).unflatten(2, (8, -1)).transpose(1, 2)
+            for layer in (self.attn.query, self.attn.key, self.attn.value)
+        )
+        mixed = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return self.fc((x + self.down(self.up(x).relu())).mean(1))
+
+
+def test_prune_leaves_the_heads_of_separate_queries_keys_and_values_whole(
+    train: PreparedSplit, tmp_path: Path
+) -> None:
+    details = pruned(f"{__name__}.Separate", train, tmp_path).lineage[-1].details
+    for layer in ("attn.query", "attn.key", "attn.value"):
+        assert details["layers"][layer] == [64, 64]
+        assert "a channel's place in them is its head" in details["left_alone"][layer]
+    assert details["layers"]["up"] == [128, 88]
+
+
 def attention(heads: int = 8, dim: int = 4) -> Attention:
     module = torch.nn.Module()
     module.heads = heads
