@@ -72,6 +72,14 @@ def detail(record: Record) -> str:
     return NONE
 
 
+def passes(record: Record) -> int | None:
+    """Passes over the train split after pruning; None where nothing was trained."""
+    for entry in record.lineage:
+        if entry["action"] in ("distill", "finetune", "trained"):
+            return int(entry["details"]["epochs"])
+    return None
+
+
 def timed(record: Record) -> Any:
     """Speedup at the smallest batch size against the dense model; None where not well timed."""
     found = record.speedup_at(record.latency[0].batch_size) if record.latency else None
@@ -118,6 +126,7 @@ def row(record: Record) -> str:
     cells = [
         kind(record),
         detail(record),
+        str(passes(record) or NONE),
         NONE if record.size.macs is None else f"{record.size.macs / 1e6:.1f}",
         f"{record.size.file_bytes / 2**20:.2f}",
         NONE if accuracy is None else f"{100 * accuracy.top1:.1f}",
@@ -143,7 +152,9 @@ def fastest(records: Sequence[Record], wanted: Sequence[str]) -> str | None:
     speedup, accuracy = timed(best), best.accuracy
     assert accuracy is not None and accuracy.against_baseline is not None
     drop = accuracy.against_baseline
-    name = ", ".join(x for x in (kind(best), detail(best)) if x != NONE)
+    trained = passes(best)
+    told = f"{trained} pass{'es' if trained > 1 else ''}" if trained else NONE
+    name = ", ".join(x for x in (kind(best), detail(best), told) if x != NONE)
     return (
         f"{name}: {speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}] times, "
         f"{drop.drop_pt:.1f} [{drop.drop_low_pt:.1f}, {drop.drop_high_pt:.1f}] points lost"
@@ -167,7 +178,8 @@ def budget(record: Record) -> str:
         if entry["action"] in ("distill", "finetune", "trained"):
             told = entry["details"]
             elsewhere = f" on an {told['hardware']}" if "hardware" in told else ""
-            return f"{told['epochs']} passes over {told['train_images']:,} images{elsewhere}"
+            ending = "es" if told["epochs"] > 1 else ""
+            return f"{told['epochs']} pass{ending} over {told['train_images']:,} images{elsewhere}"
     return "none"
 
 
@@ -206,9 +218,9 @@ def lines(records: Sequence[Record], pictures: Mapping[tuple[str, str, str], str
             *answer(some),
             f"![{caption}](images/{pictures[key]})",
             "",
-            "| what | asked to go | MACs, M | MiB | top-1 % | drop, points | "
+            "| what | asked to go | passes | MACs, M | MiB | top-1 % | drop, points | "
             "weakest class, recall % | speedup | pays |",
-            "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | --- |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- |",
             *(row(record) for record in some),
             "",
         ]
@@ -238,29 +250,10 @@ def draw(records: Sequence[Record], file: Path) -> None:
         figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
         for name, (marker, colour) in LOOKS.items():
             some = [r for r in good if kind(r) == name]
-            if not some:
-                continue
-            some.sort(key=lambda r: timed(r).ratio)
-            gains = [timed(r) for r in some]
-            drops = [r.accuracy.against_baseline for r in some if r.accuracy]
-            axes.errorbar(
-                [s.ratio for s in gains],
-                [a.drop_pt for a in drops],
-                xerr=[
-                    [max(0.0, s.ratio - s.low) for s in gains],
-                    [max(0.0, s.high - s.ratio) for s in gains],
-                ],
-                yerr=[
-                    [max(0.0, a.drop_pt - a.drop_low_pt) for a in drops],
-                    [max(0.0, a.drop_high_pt - a.drop_pt) for a in drops],
-                ],
-                marker=marker,
-                color=colour,
-                markersize=8 if marker == "*" else 5,
-                linewidth=1 if name in CRITERIA.values() else 0,
-                elinewidth=0.6,
-                label=name,
-            )
+            usual = Counter(passes(r) for r in some).most_common(1)
+            for number in dict.fromkeys(passes(r) for r in some):
+                alone = number != usual[0][0]  # of another budget: beside the curve, hollow
+                _points(axes, [r for r in some if passes(r) == number], name, marker, colour, alone)
         axes.axhline(GOAL_DROP, color="#7F7F7F", linewidth=0.8, linestyle="--")
         axes.axvline(GOAL_SPEEDUP, color="#7F7F7F", linewidth=0.8, linestyle="--")
         axes.set_xlabel("times as fast as the dense model, batch 1")
@@ -268,6 +261,34 @@ def draw(records: Sequence[Record], file: Path) -> None:
         axes.legend(loc="upper left")
         figure.savefig(file)
         pyplot.close(figure)
+
+
+def _points(
+    axes: Any, records: list[Record], name: str, marker: str, colour: str, alone: bool
+) -> None:
+    """Some records of one kind and one budget, with a line between those of a criterion."""
+    records.sort(key=lambda r: timed(r).ratio)
+    gains = [timed(r) for r in records]
+    drops = [r.accuracy.against_baseline for r in records if r.accuracy]
+    axes.errorbar(
+        [s.ratio for s in gains],
+        [a.drop_pt for a in drops],
+        xerr=[
+            [max(0.0, s.ratio - s.low) for s in gains],
+            [max(0.0, s.high - s.ratio) for s in gains],
+        ],
+        yerr=[
+            [max(0.0, a.drop_pt - a.drop_low_pt) for a in drops],
+            [max(0.0, a.drop_high_pt - a.drop_pt) for a in drops],
+        ],
+        marker=marker,
+        color=colour,
+        markerfacecolor="white" if alone else colour,
+        markersize=8 if marker == "*" else 5,
+        linewidth=1 if name in CRITERIA.values() and not alone else 0,
+        elinewidth=0.6,
+        label=f"{name}, {passes(records[0])} passes" if alone else name,
+    )
 
 
 def make(folders: Sequence[Path], page: Path = PAGE) -> Path:

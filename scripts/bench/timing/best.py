@@ -45,9 +45,8 @@ sys.path.insert(0, str(ROOT))
 SPACE = [
     "model=mobilenetv3,efficientnet_lite0",
     "dataset=elpv",
-    "dataset.limit=200",
     "dataset.train_limit=256",
-    "claim.max_drop_pt=10",
+    "claim.max_drop_pt=3",
     "backend=torch,ort,openvino",
     "compress=none,prune,prune_unstructured,fp16,ort_int8,nncf_int8,[prune_unstructured,ort_int8]",
     "compress.prune.pruning_ratio=0.05,0.1",
