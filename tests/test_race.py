@@ -363,6 +363,20 @@ def test_race_leaves_half_of_its_budget_to_what_ends_in_an_answer(
     assert "so there is no answer yet: the same command with a larger" in short.lines()[0]
 
 
+def test_race_refuses_several_numbers_of_threads(tmp_path: Path) -> None:
+    world = World(tmp_path, 0, recipes=("r0",), models=("small",))
+    compose = world.compose
+
+    def with_threads(job: list[str]) -> Any:
+        config = compose(job)
+        config.threads = 1 if config.backend.name == "ort" else 2
+        return config
+
+    world.compose = with_threads  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="under the same number of threads"):
+        race(world)
+
+
 def test_race_looks_at_the_smallest_batch_size_that_is_asked_for(tmp_path: Path) -> None:
     world = World(tmp_path, 0, recipes=("r0",), models=("small",))
     compose = world.compose

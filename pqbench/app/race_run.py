@@ -111,8 +111,10 @@ class RaceRun:
         differing = {o for o in jobs[0] for job in jobs if o not in job}
         fixed = set(jobs[0]) - differing
         entrants, claims = [], 2
+        threads = set()
         for number, job in enumerate(jobs):
             config = composed(list(job))
+            threads.add(config.get("threads"))
             steps = config.get("compress") or {}
             trains = [name for name, step in steps.items() if "max_steps" in step]
             self.short[number] = [f"compress.{name}.max_steps=1" for name in trains]
@@ -129,6 +131,11 @@ class RaceRun:
                     else known.get(what),
                 )
             )  # fmt: skip
+        if len(threads) > 1:
+            raise ConfigError(
+                "a search compares cells under the same number of threads",
+                hint="give one: threads=2; how a model scales with them is a sweep of its own",
+            )
         check_reference(margins.reference, [entrant.backend for entrant in entrants])
         self.race = Race(entrants, len(self.looks) + 1, margins, claims)
         self.trail: list[Step] = []
