@@ -93,9 +93,11 @@ def finalists(records: Sequence[Record], margins: Margins) -> list[tuple[Record,
     """Which cells are worth timing beside the reference: candidate and reference, each pair.
 
     Of each other backend the FP32 model, and of the compressed ones that keep their claims there
-    those that cannot be told from the fastest.
+    those that cannot be told from the fastest. Beside FP32 on their own runtime they must not be
+    slower; so many times as fast (``claim.min_speedup``) is asked beside the reference.
     """
-    own = {cell.record.fingerprint: cell for cell in judge(records, margins)}
+    there_fast = dataclasses.replace(margins, min_speedup=min(1.0, margins.min_speedup))
+    own = {cell.record.fingerprint: cell for cell in judge(records, there_fast)}
     pairs = []
     for group in _groups(records).values():
         reference = reference_of(group, margins)

@@ -146,6 +146,17 @@ def test_finalists_are_the_plain_model_and_the_best_of_each_other_runtime() -> N
     ]
 
 
+def test_so_many_times_as_fast_is_asked_beside_the_reference_of_another_runtime() -> None:
+    torch, ort = cell(backend="torch"), cell(backend="ort")
+    quick = cell("nncf_int8", starts=(1.8, 1.81, 1.8, 1.79, 1.8))
+    margins = Margins(min_speedup=2.0)
+    assert quick in [found for found, _ in finalists([torch, ort, quick], margins)]
+    pairings = [paired(quick, torch, (5.4, 5.41, 5.4, 5.39, 5.4))]
+    (found,) = answers([torch, ort, quick], pairings, margins)
+    assert found.best is not None and found.best.record is quick
+    assert "1.7" in found.sentence and "5.3" in found.sentence
+
+
 def test_without_pytorch_the_runtime_measured_first_is_the_reference() -> None:
     ort, openvino = cell(backend="ort"), cell(backend="openvino")
     ort.sequence, openvino.sequence = 2, 5
