@@ -182,6 +182,12 @@ def test_default_sweep_has_bf16_where_the_cpu_has_it(
     assert bf16 or not {name for name in names if name.endswith("_bf16")}
 
 
+@pytest.mark.parametrize("option", ["--cfg=job", "-c", "--info", "--run"])
+def test_what_shows_one_experiment_is_refused_beside_a_sweep(option: str) -> None:
+    with pytest.raises(ConfigError, match=r"is about one experiment, -m about a sweep"):
+        prepare(["compress=none,ort_int8", option, "-m"])
+
+
 def test_arguments_leave_a_named_backend_or_experiment_alone() -> None:
     assert prepare(["backend=ort", "-m"]) == ["-m", "backend=ort"]
     assert prepare(["experiment=demo", "-m"]) == ["-m", "experiment=demo"]

@@ -12,6 +12,7 @@ from pqbench.core.paths import check_text
 
 MULTIRUN = ("-m", "--multirun")
 _INFO = ("--info", "-i")  # with or without a value
+_ALONE = ("--cfg", "-c", "--run", "-r", *_INFO)  # not with -m
 _WITH_VALUE = (
     *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
     *("--experimental-rerun", "--package", "-p"),
@@ -66,6 +67,11 @@ def prepare(arguments: list[str]) -> list[str]:
     if not any(a in MULTIRUN for a in arguments):
         return each_by_job(arguments) if _experiment_sweeps(arguments) else arguments
     rest = [a for a in arguments if a not in MULTIRUN]
+    if shows := next((a for a in rest if a.partition("=")[0] in _ALONE), None):
+        raise ConfigError(
+            f"{shows.partition('=')[0]} is about one experiment, -m about a sweep",
+            hint="leave one of them out; --cfg job shows the settings of one experiment",
+        )
     if not _sweeps_over_something(rest):
         from pqbench.app.backends_here import available_backends
 
