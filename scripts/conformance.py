@@ -20,6 +20,7 @@ A file is one model on one data set:
         expected_failure: ...           cause, where a drop above MAX_DROP_PT, a size ratio above
                                         MAX_SIZE_RATIO or another status than ok is right; else null
         figures: {status, top1, drop_pt, agreement, size_ratio, int8_share, seconds, peak_mb}
+        measured: {...}                 date and processor, where the file's are not this cell's
 
 Every cell runs as an experiment, from data to record, with the shortest protocol: accuracy, size
 and placement are of the deployed session. Seconds and MiB are those of the recipe's steps; they
@@ -223,11 +224,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(row(golden["model"], cell, now, "; ".join(wrong) or "as it was"), flush=True)
                 if chosen.write:
                     cell["figures"] = now
-                    golden["measured"] = measured()
-                    text = yaml.safe_dump(golden, sort_keys=False, width=100, allow_unicode=True)
-                    file.write_text(text, encoding="utf-8")
+                    here = measured()
+                    cell["measured"] = {k: v for k, v in here.items() if k != "libraries"}
+                    _write(file, golden)
+            if chosen.write and names is None:  # all of one day and machine: said once
+                golden["measured"] = measured()
+                for cell in golden["cells"]:
+                    cell.pop("measured", None)
+                _write(file, golden)
     print(f"\n{count} cells measured, {differ} differ", file=sys.stderr)
     return 2 if not count else int(differ > 0 and not chosen.write)
+
+
+def _write(file: Path, golden: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(golden, sort_keys=False, width=100, allow_unicode=True)
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,7 @@ page to those files. `python scripts/conformance.py` measures them again and sho
   process. The times are of a machine that had other work to do: an order of magnitude.
 - A drop above {MAX_DROP_PT:g} point, or an INT8 file above {MAX_SIZE_RATIO:g} of FP32's, is an
   expected failure and has its cause named below the table.
-- Not measured again on 27 November 2026, so of the processor before, whose 8-bit products saturate:
-  `pt2e_int8`, `nncf_weights`, `ort_int8` with `method=entropy`, and `nncf_int8_full` of SqueezeNet
-  and EfficientNet-Lite0.
+- A row with a day of its own was measured then, on the processor that it names.
 """
 COLUMNS = (
     "recipe", "settings", "backend", "top-1", "drop", "agreement", "size", "integer share",
@@ -88,7 +86,11 @@ def line(cell: Mapping[str, Any], causes: list[str]) -> str:
             shown(figures["seconds"], "{:.0f}"),
             shown(figures["peak_mb"], "{:,}"),
         ]
-    texts.append(f"expected: {causes.index(cause) + 1}" if cause else "")
+    notes = [f"expected: {causes.index(cause) + 1}"] if cause else []
+    if own := cell.get("measured"):
+        narrow = ", 8-bit products saturate" if own["cpu_saturates_int8"] else ""
+        notes.append(f"{own['date']}, {own['cpu']}{narrow}")
+    texts.append("; ".join(notes))
     return "| " + " | ".join(texts) + " |"
 
 
