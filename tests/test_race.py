@@ -485,6 +485,23 @@ def test_race_drops_what_is_slower_than_what_runs_today() -> None:
     assert "times as fast as what runs today, compress=none backend=torch" in cell.dropped
 
 
+def test_race_drops_what_is_slower_than_fp32_on_any_runtime_before_it_is_scored() -> None:
+    torch = Entrant(0, ("compress=none", "backend=torch"), "g", "torch", plain=True)
+    other = Entrant(1, ("compress=none", "backend=b"), "g", "b", plain=True)
+    cell = Entrant(2, ("compress=x", "backend=torch"), "g", "torch")
+    for in_fp32, dropped in ((True, [torch, cell]), (False, [])):
+        torch.dropped = cell.dropped = ""
+        other.in_fp32 = in_fp32
+        state = Race([torch, other, cell], 2, Margins())
+        state.tell(torch, make_record("m", "torch", ms=9, batches=(1,)), look=0)
+        state.tell(other, make_record("m", "b", ms=3, batches=(1,)), look=0)
+        made = measured(1.5)
+        made.speedup[0].baseline_p50_ms = 9.0
+        state.tell(cell, made, look=0)
+        assert state.settle() == dropped
+    assert cell.dropped == ""
+
+
 def test_race_measures_what_runs_today_first_where_several_look_at_once() -> None:
     plain = Entrant(0, ("compress=none",), "g", "torch", plain=True, looks=1)
     leader = Entrant(1, ("compress=x",), "g", "torch", looks=2)

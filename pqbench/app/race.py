@@ -10,7 +10,7 @@ on evidence alone:
   ``BEYOND_DOUBT`` (the claim itself is judged at the end on the upper bound, as in any sweep);
 * scored on all samples it cannot be shown to keep the margin, and another cell does;
 * it is shown to be slower than a cell that was measured in full and holds its claims, or not to be
-  faster by more than ``WORTH``;
+  faster by more than ``WORTH``; or to be slower than the uncompressed model in FP32 on any runtime;
 * it is shown to be slower than the margin asks for, beside FP32 on its runtime or beside what
   runs today.
 
@@ -268,14 +268,27 @@ class Race:
                     f"today, {today.name}"
                 )
         for other in self.entrants:
-            if other.holds and other.group == entrant.group and other is not entrant:
-                gap, error = self._behind(entrant, other)
-                if gap - SIGMAS * error > math.log(WORTH):
-                    return (
-                        f"{math.exp(gap):.2f} times the time of {other.name}, at best "
-                        f"{math.exp(gap - SIGMAS * error):.2f} times, and that one keeps its claims"
-                    )
+            if other.group != entrant.group or other is entrant or not self._safe(other):
+                continue
+            gap, error = self._behind(entrant, other)
+            # What was not measured in full must be ahead beyond doubt; from the other it is enough
+            # that this one cannot be ahead by what is worth measuring.
+            if gap - SIGMAS * error > (math.log(WORTH) if other.holds else 0.0):
+                why = "that one keeps its claims" if other.holds else "FP32 loses nothing"
+                return (
+                    f"{math.exp(gap):.2f} times the time of {other.name}, at best "
+                    f"{math.exp(gap - SIGMAS * error):.2f} times, and {why}"
+                )
         return ""
+
+    @staticmethod
+    def _safe(other: Entrant) -> bool:
+        """Whether it may be the answer whatever else is found.
+
+        It holds its claims, or is the very model in FP32, which has no loss to be shown.
+        """
+        plain = other.plain and other.in_fp32 and other.pace is not None and not other.dropped
+        return other.holds or plain
 
     def _behind(self, entrant: Entrant, other: Entrant) -> tuple[float, float]:
         """Log of the cell's time over another's, and its error; levels cancel on one runtime."""
