@@ -343,6 +343,19 @@ def test_race_whose_budget_was_spent_keeps_its_trail(
     assert len(more.launched) > len(first.launched)
 
 
+def test_race_takes_nothing_over_from_a_search_of_another_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Clocked(tmp_path, 2, models=("small",))
+    clocked(monkeypatch, first)
+    race(first, budget_s=200.0).run()
+    other = Clocked(tmp_path, 2, models=("large",))
+    clocked(monkeypatch, other)
+    run = race(other, budget_s=10.0)
+    run.run()
+    assert len(other.launched) == 2 and run.spent_s == 10.0  # its own budget, from nothing
+
+
 def test_race_leaves_half_of_its_budget_to_what_ends_in_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,6 @@ class RaceRun:
         self.looks = [list(look) for look in looks]
         self.budget_s, self.n_jobs = budget_s, max(1, n_jobs)
         self.short: dict[int, list[str]] = {}
-        self.before = _Before.read(folder)
         known = _known(earlier)
         differing = {o for o in jobs[0] for job in jobs if o not in job}
         fixed = set(jobs[0]) - differing
@@ -127,8 +126,7 @@ class RaceRun:
                     number, tuple(job), group, str(config.backend.name),
                     " ".join(o for o in job if o not in fixed), not steps,
                     precision_of(config.backend) == "FP32", bool(trains), min(sizes),
-                    self.before.prior.get(str(number), known.get(what)) if self.before.launched
-                    else known.get(what),
+                    known.get(what),
                 )
             )  # fmt: skip
         if len(threads) > 1:
@@ -137,6 +135,11 @@ class RaceRun:
                 hint="give one: threads=2; how a model scales with them is a sweep of its own",
             )
         check_reference(margins.reference, [entrant.backend for entrant in entrants])
+        self.before = _Before.read(folder)
+        if list(self.before.prior) != [" ".join(entrant.overrides) for entrant in entrants]:
+            self.before = _Before()  # of another space
+        for entrant in entrants if self.before.prior else ():
+            entrant.prior_ms = self.before.prior[" ".join(entrant.overrides)]
         self.race = Race(entrants, len(self.looks) + 1, margins, claims)
         self.trail: list[Step] = []
         self.launched = 0
@@ -237,7 +240,7 @@ class RaceRun:
                 "unseen": self.race.unseen,
                 "launched": self.launched,
                 "screened": self.screened,
-                "prior": {str(e.number): e.prior_ms for e in self.race.entrants},
+                "prior": {" ".join(e.overrides): e.prior_ms for e in self.race.entrants},
                 "undecided": [e.name for e in self._open()],
                 "trail": [asdict(step) for step in self.trail],
             },
