@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
+from race_world import BASE_MS, COST, Clocked, World, race
 from record_factory import START_SPREAD, make_failed, make_record
 
 from pqbench.app.arguments import prepare
@@ -26,123 +20,6 @@ from pqbench.core.margins import Margins
 from pqbench.core.record import NOT_BETTER, Faithfulness, Record
 from pqbench.report.claims import judge
 from pqbench.report.load import LOOKS, find_records
-
-LOOKS_OF = [["protocol.score=false"], ["protocol.score_limit=500"], ["protocol.processes=3"]]
-# s of a cell of MobileNetV3-Large on two cores; in full: four batch sizes, eight starts
-COST = {"look 1": 5.0, "look 2": 8.0, "look 3": 20.0, "full": 90.0}
-TRAINING_S = 60.0
-SAMPLES = {"look 1": 0, "look 2": 500, "look 3": 3925, "full": 3925}
-STARTS = {"look 1": 1, "look 2": 2, "look 3": 3, "full": 8}
-BASE_MS = {"torch": 20.0, "ort": 9.0, "openvino": 8.0}
-
-
-@dataclass
-class World(Launcher):
-    """A space whose truth is known: speedup and drop of each recipe on each runtime."""
-
-    folder: Path
-    seed: int
-    recipes: tuple[str, ...] = tuple(f"r{i}" for i in range(9))
-    models: tuple[str, ...] = ("small", "large")
-    backends: tuple[str, ...] = tuple(BASE_MS)
-    cost_s: float = 0.0
-    trained: set[str] = field(default_factory=set)
-    launched: list[list[str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        self.rng = np.random.default_rng(self.seed + 1000)
-        self.truth = {}
-        for model in self.models:
-            for backend in BASE_MS:
-                for number, recipe in enumerate(self.recipes):
-                    trains = number % 3 == 2
-                    speed = math.exp(rng.normal(0.2 + 0.25 * trains, 0.35))
-                    drop = abs(rng.normal(0, 0.02 + 0.04 * trains))
-                    self.truth[model, recipe, backend] = (speed, drop)
-                self.truth[model, "none", backend] = (1.0, 0.0)
-
-    def jobs(self) -> list[list[str]]:
-        return [
-            [f"model={m}", f"compress={r}", f"backend={b}"]
-            for m in self.models
-            for r in ("none", *self.recipes)
-            for b in self.backends
-        ]
-
-    def trains(self, recipe: str) -> bool:
-        return recipe != "none" and int(recipe[1:]) % 3 == 2
-
-    def compose(self, job: list[str]) -> Any:
-        chosen = dict(o.split("=", 1) for o in job)
-        recipe = chosen["compress"]
-        step = {"max_steps": None} if self.trains(recipe) else {}
-        compress = {} if recipe == "none" else {recipe: step}
-        names = {key: {"name": chosen[key]} for key in ("model", "backend")}
-        return OmegaConf.create({**names, "dataset": {"name": "photos"}, "compress": compress})
-
-    def setup(self, **kwargs: Any) -> None: ...
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        returns = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            self.launched.append(list(overrides))
-            subdir = next((o for o in overrides if o.startswith("hydra.sweep.subdir=")), "")
-            look = f"look {subdir[-1]}" if subdir else "full"
-            folder = self.folder / (subdir.partition("=")[2] or str(number))
-            folder.mkdir(parents=True, exist_ok=True)
-            self.record(overrides, look).save(folder)
-            cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
-            job = JobReturn(hydra_cfg=cfg, status=JobStatus.COMPLETED)
-            returns.append(job)
-        return returns
-
-    def record(self, overrides: Sequence[str], look: str) -> Record:
-        chosen = dict(o.split("=", 1) for o in overrides if not o.startswith("hydra"))
-        model, recipe, backend = chosen["model"], chosen["compress"], chosen["backend"]
-        shortened = f"compress.{recipe}.max_steps=1" in overrides
-        self.cost_s += COST[look]
-        if self.trains(recipe) and not shortened and f"{model}{recipe}" not in self.trained:
-            self.trained.add(f"{model}{recipe}")  # found in the cache by the other runtimes
-            self.cost_s += TRAINING_S
-        speed, drop = self.truth[model, recipe, backend]
-        drop = 0.5 if shortened else drop
-        level = BASE_MS[backend] * math.exp(self.rng.normal(0, 0.04))
-        shape = () if recipe == "none" else (recipe,)
-        made = make_record(model, backend, shape, ms=level / speed, speedup=speed, batches=(1,))
-        count = SAMPLES[look]
-        made.config["protocol"]["score_limit"] = 500 if look == "look 2" else None
-        if not count:
-            made.accuracy = None
-        for gain in made.speedup:
-            gain.baseline_p50_ms = level
-            gain.start_ratios = list(speed * np.exp(self.rng.normal(0, 0.015, STARTS[look])))
-            gain.ratio = float(np.exp(np.mean(np.log(gain.start_ratios))))
-        if shape and made.accuracy and made.accuracy.against_baseline:
-            made.accuracy.count = count
-            # Every look scores the same samples, from the first on.
-            key = zlib.crc32(f"{self.seed}{model}{recipe}{backend}".encode())
-            answered = np.random.default_rng(key).random((2, SAMPLES["full"]))[:, :count]
-            made.accuracy.against_baseline.lost = int((answered[0] < drop + 0.002).sum())
-            made.accuracy.against_baseline.gained = int((answered[1] < 0.002).sum())
-            compared = made.accuracy.against_baseline
-            compared.drop_pt = 100 * (compared.lost - compared.gained) / max(count, 1)
-        return made
-
-    def time_of(self, entrant: Entrant) -> float:
-        chosen = dict(o.split("=", 1) for o in entrant.overrides)
-        key = (chosen["model"], chosen["compress"], chosen["backend"])
-        return BASE_MS[key[2]] / self.truth[key][0]
-
-
-def race(world: World, budget_s: float = 1e9, **options: Any) -> RaceRun:
-    options.setdefault("margins", Margins())
-    return RaceRun(
-        world.folder, world, world.jobs(), world.compose,
-        looks=LOOKS_OF, budget_s=budget_s, n_jobs=1, **options,
-    )  # fmt: skip
 
 
 def test_race_refuses_a_reference_that_no_cell_runs_on(tmp_path: Path) -> None:
@@ -273,72 +150,52 @@ def test_race_chooses_the_same_again_and_stops_at_its_budget(tmp_path: Path) -> 
     assert "60 not decided" in stopped.lines()[0]
 
 
-@dataclass
-class Clocked(World):
-    """A world whose looks take time; a clock of its own tells it."""
-
-    now_s: float = 0.0
-    stop_after: int = 10**9
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        if len(self.launched) >= self.stop_after:
-            raise KeyboardInterrupt
-        before = self.cost_s
-        returns = super().launch(job_overrides, initial_job_idx)
-        self.now_s += self.cost_s - before
-        return returns
-
-
-def clocked(monkeypatch: pytest.MonkeyPatch, world: Clocked) -> None:
+def attempt(
+    monkeypatch: pytest.MonkeyPatch,
+    world: Clocked,
+    budget_s: float = 1e9,
+    before: Clocked | None = None,
+    earlier: Sequence[Record] = (),
+) -> RaceRun:
+    """One attempt by the world's own clock, with what was trained before it."""
     monkeypatch.setattr("pqbench.app.race_run.time.monotonic", lambda: world.now_s)
+    world.trained = set(before.trained) if before else set()
+    run = race(world, budget_s=budget_s, earlier=earlier)
+    run.run()
+    return run
 
 
 def test_race_goes_on_where_it_was_stopped_and_adds_its_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Clocked(tmp_path / "whole", 2, models=("small",))
-    clocked(monkeypatch, whole)
-    race(whole).run()
+    attempt(monkeypatch, whole)
     stopped = Clocked(tmp_path / "parts", 2, models=("small",), stop_after=40)
-    clocked(monkeypatch, stopped)
     with pytest.raises(KeyboardInterrupt):
-        race(stopped).run()
-    trail = json.loads((stopped.folder / FILE).read_text())
-    assert trail["spent_s"] == pytest.approx(stopped.now_s, abs=0.1)
+        attempt(monkeypatch, stopped)
+    kept = json.loads((stopped.folder / FILE).read_text())
+    assert kept["spent_s"] == pytest.approx(stopped.now_s, abs=0.1)
     again = Clocked(tmp_path / "parts", 2, models=("small",))
-    again.trained = set(stopped.trained)
-    clocked(monkeypatch, again)
     # records of its own looks lie in the cache by now, and must not change the order
-    run = race(again, earlier=[r for r, _ in find_records(stopped.folder / LOOKS)])
-    run.run()
+    earlier = [record for record, _ in find_records(stopped.folder / LOOKS)]
+    run = attempt(monkeypatch, again, before=stopped, earlier=earlier)
     assert again.launched == whole.launched
-    assert [step.at_s for step in run.trail[:20]] == [s["at_s"] for s in trail["trail"][:20]]
-    replayed = Clocked(tmp_path, 2, models=("small",))
-    replayed_s = sum(COST["look 1"] for o in again.launched[:30] if "look1" in str(o))
-    assert replayed_s and run.spent_s < trail["spent_s"] + again.now_s - replayed_s
-    assert replayed.cost_s == 0
+    assert [step.at_s for step in run.trail[:20]] == [s["at_s"] for s in kept["trail"][:20]]
+    after_replay = again.now_s - 30 * COST["look 1"]  # the replayed first looks cost nothing
+    assert kept["spent_s"] < run.spent_s < kept["spent_s"] + after_replay
 
 
 def test_race_whose_budget_was_spent_keeps_its_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Clocked(tmp_path, 2, models=("small",))
-    clocked(monkeypatch, first)
-    race(first, budget_s=200.0).run()
+    first, second, more = (Clocked(tmp_path, 2, models=("small",)) for _ in range(3))
+    attempt(monkeypatch, first, budget_s=200.0)
     kept = json.loads((tmp_path / FILE).read_text())
-    second = Clocked(tmp_path, 2, models=("small",))
-    second.trained = set(first.trained)
-    clocked(monkeypatch, second)
-    race(second, budget_s=200.0).run()
+    attempt(monkeypatch, second, budget_s=200.0, before=first)
     assert second.launched == first.launched
     found = json.loads((tmp_path / FILE).read_text())
     assert found["trail"] == kept["trail"] and found["unseen"] == kept["unseen"]
-    more = Clocked(tmp_path, 2, models=("small",))
-    more.trained = set(first.trained)
-    clocked(monkeypatch, more)
-    race(more, budget_s=2000.0).run()
+    attempt(monkeypatch, more, budget_s=2000.0, before=first)
     assert more.launched[: len(first.launched)] == first.launched
     assert len(more.launched) > len(first.launched)
 
@@ -346,13 +203,9 @@ def test_race_whose_budget_was_spent_keeps_its_trail(
 def test_race_takes_nothing_over_from_a_search_of_another_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Clocked(tmp_path, 2, models=("small",))
-    clocked(monkeypatch, first)
-    race(first, budget_s=200.0).run()
+    attempt(monkeypatch, Clocked(tmp_path, 2, models=("small",)), budget_s=200.0)
     other = Clocked(tmp_path, 2, models=("large",))
-    clocked(monkeypatch, other)
-    run = race(other, budget_s=10.0)
-    run.run()
+    run = attempt(monkeypatch, other, budget_s=10.0)
     assert len(other.launched) == 2 and run.spent_s < 20.0  # its own budget, from nothing
 
 
@@ -362,17 +215,13 @@ def test_race_leaves_half_of_its_budget_to_what_ends_in_an_answer(
     world = Clocked(tmp_path, 0, models=("small",))
     for backend in BASE_MS:
         world.truth["small", "r0", backend] = (3.0, 0.0)
-    clocked(monkeypatch, world)
-    run = race(world, budget_s=280.0)  # the first looks alone would take 150
-    run.run()
+    run = attempt(monkeypatch, world, budget_s=280.0)  # the first looks alone would take 150
     first = [o for o in world.launched if "protocol.score=false" in o]
     assert len(first) == 280 / 2 / COST["look 1"]
     assert any(e.holds for e in run.race.entrants)
     assert "no answer" not in run.lines()[0]
     none = Clocked(tmp_path / "none", 0, models=("small",))
-    clocked(monkeypatch, none)
-    short = race(none, budget_s=20.0)
-    short.run()
+    short = attempt(monkeypatch, none, budget_s=20.0)
     assert "so there is no answer yet: the same command with a larger" in short.lines()[0]
 
 

@@ -114,7 +114,8 @@ class RaceSweeper(RecipeSweeper):
 
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from pqbench.app.race_run import RaceRun, earlier_records, seconds_of
+        from pqbench.app.race_past import earlier_records
+        from pqbench.app.race_run import RaceRun, seconds_of
 
         assert self.config is not None and self.hydra_context is not None
         assert self.launcher is not None

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pqbench.app.check import check_reference
 from pqbench.app.entrant import Entrant
 from pqbench.app.race import Race
+from pqbench.app.race_past import Before, known_ms
 from pqbench.core import interrupt
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
-from pqbench.core.files import read_limited, write_json
+from pqbench.core.files import write_json
 from pqbench.core.margins import Margins
 from pqbench.core.record import Record
 from pqbench.report.answer_cells import precision_of
-from pqbench.report.load import LOOKS, find_records
+from pqbench.report.load import LOOKS
 from pqbench.report.trail import FILE
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class RaceRun:
         self.looks = [list(look) for look in looks]
         self.budget_s, self.n_jobs = budget_s, max(1, n_jobs)
         self.short: dict[int, list[str]] = {}
-        known = _known(earlier)
+        known = known_ms(earlier)
         differing = {o for o in jobs[0] for job in jobs if o not in job}
         fixed = set(jobs[0]) - differing
         entrants, claims = [], 2
@@ -135,9 +135,9 @@ class RaceRun:
                 hint="give one: threads=2; how a model scales with them is a sweep of its own",
             )
         check_reference(margins.reference, [entrant.backend for entrant in entrants])
-        self.before = _Before.read(folder)
+        self.before = Before.read(folder)
         if list(self.before.prior) != [" ".join(entrant.overrides) for entrant in entrants]:
-            self.before = _Before()  # of another space
+            self.before = Before()  # of another space
         for entrant in entrants if self.before.prior else ():
             entrant.prior_ms = self.before.prior[" ".join(entrant.overrides)]
         self.race = Race(entrants, len(self.looks) + 1, margins, claims)
@@ -263,52 +263,8 @@ class RaceRun:
         return [said]
 
 
-@dataclass(frozen=True)
-class _Before:
-    """What earlier attempts in the folder left: what they found is found again, in their order."""
-
-    spent_s: float = 0.0
-    launched: int = 0
-    screened: int | None = None
-    budget_s: float = 0.0
-    prior: Mapping[str, float | None] = field(default_factory=dict)
-    trail: Sequence[Mapping[str, Any]] = ()
-
-    @classmethod
-    def read(cls, folder: Path) -> _Before:
-        """From ``search.json``; nothing where there is none, or one of another form."""
-        try:
-            kept = json.loads(read_limited(folder / FILE))
-            screened = kept["screened"]
-            return cls(
-                float(kept["spent_s"]), int(kept["launched"]),
-                None if screened is None else int(screened), float(kept["budget_s"]),
-                dict(kept["prior"]),
-                [{"cell": str(s["cell"]), "at_s": float(s["at_s"])} for s in kept["trail"]],
-            )  # fmt: skip
-        except (DataError, ValueError, KeyError, TypeError):
-            return cls()
-
-
 def _read(folder: Path) -> Record | None:
     try:
         return Record.load(folder)
     except DataError:
         return None
-
-
-def _known(records: Sequence[Record]) -> Mapping[tuple[str, str, str], float]:
-    """Milliseconds per call at the smallest batch size, by model, recipe and backend."""
-    found = {}
-    for record in records:
-        first = min(record.latency, key=lambda x: x.batch_size, default=None)
-        if record.ok and first is not None:
-            what = record.experiment
-            found[what.model, "+".join(what.recipe) or "none", what.backend] = first.p50_ms
-    return found
-
-
-def earlier_records(outputs: Path) -> list[Record]:
-    """Records that the cache of this machine keeps."""
-    kept = outputs / "cache" / "records"
-    return [record for record, _ in find_records(kept)] if kept.is_dir() else []
