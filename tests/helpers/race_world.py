@@ -118,10 +118,10 @@ class World(Launcher):
             # Every look scores the same samples, from the first on.
             key = zlib.crc32(f"{self.seed}{model}{recipe}{backend}".encode())
             answered = np.random.default_rng(key).random((2, SAMPLES["full"]))[:, :count]
-            made.accuracy.against_baseline.lost = int((answered[0] < drop + 0.002).sum())
-            made.accuracy.against_baseline.gained = int((answered[1] < 0.002).sum())
+            lost, gained = int((answered[0] < drop + 0.002).sum()), int((answered[1] < 0.002).sum())
             compared = made.accuracy.against_baseline
-            compared.drop_pt = 100 * (compared.lost - compared.gained) / max(count, 1)
+            compared.lost, compared.gained = lost, gained
+            compared.drop_pt = 100 * (lost - gained) / max(count, 1)
         return made
 
     def time_of(self, entrant: Entrant) -> float:
