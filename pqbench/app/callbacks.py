@@ -29,6 +29,7 @@ from pqbench.app.sweep_state import (
     unwritable_folder,
 )
 from pqbench.core.errors import DataError, Status
+from pqbench.core.terminal import quieten_libraries
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record
@@ -150,6 +151,7 @@ class Results(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note that an experiment of a sweep has started; in the process that runs it."""
         del kwargs
+        quieten_libraries()
         folder = _sweep_folder(config)
         scrub_folder(Path(config.hydra.runtime.output_dir))
         if folder is not None:
@@ -200,8 +202,8 @@ class Results(Callback):
         ):
             server(int(config.threads))  # it imports torch while MLflow is imported here
         Cache(Path(config.outputs).absolute() / "cache").clean()
-        settings = _tracking(config)
-        ensure_store(settings)
+        quieten_libraries()
+        ensure_store(_tracking(config))
 
     def _finish(self, config: DictConfig, folder: Path, sweep: bool) -> None:
         from rich.console import Console

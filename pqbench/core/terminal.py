@@ -17,6 +17,8 @@ import sys
 
 from pqbench.core.secrets import mask_text
 
+_CHATTER = ("alembic", "fontTools", "mlflow", "mlflow.store.db.utils")
+
 ERRORS = "pqbench.plain"
 """Name of the error handler that writes a plain character for one that the terminal lacks."""
 
@@ -101,6 +103,16 @@ class _Stream(io.TextIOWrapper):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
+
+
+def quieten_libraries() -> None:
+    """Let chattering libraries warn only; again after one was imported that sets its own level.
+
+    Named in Hydra's ``job_logging``, each of their many loggers would be set anew for every job.
+    """
+    for logger in map(logging.getLogger, _CHATTER):
+        if logger.level != logging.WARNING:
+            logger.setLevel(logging.WARNING)
 
 
 def open_streams() -> None:

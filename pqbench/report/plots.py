@@ -22,6 +22,7 @@ from pqbench.report.rows import (
     Row,
     batch_sizes,
     make_rows,
+    natural,
     ordered,
 )
 from pqbench.report.style import (
@@ -91,8 +92,8 @@ def _printed(row: Row) -> Row:
     return replace(row, recipe=recipe, backend=backend_name(row.backend))
 
 
-def _recipe_order(recipe: str) -> tuple[bool, int, str]:
-    return (recipe != BASELINE, recipe.count("+"), recipe)
+def _recipe_order(recipe: str) -> tuple[bool, int, list[tuple[float, str]]]:
+    return (recipe != BASELINE, recipe.count("+"), natural(recipe))
 
 
 def _figures(rows: Sequence[Row], look: Look) -> Iterator[tuple[str, Figure]]:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _SAMPLES = "latency"  # names in a record's ``files``
 _SENSITIVITY = "sensitivity"
 _MAX_CURVES = 12  # of one panel
+_MORE = f" {_MAX_CURVES} recipes per panel at most."
 
 
 def raw_figures(
@@ -88,8 +89,11 @@ def _distributions(
     shown, note = enough(places, max_panels, "panels", note)
     figure, axes = panels(len(shown), 3.1, 2.7)
     ends: dict[tuple[str, ...], list[float]] = {place: [] for place in shown}
+    drawn: set[str] = set()
     for ax, place in zip(axes, shown, strict=True):
         here = [t for t in timed if (t[1].model, t[1].backend, t[1].dataset, t[1].machine) == place]
+        if len(here) > _MAX_CURVES and _MORE not in note:
+            note += _MORE
         batch = min(x.batch_size for record, _, _ in here for x in record.latency)
         for _, row, folder_file in ((r, w, _samples(r, f)) for r, w, f in here[:_MAX_CURVES]):
             times = _times_ms(folder_file, batch) if folder_file else []
@@ -98,6 +102,7 @@ def _distributions(
             kept = times[: max(1, int(len(times) * 0.995))]
             share = np.arange(1, len(kept) + 1) / len(times)
             ends[place] += [float(kept[0]), float(kept[-1])]
+            drawn.add(row.recipe)
             ax.plot(kept, 100 * share, color=look.colour(row.recipe), linewidth=1.2,
                     linestyle=look.line(row.recipe), marker=look.marker(row.recipe), markersize=5,
                     markevery=[len(kept) // 2])  # fmt: skip
@@ -112,7 +117,7 @@ def _distributions(
         of_model = [v for p, values in ends.items() if _rival(p, place) for v in values]
         if of_model:
             scale(ax, "x", of_model, log or crowded(of_model))
-    legend(figure, look, {row.recipe for _, row, _ in timed}, set(), note)
+    legend(figure, look, drawn, set(), note)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,12 @@ def batch_sizes(rows: Iterable[Row]) -> list[int]:
     return sorted({x.batch_size for row in rows for x in row.record.latency})
 
 
+def natural(text: str) -> list[tuple[float, str]]:
+    """A key to sort by in which ``seed=2`` comes before ``seed=10``."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(p), "") if i % 2 else (-1.0, p) for i, p in enumerate(parts)]
+
+
 def ordered(records: Iterable[Record]) -> list[Record]:
     """By environment, data set, model, backend; the baseline first, then short recipes."""
     records = list(records)
@@ -180,7 +187,7 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     def key(index: int) -> tuple[Any, ...]:
         several = namesakes[keys[index]] > 1
         settings = str(sorted(_settings(records[index]).items())) if several else ""
-        return (*keys[index], settings)
+        return (*keys[index], natural(settings))
 
     return [records[index] for index in sorted(range(len(records)), key=key)]
 
@@ -237,10 +244,22 @@ def recipe_labels(records: Sequence[Record]) -> list[str]:
         settings = [_settings(records[i]) for i in indices]
         keys = dict.fromkeys(k for s in settings for k in s)
         differing = [k for k in keys if len({s.get(k) for s in settings}) > 1]
+        names = _short_names(differing, settings)
         for i, values in zip(indices, settings, strict=True):
-            shown = ", ".join(f"{k.rpartition('.')[2]}={values.get(k)}" for k in differing)
+            shown = ", ".join(f"{name}={values.get(k)}" for k, name in names.items())
             labels[i] += f" ({shown})" if shown else ""
     return labels
+
+
+def _short_names(keys: Sequence[str], settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Short names of these keys; one that always equals a namesake is left out.
+
+    The seed of ``fit`` follows the experiment's, so it says nothing more.
+    """
+    columns = {(k.rpartition(".")[2], *(s.get(k) for s in settings)): k for k in reversed(keys)}
+    kept = [k for k in keys if k in columns.values()]
+    short = Counter(k.rpartition(".")[2] for k in kept)
+    return {k: last if short[last := k.rpartition(".")[2]] == 1 else k for k in kept}
 
 
 def _settings(record: Record) -> dict[str, str]:

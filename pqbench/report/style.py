@@ -23,6 +23,7 @@ _FILLS = ("full", "none", "left", "right", "top", "bottom")
 
 _LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MAX_NAMES = 24  # recipes in a legend
+_LEGEND_LINES, _LEGEND_LINE = 2, 0.21  # lines that a figure has room for; inches of one more
 FONTS: dict[str, Any] = {  # both come with matplotlib
     "serif": {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 10},
     "sans": {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"},
@@ -227,7 +228,14 @@ def label_free(
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int, note: str) -> None:
-    """A legend below the panels, headed by what the figure does not show; then all is laid out."""
+    """A legend below the panels, headed by what the figure does not show; then all is laid out.
+
+    A long legend makes the figure higher, not its panels smaller.
+    """
+    lines = -(-len(handles) // columns)
+    if lines > _LEGEND_LINES:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + _LEGEND_LINE * (lines - _LEGEND_LINES))
     made = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=note
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from pqbench.core.record import Record
 from pqbench.report import escape, latex, latex_document, references
 from pqbench.report.answer import Answer, lines, to_plain
 from pqbench.report.captions import caption
+from pqbench.report.drawing import drawn_beside
 from pqbench.report.html import to_html
 from pqbench.report.load import newest
 from pqbench.report.methods import methods_paragraphs
@@ -28,7 +30,7 @@ from pqbench.report.render import (
     to_csv,
     to_markdown,
 )
-from pqbench.report.rows import batch_sizes, make_rows, ordered
+from pqbench.report.rows import Row, batch_sizes, make_rows, ordered
 from pqbench.report.scaling import HEADER as SCALING_HEADER
 from pqbench.report.scaling import scalings, table_rows
 from pqbench.report.settings import HEADER, settings
@@ -67,23 +69,46 @@ def write_report(
     Raises:
         ConfigError: A file of that name is there which pqbench did not make.
     """
-    records = newest(list(records))
-    records = ordered(records)
+    records = ordered(newest(list(records)))
     rows = make_rows(records)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
+    draw = partial(save_plots, records, aside, folders, font, rows)
+    try:
+        with drawn_beside(draw, len(records) if plots else 0) as finished:
+            texts, parts = _texts(records, rows, folders, answered, trail)
+            drawn = finished() if plots else []
+        if plots:
+            figures = [path.stem for path in drawn if path.suffix == ".pdf"]
+            texts["figures.tex"] = latex_document.figures_tex(figures, rows)
+            parts.append("figures")
+        cited = references.keys_in([texts["methods.md"]])
+        texts["report.tex"] = latex_document.document(parts, bool(cited))
+        claim(folder, [*texts, *(path.name for path in drawn)], _HINT)
+        drawn = [path.replace(folder / path.name) for path in drawn]
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    written = []
+    for name, text in texts.items():
+        path = folder / name
+        write_text(path, text)
+        written.append(path)
+    note(folder)
+    return written + drawn
+
+
+def _texts(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    folders: Mapping[tuple[str, str], Path],
+    answered: Sequence[Answer],
+    trail: Trail | None,
+) -> tuple[dict[str, str], list[str]]:
+    """Every text by its file's name, the page first, and the parts of the LaTeX document."""
     judged = compare_with_baselines(rows)
     summary, batches = summary_table(rows, judged), batch_table(rows, judged)
-    margins = answered[0].margins if answered else None
-    methods = methods_paragraphs(records, margins)
-    cited = references.keys_in(methods)
+    methods = methods_paragraphs(records, answered[0].margins if answered else None)
     table = [(x.step, x.name, x.value) for x in settings(records)]
-    parts = [
-        *(["answer"] if answered else []),
-        "methods",
-        "table",
-        "batches",
-        *(["settings"] if table else []),
-        *(["figures"] if plots else []),
-    ]
     settings_caption = caption("Settings of the experiments", rows, batch_sizes(rows))
     told = [lines(answer) for answer in answered]
     scaled = scalings(rows)
@@ -112,7 +137,7 @@ def write_report(
         "settings.tex": latex_document.plain_table(
             HEADER, table, settings_caption, "tab:pqbench-settings"
         ),
-        "references.bib": references.bibtex(cited),
+        "references.bib": references.bibtex(references.keys_in(methods)),
         "answer.json": json.dumps(to_plain(answered), indent=2, allow_nan=False) + "\n",
         "answer.md": answer_markdown(answered),
         "answer.tex": answer_latex(answered),
@@ -123,25 +148,8 @@ def write_report(
     if trail is not None:
         texts["search.md"] = plain_markdown(TRAIL_HEADER, trail.rows())
         texts["search.csv"] = csv_text([TRAIL_HEADER, *trail.rows()])
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".figures-", dir=folder))
-    try:
-        drawn = save_plots(records, aside, folders, font, rows) if plots else []
-        figures = [path.stem for path in drawn if path.suffix == ".pdf"]
-        if plots:
-            texts["figures.tex"] = latex_document.figures_tex(figures, rows)
-        texts["report.tex"] = latex_document.document(parts, bool(cited))
-        claim(folder, [*texts, *(path.name for path in drawn)], _HINT)
-        drawn = [path.replace(folder / path.name) for path in drawn]
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    written = []
-    for name, text in texts.items():
-        path = folder / name
-        write_text(path, text)
-        written.append(path)
-    note(folder)
-    return written + drawn
+    parts = [*(["answer"] if answered else []), "methods", "table", "batches"]
+    return texts, [*parts, *(["settings"] if table else [])]
 
 
 def answer_latex(answered: Sequence[Answer]) -> str:

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from filelock import FileLock
 
 from pqbench.core.secrets import mask_text
+from pqbench.core.terminal import quieten_libraries
 from pqbench.tracking.settings import TrackingSettings, sqlite_uri
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def opened(settings: TrackingSettings) -> Iterator[MlflowClient]:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        quieten_libraries()
         try:
             with _making(settings):
                 client = MlflowClient(settings.tracking_uri)

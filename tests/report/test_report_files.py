@@ -12,6 +12,7 @@ from rich.console import Console
 from pqbench.core.ownership import MARKER
 from pqbench.report import __main__ as report
 from pqbench.report.plots import save_plots
+from pqbench.report.style import Look, legend, panels
 from pqbench.report.summary import Pointers, print_summary
 
 FIGURES = {"accuracy_latency", "accuracy_size", "speedup", "latency_batch"}
@@ -65,6 +66,16 @@ def test_plots_only_what_there_is(records, expected, tmp_path):
 def test_plots_many_recipes_and_wide_ranges(tmp_path):
     records = [make_record(recipe=(f"step{i}",), ms=0.05 * 2**i) for i in range(14)]
     assert {path.stem for path in save_plots(records, tmp_path)} == FIGURES
+
+
+def test_plots_a_long_legend_takes_no_room_from_the_panels():
+    heights = []
+    for count in (3, 24):
+        figure, axes = panels(1, 3.1, 2.7)
+        recipes = {f"step{i}" for i in range(count)}
+        legend(figure, Look(tuple(recipes), ("ort",)), recipes, set(), "a note")
+        heights.append(axes[0].get_position().height * figure.get_figheight())
+    assert heights[1] > 0.8 * heights[0]
 
 
 def test_plots_leave_matplotlib_settings_alone(tmp_path):

@@ -351,6 +351,25 @@ def test_table_tells_namesakes_apart_by_what_differs():
     assert recipes == ["prune (pruning_ratio=0.3)", "prune (pruning_ratio=0.5)"]
 
 
+def test_table_names_a_setting_that_follows_another_once_and_counts_naturally():
+    records = [make_record(recipe=("prune",)) for _ in range(3)]
+    for record, seed in zip(records, (10, 2, 0), strict=True):
+        record.config = {"seed": seed, "fit": {"seed": seed, "epochs": 3}}
+    recipes = [row.recipe for row in make_table(records).rows]
+    assert recipes == ["prune (seed=0)", "prune (seed=2)", "prune (seed=10)"]
+
+
+def test_table_tells_settings_of_one_name_apart_by_their_step():
+    records = [make_record(recipe=("prune", "finetune")) for _ in range(3)]
+    for record, (a, b) in zip(records, ((1, 1), (1, 2), (2, 2)), strict=True):
+        record.config = {"compress": {"prune": {"epochs": a}, "finetune": {"epochs": b}}}
+    assert [row.recipe.partition(" (")[2] for row in make_table(records).rows] == [
+        "compress.prune.epochs=1, compress.finetune.epochs=1)",
+        "compress.prune.epochs=1, compress.finetune.epochs=2)",
+        "compress.prune.epochs=2, compress.finetune.epochs=2)",
+    ]
+
+
 def test_table_data_set_and_machine_columns_only_where_they_differ():
     other = make_record(dataset="imagenette")
     names = [c.name for c in make_table([make_record(), other]).columns]
