@@ -146,7 +146,13 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
     shown = shown if batches[0] != batches[1] else shown[:1]
     many = len({(r.dataset, r.machine) for r in rows}) > 1
     rows, note = enough(rows, MAX_BARS, "bars", note)
-    figure = Figure(figsize=(6.4, 1.1 + 0.52 * len(rows)))
+    places = []
+    for row in rows:
+        place = [row.model, row.backend, *([row.dataset, row.machine] if many else [])]
+        places.append(" · ".join(p for p in place if p))
+    alike = len(set(places)) == 1
+    line = 0.32 if alike and len(shown) == 1 else 0.52
+    figure = Figure(figsize=(6.4, 1.1 + line * len(rows)))
     ax = figure.subplots()
     height = 0.8 / len(shown)
     top = 1.0
@@ -166,10 +172,11 @@ def _speedup_bars(rows: Sequence[Row], batches: tuple[int, int], note: str) -> F
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
             top = max(top, value.high)
     ax.axvline(1, color="black", linewidth=1)
-    names = []
-    for row in rows:
-        place = [row.model, row.backend, *([row.dataset, row.machine] if many else [])]
-        names.append(f"{row.recipe.replace('+', ' + ')}\n{' · '.join(p for p in place if p)}")
+    names = [row.recipe.replace("+", " + ") for row in rows]
+    if alike:
+        ax.set_title(places[0])
+    else:
+        names = [f"{name}\n{place}" for name, place in zip(names, places, strict=True)]
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(0, top * 1.14)
