@@ -3,8 +3,8 @@
 One record is compared with its baseline; of several the last is compared with the first. Each is
 started several times, timed, and profiled by its own runtime, kernel by kernel, in turns with the
 others; kernels are traced back to the operators of the first one's model, and conversions are
-charged to the layer that they are there for. Records of different runtimes may be mixed. Given a
-folder with ``--out``: tables, figure and a page with both.
+charged to the layer that they are there for. Eager PyTorch is split by its modules. Records of ONNX
+Runtime and OpenVINO may be mixed. Given a folder with ``--out``: tables, figure and a page.
 
 Exit codes: 0 the layers account for the difference, or none is shown; 1 they do not; 2 nothing
 could be compared.

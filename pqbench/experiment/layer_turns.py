@@ -77,7 +77,28 @@ def in_turns(
         for index, (ms, profile) in enumerate(taken):
             timed[index].append(ms)
             profiles[index].append(profile)
+    check_names([spec.name for spec in specs], [own[-1] for own in profiles])
     return layer_table([spec.name for spec in specs], profiles, timed)
+
+
+def check_names(names: Sequence[str], profiles: Sequence[KernelProfile]) -> None:
+    """Refuse sessions that share no names: PyTorch's modules are not an ONNX file's operators.
+
+    Args:
+        names: Of the sessions.
+        profiles: One of each.
+
+    Raises:
+        UnsupportedError: A session names none of the first one's layers.
+    """
+    layers = profiles[0].operators
+    known = {layer.name for layer in layers} | {name for o in layers for name in o.outputs}
+    for name, profile in zip(names, profiles, strict=True):
+        if not any(origin in known for kernel in profile.kernels for origin in kernel.origins):
+            raise UnsupportedError(
+                f"{name}: it names none of the layers of {names[0]}",
+                hint="compare records of PyTorch with each other, and those of ONNX files likewise",
+            )
 
 
 def _launch(
@@ -119,7 +140,7 @@ def _take_turns(
         if profile is None:
             raise UnsupportedError(
                 f"{specs[index].name}: the runtime does not tell its kernels",
-                hint="compare records on ONNX Runtime or OpenVINO",
+                hint="compare records on ONNX Runtime or OpenVINO, or of eager PyTorch on a CPU",
             )
         medians[index] += [first, second]
         profiles[index].append(profile)

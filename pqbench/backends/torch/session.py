@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pqbench.backends.support import first_line
 from pqbench.backends.torch.compiled import compile_network, script
+from pqbench.backends.torch.kernels import module_times
 from pqbench.backends.torch.options import PRECISIONS
 from pqbench.backends.torch.placement import (
     INTEGER,
@@ -23,7 +24,7 @@ from pqbench.backends.torch.placement import (
     watch_operators,
 )
 from pqbench.core.artifact import Artifact
-from pqbench.core.backend import Placement, Session
+from pqbench.core.backend import KernelProfile, Placement, Session
 from pqbench.core.errors import OutOfMemoryFailure, PlacementError
 from pqbench.core.parity import FLOAT_SQNR_DB, QDQ_SQNR_DB, check, compare
 from pqbench.nets.layers import flatten_outputs
@@ -294,6 +295,17 @@ class TorchSession(Session):
             if us:
                 ms[event.key] = us / 1000.0 / runs
         return dict(sorted(ms.items(), key=lambda item: -item[1]))
+
+    def kernels(self, batch: Mapping[str, npt.NDArray[Any]], runs: int) -> KernelProfile | None:
+        """Module by module; None on a GPU and where the network is no tree of modules any more."""
+        from torch import fx, nn
+
+        network, backend = self._network, self._backend
+        if backend.mode != "eager" or backend.device != "cpu":
+            return None
+        if not isinstance(network, nn.Module) or isinstance(network, fx.GraphModule):
+            return None
+        return module_times(network, functools.partial(self.run, batch), runs)
 
     def close(self) -> None:
         """Free the network; the session cannot be used afterwards."""
