@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pqbench.core.telemetry import switch_off
-from pqbench.core.terminal import open_streams
+from pqbench.core.terminal import INTERRUPTED, exit_code, open_streams
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def _command(name: str, arguments: list[str]) -> int:
         print(f"pqbench: this version has no command {name}", file=sys.stderr)
         return 1
     sys.argv[1:] = arguments
-    return int(importlib.import_module(package).main(arguments) or 0)
+    return exit_code(lambda: int(importlib.import_module(package).main(arguments) or 0))
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def _experiments() -> None:
     from pqbench.app.arguments import config_folder, prepare
     from pqbench.app.composition import parse_once, share_store
     from pqbench.app.job import run
-    from pqbench.app.outcome import INTERRUPTED, MISTYPED, OUTCOME, code_of, say
+    from pqbench.app.outcome import MISTYPED, OUTCOME, code_of, say
     from pqbench.app.words import in_our_words
     from pqbench.core import interrupt as stop
     from pqbench.core.errors import PqbenchError

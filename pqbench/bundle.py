@@ -35,6 +35,7 @@ from pqbench.core.parity import FLOAT_SQNR_DB
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
 from pqbench.core.split import PreparedSplit
+from pqbench.core.terminal import exit_code
 from pqbench.experiment.config import ExperimentConfig, from_plain, register
 from pqbench.experiment.scored_split import scored_split
 from pqbench.report.bundle import card
@@ -305,4 +306,4 @@ def _about(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

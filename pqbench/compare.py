@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pqbench.core.errors import DataError, PqbenchError
 from pqbench.core.record import FILE, Record
-from pqbench.core.terminal import open_streams
+from pqbench.core.terminal import exit_code, open_streams
 from pqbench.report.between_runs import spread_of
 from pqbench.report.environments import environment_labels, may_be_compared
 from pqbench.report.load import find_records, newest_found
@@ -225,4 +225,4 @@ def _lost(old: Record, new: Record | None) -> int:
 
 if __name__ == "__main__":
     open_streams()
-    sys.exit(main())
+    sys.exit(exit_code(main))

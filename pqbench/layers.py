@@ -26,7 +26,7 @@ from pqbench.core.artifact import Artifact
 from pqbench.core.errors import ConfigError, DataError, PqbenchError, UnsupportedError
 from pqbench.core.paths import inside
 from pqbench.core.record import Record
-from pqbench.core.terminal import open_streams
+from pqbench.core.terminal import exit_code, open_streams
 from pqbench.experiment.config import from_plain, register
 from pqbench.experiment.layer_turns import STARTS, SessionSpec, in_turns
 from pqbench.experiment.scored_split import scored_split
@@ -223,4 +223,4 @@ def write(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -25,6 +25,7 @@ from pqbench.core.margins import Margins
 from pqbench.core.record import AgainstBaseline, Record, Speedup
 from pqbench.core.sizing import about, samples_for_half_width, units_for_half_width
 from pqbench.core.statistics import mean_of
+from pqbench.core.terminal import exit_code
 from pqbench.report.claims import Kind, Verdict, judge
 from pqbench.report.load import load_records
 
@@ -315,4 +316,4 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

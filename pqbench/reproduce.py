@@ -35,7 +35,7 @@ from pqbench.app.trust import (
 )
 from pqbench.core.errors import ConfigError, DataError, PqbenchError
 from pqbench.core.record import Record, written_version
-from pqbench.core.terminal import open_streams
+from pqbench.core.terminal import exit_code, open_streams
 from pqbench.experiment.config import fingerprint, from_plain, to_plain, validate
 from pqbench.machine.describe import describe
 from pqbench.machine.software import versions
@@ -268,4 +268,4 @@ def _sentence(found: Sequence[Figure], off: Sequence[Figure]) -> str:
 
 if __name__ == "__main__":
     open_streams()
-    sys.exit(main())
+    sys.exit(exit_code(main))

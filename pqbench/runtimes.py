@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pqbench.assets.converters import ENVIRONMENTS
 from pqbench.assets.install_converters import install
 from pqbench.core.errors import PqbenchError
+from pqbench.core.terminal import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,4 +38,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -17,7 +17,7 @@ from typing import Any
 
 from pqbench.core.errors import PqbenchError
 from pqbench.core.record import Record
-from pqbench.core.terminal import printable
+from pqbench.core.terminal import exit_code, printable
 from pqbench.report.load import find_records
 from pqbench.tracking import journal
 from pqbench.tracking.push import push
@@ -108,4 +108,4 @@ def _sync(record: Record, folder: Path, settings: TrackingSettings, sweep: str |
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

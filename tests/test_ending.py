@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,14 @@ from hydra._internal.callbacks import Callbacks
 from omegaconf import OmegaConf
 from record_factory import make_record
 
+from pqbench import __main__ as entry
 from pqbench.app.callbacks import Results
 from pqbench.app.outcome import OUTCOME
 from pqbench.app.sweep_state import LOCK, Sweep, find_earlier
+from pqbench.app.words import COMMANDS
 from pqbench.core.errors import DataError
 from pqbench.core.margins import Margins
-from pqbench.core.terminal import printable
+from pqbench.core.terminal import INTERRUPTED, printable
 from pqbench.tracking.settings import TrackingSettings
 
 
@@ -212,3 +216,41 @@ entry.command()
     shown = "no line endthread\nregistered\n"
     assert done.stdout == (shown if code != 1 else f"{shown}freed\n")
     assert done.stderr == ("words\n" if code == 1 else "")
+
+
+def test_exit_code_of_an_interrupted_command_is_130_and_one_line() -> None:
+    process = program(
+        "import sys, time\n"
+        "from pqbench.core.terminal import exit_code\n"
+        "import pqbench.report.__main__ as report\n"
+        "def found(*_):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "report._found = found\n"
+        "sys.exit(exit_code(lambda: report.main(['anywhere'])))"
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (INTERRUPTED, "stopped.")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "testing"])
+def test_every_command_ends_by_exit_code_when_run_as_a_module(name: str) -> None:
+    found = importlib.util.find_spec(f"pqbench.{name}")
+    assert found is not None and found.origin is not None
+    path = Path(found.origin)
+    path = path.with_name("__main__.py") if path.name == "__init__.py" else path
+    assert path.read_text(encoding="utf-8").rstrip().endswith("sys.exit(exit_code(main))")
+
+
+def test_pqbench_command_that_is_interrupted_gives_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pqbench.plan.main", main)
+    monkeypatch.setattr(sys, "argv", ["pqbench", "plan"])
+    assert entry._command("plan", []) == INTERRUPTED
+    assert capsys.readouterr().err == "\nstopped.\n"

@@ -13,6 +13,7 @@ from pqbench.cache.account import KINDS
 from pqbench.cache.seal import unseal
 from pqbench.cache.store import GIB, Cache, Entry
 from pqbench.core.errors import DataError
+from pqbench.core.terminal import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,4 +95,4 @@ def _by_kind(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

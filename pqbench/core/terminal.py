@@ -14,8 +14,12 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from pqbench.core.secrets import mask_text
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended."""
 
 _CHATTER = ("alembic", "fontTools", "mlflow", "mlflow.store.db.utils")
 
@@ -113,6 +117,19 @@ def quieten_libraries() -> None:
     for logger in map(logging.getLogger, _CHATTER):
         if logger.level != logging.WARNING:
             logger.setLevel(logging.WARNING)
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What a command's ``main`` gives; interrupted, it says so in one line, without a traceback.
+
+    Args:
+        main: Gives the exit code.
+    """
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def open_streams() -> None:

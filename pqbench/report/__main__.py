@@ -19,7 +19,7 @@ from pathlib import Path
 from pqbench.core.errors import PqbenchError
 from pqbench.core.margins import Margins
 from pqbench.core.record import Pairing, Record
-from pqbench.core.terminal import open_streams
+from pqbench.core.terminal import exit_code, open_streams
 from pqbench.report.answer import answers
 from pqbench.report.environments import record_keys
 from pqbench.report.filters import matching, without
@@ -148,4 +148,4 @@ def _found(
 
 if __name__ == "__main__":
     open_streams()
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def drawn_beside(draw: Draw, records: int) -> Iterator[Draw]:
 
 
 def _draw(draw: Draw, answer: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
     try:
         answer.send(draw())
     except Exception:  # the parent draws again, and raises what is wrong
