@@ -24,7 +24,8 @@ from pqbench.app.sweep_state import LOCK, Sweep, find_earlier
 from pqbench.app.words import COMMANDS
 from pqbench.core.errors import DataError
 from pqbench.core.margins import Margins
-from pqbench.core.terminal import INTERRUPTED, printable
+from pqbench.core.terminal import INTERRUPTED, UNWRITABLE, exit_code, printable
+from pqbench.report import __main__ as report
 from pqbench.tracking.settings import TrackingSettings
 
 
@@ -254,3 +255,38 @@ def test_pqbench_command_that_is_interrupted_gives_130(
     monkeypatch.setattr(sys, "argv", ["pqbench", "plan"])
     assert entry._command("plan", []) == INTERRUPTED
     assert capsys.readouterr().err == "\nstopped.\n"
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EROFS])
+def test_exit_code_of_a_command_that_cannot_write_is_4_and_one_line(
+    kind: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        raise OSError(kind, os.strerror(kind), "out/table.md")
+
+    assert exit_code(main) == UNWRITABLE
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: out/table.md: {os.strerror(kind)}: free some space")
+    assert said.count("\n") == 1
+
+
+def test_exit_code_hides_no_other_error() -> None:
+    def main() -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    with pytest.raises(OSError, match="descriptor"):
+        exit_code(main)
+
+
+def test_report_on_a_full_disk_names_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_record().save(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pqbench.report.write.save_plots", full)
+    with pytest.raises(OSError, match="No space left") as found:
+        report.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    assert found.value.filename == str(tmp_path / "out")

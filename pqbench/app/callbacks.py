@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pqbench.app.check import check, check_reference
 from pqbench.app.composition import copied, drop_hydra
-from pqbench.app.outcome import FAILED, OUTCOME, UNWRITABLE, ends_clearly, refuse
+from pqbench.app.outcome import FAILED, OUTCOME, ends_clearly, refuse
 from pqbench.app.run_folder import RunFolder, is_given, new_folder
 from pqbench.app.shown import as_given, scrub_folder
 from pqbench.app.sweep_state import (
@@ -29,7 +29,7 @@ from pqbench.app.sweep_state import (
     unwritable_folder,
 )
 from pqbench.core.errors import DataError, Status
-from pqbench.core.terminal import quieten_libraries
+from pqbench.core.terminal import UNWRITABLE, quieten_libraries
 
 if TYPE_CHECKING:
     from pqbench.core.record import Record

@@ -9,10 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pqbench.app.outcome import UNWRITABLE, refuse, say
+from pqbench.app.outcome import refuse, say
 from pqbench.app.shown import as_given, shown_config
 from pqbench.core import interrupt as stop
 from pqbench.core.errors import ConfigError, OutputError
+from pqbench.core.terminal import UNWRITABLE
 from pqbench.experiment import config as schema
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 from pqbench.app.words import UnknownKeyError
 from pqbench.core.errors import ConfigError, PqbenchError
 from pqbench.core.secrets import mask_text
-from pqbench.core.terminal import printable
+from pqbench.core.terminal import UNWRITABLE, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,7 +24,6 @@ R = TypeVar("R")
 MISTYPED = 1
 REFUSED = 2
 FAILED = 3
-UNWRITABLE = 4
 
 
 @dataclass

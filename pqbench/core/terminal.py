@@ -20,6 +20,9 @@ from pqbench.core.secrets import mask_text
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C has ended."""
+UNWRITABLE = 4
+"""Exit code where results cannot be written."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 _CHATTER = ("alembic", "fontTools", "mlflow", "mlflow.store.db.utils")
 
@@ -120,7 +123,9 @@ def quieten_libraries() -> None:
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """What a command's ``main`` gives; interrupted, it says so in one line, without a traceback.
+    """What a command's ``main`` gives.
+
+    Interrupted, or where nothing can be written, it says so in one line, without a traceback.
 
     Args:
         main: Gives the exit code.
@@ -130,6 +135,15 @@ def exit_code(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror}: free some space, or write elsewhere",
+            file=sys.stderr,
+        )
+        return UNWRITABLE
 
 
 def open_streams() -> None:

@@ -100,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PqbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # some libraries do not say which file
+        error.filename = error.filename or str(out)
+        raise
     pointers = Pointers(folder=args.folder or out, files=files)
     print_summary(records, Console(), pointers, answered)
     return 0
