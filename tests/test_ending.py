@@ -221,7 +221,8 @@ entry.command()
 
 def test_exit_code_of_an_interrupted_command_is_130_and_one_line() -> None:
     process = program(
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored\n"
         "from pqbench.core.terminal import exit_code\n"
         "import pqbench.report.__main__ as report\n"
         "def found(*_):\n"
