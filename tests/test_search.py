@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from record_factory import make_failed, make_record
+from record_launcher import RecordLauncher
 
 from pqbench.app.search import FILE, Found, Search, mark_front, value_of
 from pqbench.app.search_space import search_space
@@ -22,33 +21,24 @@ OBJECTIVES = {"accuracy/drop_pt": "minimize", "speedup/b1": "maximize"}
 PARAMS = {"compress": "choice(none,nncf_int8)", "ratio": "interval(0.1,0.9)"}
 
 
-class Records(Launcher):
+class Records(RecordLauncher):
     """Writes the record of a known landscape: a higher ratio is faster and drops more."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.launched: list[list[str]] = []
 
-    def setup(self, **kwargs: Any) -> None: ...
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        returns = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            self.launched.append(list(overrides))
-            chosen = dict(o.split("=", 1) for o in overrides)
-            ratio = float(chosen.get("ratio", 0.5))
-            folder = self.folder / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            recipe = () if chosen["compress"] == "none" else (chosen["compress"],)
-            if chosen["compress"] == "broken":
-                make_failed(recipe=recipe).save(folder)
-            else:
-                make_record(recipe=recipe, speedup=1 + ratio, drop_pt=4 * ratio**2).save(folder)
-            cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
-            returns.append(JobReturn(hydra_cfg=cfg))
-        return returns
+    def save(self, number: int, overrides: Sequence[str]) -> Path:
+        chosen = dict(o.split("=", 1) for o in overrides)
+        ratio = float(chosen.get("ratio", 0.5))
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe = () if chosen["compress"] == "none" else (chosen["compress"],)
+        if chosen["compress"] == "broken":
+            make_failed(recipe=recipe).save(folder)
+        else:
+            make_record(recipe=recipe, speedup=1 + ratio, drop_pt=4 * ratio**2).save(folder)
+        return folder
 
 
 def steps_of(overrides: list[str]) -> set[str]:

@@ -129,6 +129,12 @@ def exit_code(main: Callable[[], int]) -> int:
 
     Args:
         main: Gives the exit code.
+
+    Returns:
+        Its code, ``INTERRUPTED`` or ``UNWRITABLE``.
+
+    Raises:
+        OSError: Any other than of a full or read-only file system.
     """
     try:
         return main()

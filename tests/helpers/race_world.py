@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 from record_factory import make_record
+from record_launcher import RecordLauncher
 
 from pqbench.app.entrant import Entrant
 from pqbench.app.race_run import RaceRun
@@ -30,7 +30,7 @@ BASE_MS = {"torch": 20.0, "ort": 9.0, "openvino": 8.0}
 
 
 @dataclass
-class World(Launcher):
+class World(RecordLauncher):
     """A space whose truth is known: speedup and drop of each recipe on each runtime."""
 
     folder: Path
@@ -74,23 +74,13 @@ class World(Launcher):
         names = {key: {"name": chosen[key]} for key in ("model", "backend")}
         return OmegaConf.create({**names, "dataset": {"name": "photos"}, "compress": compress})
 
-    def setup(self, **kwargs: Any) -> None: ...
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        returns = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            self.launched.append(list(overrides))
-            subdir = next((o for o in overrides if o.startswith("hydra.sweep.subdir=")), "")
-            look = f"look {subdir[-1]}" if subdir else "full"
-            folder = self.folder / (subdir.partition("=")[2] or str(number))
-            folder.mkdir(parents=True, exist_ok=True)
-            self.record(overrides, look).save(folder)
-            cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
-            job = JobReturn(hydra_cfg=cfg, status=JobStatus.COMPLETED)
-            returns.append(job)
-        return returns
+    def save(self, number: int, overrides: Sequence[str]) -> Path:
+        subdir = next((o for o in overrides if o.startswith("hydra.sweep.subdir=")), "")
+        look = f"look {subdir[-1]}" if subdir else "full"
+        folder = self.folder / (subdir.partition("=")[2] or str(number))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.record(overrides, look).save(folder)
+        return folder
 
     def record(self, overrides: Sequence[str], look: str) -> Record:
         chosen = dict(o.split("=", 1) for o in overrides if not o.startswith("hydra"))
