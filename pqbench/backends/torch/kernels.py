@@ -1,9 +1,8 @@
 """Where an eager PyTorch network spends its time, module by module.
 
-PyTorch's own profiler names operators, not the layers they belong to, and costs more than a small
-layer takes. An eager network is a tree of calls, so a clock read as each module begins and ends
-splits the whole call among them, and nothing is left over: a module's own time is that of its call
-less that of the modules it calls.
+PyTorch's own profiler names operators, not the layers that called them. An eager network is a tree
+of calls, so a clock read as each module begins and ends splits the whole call among them, and
+nothing is left over: a module's own time is that of its call less that of the modules it calls.
 """
 
 from __future__ import annotations
