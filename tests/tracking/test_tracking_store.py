@@ -419,3 +419,15 @@ def test_journal_keeps_one_entry_per_place(tmp_path):
     assert len(journal.read(tmp_path)) == 2
     (tmp_path / journal.JOURNAL).write_text("{")
     assert journal.read(tmp_path) == []  # set aside: the store itself is asked
+
+
+@pytest.mark.parametrize("name", ["alembic", "mlflow", "mlflow.store.db.utils"])
+def test_store_is_opened_without_the_libraries_chatter(name, settings):
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.INFO)  # as MLflow sets its own when it is imported
+    try:
+        assert store.ensure_store(settings) is not None
+        assert logger.level == logging.WARNING
+    finally:
+        logger.setLevel(before)
