@@ -68,6 +68,7 @@ def test_plots_many_recipes_and_wide_ranges(tmp_path):
     assert {path.stem for path in save_plots(records, tmp_path)} == FIGURES
 
 
+@pytest.mark.filterwarnings("error")  # Matplotlib warns where a legend leaves no room at all
 def test_plots_a_long_legend_takes_no_room_from_the_panels():
     heights = []
     for count in (3, 24):
