@@ -8,7 +8,8 @@ A file is one model on one data set:
 
     model: efficientnet_lite0           a name of conf/model
     dataset: imagenette                 a name of conf/dataset
-    settings: [dataset.split=clean]     more of the command line; {data} is the folder of test data
+    settings: [dataset.split=clean]     more of the command line; {data} is the folder of test data,
+                                        {here} that of this file
     needs: imagenette2-224              folder or file in the test data that must be there; or null
     tolerance: {top1_pt: 1.0, size_ratio: 0.01, int8_share: 0.02}
     measured: {...}                     when, on what processor, with which versions
@@ -89,6 +90,10 @@ def absent(golden: Mapping[str, Any]) -> str:
     return "" if path is None or path.exists() else f"no test data at {path}"
 
 
+def _filled(setting: str) -> str:
+    return setting.replace("{data}", str(test_data())).replace("{here}", str(GOLDEN))
+
+
 def run(golden: Mapping[str, Any], cell: Mapping[str, Any], outputs: Path) -> Record:
     """Run one cell (its baseline too) as an experiment."""
     from hydra import compose, initialize_config_dir
@@ -104,7 +109,7 @@ def run(golden: Mapping[str, Any], cell: Mapping[str, Any], outputs: Path) -> Re
         f"backend={cell['backend']}",
         *SHORT,
         f"outputs={outputs}",
-        *(s.replace("{data}", str(test_data())) for s in (*golden["settings"], *cell["settings"])),
+        *(_filled(s) for s in (*golden["settings"], *cell["settings"])),
     ]
     schema.register()
     register_repeats(overrides)

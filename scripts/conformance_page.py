@@ -64,7 +64,8 @@ def sentence(golden: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{k} {when['libraries'][k]}" for k in SHOWN if k in when["libraries"])
     settings = " ".join(s for s in golden["settings"] if "{data}" not in s)
     narrow = " (8-bit products saturate)" if when["cpu_saturates_int8"] else ""
-    return f"`{settings}`; {when['date']}, {when['cpu']}{narrow}; {versions}."
+    settings = f"`{settings}`; " if settings else ""
+    return f"{settings}{when['date']}, {when['cpu']}{narrow}; {versions}."
 
 
 def line(cell: Mapping[str, Any], causes: list[str]) -> str:
@@ -72,7 +73,7 @@ def line(cell: Mapping[str, Any], causes: list[str]) -> str:
     figures = cell["figures"]
     cause = cell["expected_failure"]
     recipe = f"`{','.join(cell['recipe'])}`" if cell["recipe"] else "FP32"
-    settings = ", ".join(s.split(".")[-1] for s in cell["settings"])
+    settings = ", ".join(_short(s) for s in cell["settings"])
     texts = [recipe, f"`{settings}`" if settings else "", cell["backend"]]
     if figures["status"] != "ok":
         texts += [figures["status"], *[""] * 6]
@@ -92,6 +93,12 @@ def line(cell: Mapping[str, Any], causes: list[str]) -> str:
         notes.append(f"{own['date']}, {own['cpu']}{narrow}")
     texts.append("; ".join(notes))
     return "| " + " | ".join(texts) + " |"
+
+
+def _short(setting: str) -> str:
+    """``compress.partial_int8.plan={here}/plans/a.json`` to ``plan=plans/a.json``."""
+    key, _, value = setting.partition("=")
+    return f"{key.rpartition('.')[2]}={value.removeprefix('{here}/')}"
 
 
 def shown(value: float | None, form: str) -> str:

@@ -26,6 +26,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "pruning.md"
 # Marker and colour (Okabe and Ito) of what the channels were ranked by, and of what is beside them.
 LOOKS = {
     "magnitude": ("o", "#0072B2"),
+    "change of the outputs": ("v", "#56B4E9"),
     "Taylor": ("s", "#D55E00"),
     "BatchNorm's scale": ("^", "#009E73"),
     "random": ("x", "#7F7F7F"),
@@ -35,6 +36,7 @@ LOOKS = {
 }
 CRITERIA = {
     "magnitude_l2": "magnitude",
+    "outputs": "change of the outputs",
     "taylor": "Taylor",
     "bn_scale": "BatchNorm's scale",
     "random": "random",

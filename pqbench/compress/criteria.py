@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.nets.layers import feed_tensors, first_output
 from pqbench.nets.strided import pixels_first
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from torch import Tensor, nn
 
     from pqbench.core.split import PreparedSplit
 
-CRITERIA: Mapping[str, Literal["", "mean", "squares"]] = {
+CRITERIA: Mapping[str, Literal["", "gates of the loss", "gates of the outputs", "squares"]] = {
     "magnitude_l2": "",
     "magnitude_l1": "",
     "lamp": "",
     "bn_scale": "",
     "fpgm": "",
     "random": "",
-    "taylor": "mean",
+    "outputs": "gates of the outputs",
+    "taylor": "gates of the loss",
     "hessian": "squares",
 }
-"""Criteria, and the gradients of the loss that each needs: none, their mean, or of their squares.
+"""Criteria, and what each needs: no gradients, those of gates, or the squares of the loss's.
 
 ``magnitude_l2``, ``magnitude_l1``: norm of a channel's weights (Li et al. 2017, "Pruning filters
 for efficient ConvNets"). ``lamp``: layer-adaptive magnitude (Lee et al. 2021). ``bn_scale``:
 BatchNorm's scale (Liu et al. 2017, "Network slimming"); layers without one, and the heads of
 attention, keep all. ``fpgm``: distance to the geometric median (He et al. 2019). ``random``: the
-control that every criterion must beat. ``taylor``: weight times gradient (Molchanov et al. 2019,
-"Importance estimation for neural network pruning"). ``hessian``: weight squared times the mean
-squared gradient, the diagonal of the Fisher information (LeCun et al. 1990, "Optimal brain
-damage").
+control that every criterion must beat. ``taylor``: what a sample's loss changes by, to first order,
+where the layers that read a channel are given zero for it; the root of the mean square over samples
+(Molchanov et al. 2019, "Importance estimation for neural network pruning", with a gate before each
+reader). ``outputs``: the same of all the network's outputs instead of its loss, without labels: the
+length of their change, estimated by one draw of random signs for each sample (Hutchinson 1989, "A
+stochastic estimator of the trace of the influence matrix"). A trained network's loss is close to
+nothing on most training samples, and so are its gradients; its outputs' are not. ``hessian``:
+weight squared times the mean squared gradient of the loss, the diagonal of the Fisher information
+(LeCun et al. 1990, "Optimal brain damage").
 """
 
 REFUSED: Mapping[str, str] = {
@@ -67,10 +75,30 @@ def importance(criterion: str) -> Callable[..., Any]:
         "bn_scale": lambda: tp.BNScaleImportance(),
         "fpgm": lambda: tp.FPGMImportance(p=2),
         "random": lambda: tp.RandomImportance(),
-        "taylor": lambda: tp.GroupTaylorImportance(),
+        "outputs": _readers_taylor,
+        "taylor": _readers_taylor,
         "hessian": lambda: tp.GroupHessianImportance(),
     }
     return makers[criterion]()
+
+
+def _readers_taylor() -> Callable[..., Any]:
+    """Torch-Pruning's Taylor importance of the layers alone that read a channel, if any does."""
+    from torch_pruning.pruner import function
+    from torch_pruning.pruner import importance as tp
+
+    readers = (function.prune_conv_in_channels, function.prune_linear_in_channels)
+    judge = tp.GroupTaylorImportance()
+
+    def judged(group: Any) -> Any:
+        reading = [item for item in group.items if item.dep.handler in readers]
+        if not reading:
+            return judge(group)
+        part = copy(group)
+        part._group = reading
+        return judge(part)
+
+    return judged
 
 
 def task_loss(output: Any, labels: Tensor, mean: bool = True) -> Tensor:
@@ -105,9 +133,12 @@ def gather_gradients(
     names: Sequence[str],
     indices: npt.NDArray[np.int64],
     criterion: str,
-    batch_size: int = 16,
 ) -> int:
-    """Leave in every parameter's ``grad`` what the criterion reads, from real labelled samples.
+    """Leave in every parameter's ``grad`` what the criterion reads, from real samples.
+
+    Each sample has a backward pass of its own. Of gates, the weights that read a channel share its
+    change of the loss, or of the outputs, in proportion to their size, so that what Torch-Pruning
+    sums over them, weight times ``grad``, is that change.
 
     Torch-Pruning's own ``HessianImportance.accumulate_grad`` keeps only the last sample (its
     counter is looked up by name and stored by parameter), so the squares are averaged here.
@@ -118,7 +149,6 @@ def gather_gradients(
         names: The network's inputs, in order.
         indices: Which samples.
         criterion: One of ``CRITERIA``.
-        batch_size: Samples per backward pass for a mean; squares need one pass per sample.
 
     Returns:
         Number of samples used; 0 for a criterion without gradients.
@@ -131,22 +161,53 @@ def gather_gradients(
     form = CRITERIA[criterion]
     if not form:
         return 0
-    labels = split.labels()
+    outputs = form == "gates of the outputs"
+    labels = None if outputs else split.labels()
+    signs = torch.Generator().manual_seed(0)
     parameters = [p.requires_grad_(True) for p in network.parameters()]
+    readers = _reading_axes(network)
     total = [torch.zeros_like(p) for p in parameters]
     network.eval()
-    size = 1 if form == "squares" else batch_size
-    for start in range(0, len(indices), size):
-        picked = indices[start : start + size]
-        target = torch.from_numpy(labels[picked].astype("int64"))
+    for index in indices:
+        picked = np.asarray([index])
         network.zero_grad(set_to_none=True)
         with pixels_first():
             scores = network(*feed_tensors(split, names, picked))
-        loss = task_loss(scores, target, mean=False)
-        torch.autograd.backward(loss)
+        if labels is None:
+            scores = first_output(scores)
+            toss = torch.randint(0, 2, scores.shape, generator=signs)
+            torch.autograd.backward((scores * (2 * toss - 1)).sum())
+        else:
+            target = torch.from_numpy(labels[picked].astype("int64"))
+            torch.autograd.backward(task_loss(scores, target, mean=False))
         for kept, parameter in zip(total, parameters, strict=True):
-            if parameter.grad is not None:
-                kept += parameter.grad**2 if form == "squares" else parameter.grad
+            if parameter.grad is None:
+                continue
+            if form == "squares":
+                kept += parameter.grad**2
+            elif (axis := readers.get(parameter)) is not None:
+                kept += _of_slices(parameter.detach() * parameter.grad, axis) ** 2
     for kept, parameter in zip(total, parameters, strict=True):
-        parameter.grad = kept / len(indices)
+        mean = kept / len(indices)
+        if form != "squares" and (axis := readers.get(parameter)) is not None:
+            whole = _of_slices(parameter.detach().abs(), axis)
+            mean = mean.sqrt() / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+        parameter.grad = mean
     return len(indices)
+
+
+def _reading_axes(network: nn.Module) -> dict[Tensor, int]:
+    """The axis of a channel that is read, of the weights of every Linear and convolution layer."""
+    from torch import nn
+
+    return {
+        module.weight: 0 if getattr(module, "transposed", False) else 1
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    }
+
+
+def _of_slices(values: Tensor, axis: int) -> Tensor:
+    """At every place the sum over all that has the same place on one axis."""
+    others = [other for other in range(values.dim()) if other != axis]
+    return values.sum(others, keepdim=True).expand_as(values)

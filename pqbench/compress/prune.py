@@ -51,7 +51,8 @@ class Prune(Step):
         runtime: Where ``target=latency`` is timed: ``ort``, ``openvino`` or ``torch``.
         criterion: How a channel's importance is judged, and that of a head of fused attention; one
             of ``criteria.CRITERIA``.
-        gradient_images: Labelled training images for the gradients of ``taylor`` and ``hessian``.
+        gradient_images: Training images for the gradients of ``outputs``, ``taylor``, ``hessian``;
+            the last two need labels.
         global_pruning: Rank the channels of all layers together rather than layer by layer, and
             all heads.
         layer_ratios: Channel ratio of single modules by dotted name, instead of ``pruning_ratio``
@@ -82,8 +83,8 @@ class Prune(Step):
     pruning_ratio: float = 0.3
     target: str = "channels"
     runtime: str = "ort"
-    criterion: str = "magnitude_l2"
-    gradient_images: int = 64
+    criterion: str = "outputs"
+    gradient_images: int = 256
     global_pruning: bool = False
     layer_ratios: Mapping[str, float] = field(default_factory=dict)
     max_layer_ratio: float = 0.8

@@ -17,6 +17,8 @@ PENALTIES: Mapping[str, str] = {
     "(Fang et al. 2023, DepGraph, section 3.3)",
     BN_SCALE: "BatchNorm's scales, all alike (Liu et al. 2017, Network slimming)",
 }
+STRENGTHS: Mapping[str, float] = {GROUP_NORM: 4.0, BN_SCALE: 0.5}
+"""How hard each draws unless told otherwise; see :class:`ChannelPenalty`."""
 STEEPNESS = 16.0  # group_norm draws the weakest channel so many times as hard as the strongest
 
 
@@ -86,7 +88,10 @@ class ChannelPenalty:
             for p, grad in zip(parameters, kept, strict=True):
                 if p.grad is not None:
                     # A group whose channels are all alike gives 0 / 0.
-                    p.sub_(p.grad.nan_to_num(0.0, 0.0, 0.0), alpha=size)
+                    draw = p.grad.nan_to_num(0.0, 0.0, 0.0)
+                    if self.kind == BN_SCALE:  # to zero and no further
+                        draw = draw.sign() * torch.minimum(draw.abs(), p.abs() / size)
+                    p.sub_(draw, alpha=size)
                 p.grad = grad
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pqbench.core.artifact import Representation
 from pqbench.core.errors import ConfigError
 from pqbench.training.finetune import Finetune
-from pqbench.training.penalty import PENALTIES, ChannelPenalty, Penalty
+from pqbench.training.penalty import PENALTIES, STRENGTHS, ChannelPenalty, Penalty
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Sparsify(Finetune):
 
     Attributes:
         penalty: What is drawn to zero; one of ``penalty.PENALTIES``.
-        strength: How hard; see ``penalty.ChannelPenalty``.
+        strength: How hard; see ``penalty.ChannelPenalty``. None: that of ``penalty.STRENGTHS``.
         devices: 1 alone: the penalty cannot be handed to another process.
     """
 
@@ -34,7 +34,7 @@ class Sparsify(Finetune):
     )
 
     penalty: str = "group_norm"
-    strength: float = 4.0
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +42,7 @@ class Sparsify(Finetune):
             raise ConfigError(
                 f"penalty '{self.penalty}' is unknown", hint=f"choose one of {', '.join(PENALTIES)}"
             )
-        if not self.strength > 0:
+        if self.strength is not None and not self.strength > 0:
             raise ConfigError(f"strength must be above 0, got {self.strength}")
         if self.devices != 1:
             raise ConfigError(
@@ -60,4 +60,5 @@ class Sparsify(Finetune):
         Raises:
             UnsupportedError: The network cannot be followed.
         """
-        return ChannelPenalty(network, example, self.penalty, self.strength)
+        strength = STRENGTHS[self.penalty] if self.strength is None else self.strength
+        return ChannelPenalty(network, example, self.penalty, strength)

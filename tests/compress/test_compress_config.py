@@ -213,7 +213,7 @@ def test_repeats_of_a_users_own_step_and_of_an_experiment(tmp_path: Path) -> Non
             {
                 "_target_": "pqbench.training.sparsify.Sparsify",
                 "penalty": "group_norm",
-                "strength": 4.0,
+                "strength": None,
             },
         ),
         (

@@ -12,7 +12,7 @@ from compress_models import BUILDERS, make_torch
 from torch import nn
 
 from pqbench.compress.careful import round_kept
-from pqbench.compress.criteria import CRITERIA, gather_gradients, task_loss
+from pqbench.compress.criteria import CRITERIA, gather_gradients, importance, task_loss
 from pqbench.compress.prune import Prune
 from pqbench.compress.prune_unstructured import PruneUnstructured
 from pqbench.compress.runtime_latency import RUNTIMES, latency_s
@@ -125,7 +125,7 @@ def test_prune_of_a_foreign_input_is_refused(
         Prune().apply(renamed, data, tmp_path)
 
 
-def test_gradients_are_means_over_all_samples(split: PreparedSplit) -> None:
+def test_gradients_of_hessian_are_mean_squares_over_all_samples(split: PreparedSplit) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2)).eval()
     indices = np.arange(6)
@@ -136,12 +136,40 @@ def test_gradients_are_means_over_all_samples(split: PreparedSplit) -> None:
         network.zero_grad()
         nn.functional.cross_entropy(network(x[i : i + 1]), y[i : i + 1]).backward()
         each.append(network[1].weight.grad.clone())
-    assert gather_gradients(network, split, ["input"], indices, "taylor", batch_size=4) == 6
-    assert torch.allclose(network[1].weight.grad, torch.stack(each).mean(0), atol=1e-6)
     assert gather_gradients(network, split, ["input"], indices, "hessian") == 6
     squares = torch.stack(each).pow(2).mean(0)
     assert torch.allclose(network[1].weight.grad, squares, rtol=1e-4)
     assert gather_gradients(network, split, ["input"], indices, "fpgm") == 0
+
+
+def test_taylor_is_what_each_samples_loss_changes_by_without_a_channel(
+    split: PreparedSplit,
+) -> None:
+    """Each channel of a convolution has a gate behind it, which is one, here as in the paper."""
+    import torch_pruning as tp
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    ).eval()  # fmt: skip
+    indices = np.arange(8)
+    (x,) = feed_tensors(split, ["input"], indices)
+    y = torch.from_numpy(split.labels()[indices])
+    gates = torch.ones(8, 6, requires_grad=True)  # a sample's own
+    loss = nn.functional.cross_entropy(
+        network[3:](network[:3](x) * gates[:, :, None, None]), y, reduction="sum"
+    )
+    (changes,) = torch.autograd.grad(loss, gates)
+    expected = changes.pow(2).mean(0).sqrt()
+
+    assert gather_gradients(network, split, ["input"], indices, "taylor") == 8
+    graph = tp.DependencyGraph().build_dependency(network, x[:1])
+    group = graph.get_pruning_group(network[0], tp.prune_conv_out_channels, list(range(6)))
+    found = importance("taylor")(group)
+    torch.testing.assert_close(found / found.mean(), expected / expected.mean(), rtol=1e-4, atol=0)
+    cancelled = changes.mean(0).abs()  # what the mean gradient says ranks them otherwise
+    assert cancelled.argsort().tolist() != expected.argsort().tolist()
 
 
 def test_task_loss_takes_classes_and_masks_and_refuses_others() -> None:
