@@ -47,7 +47,8 @@ class ChannelPenalty:
         kind: One of ``PENALTIES``.
         strength: ``group_norm``: the weakest channel would shrink by ``exp(-strength)`` over the
             training if the loss did not resist. ``bn_scale``: every scale would lose ``strength``
-            times the mean scale.
+            times the mean scale, but none changes its sign. From 1 on most scales end at zero, for
+            the loss can resist no more than the optimizer's steps, and the network says one thing.
 
     Raises:
         ConfigError: There is no such penalty.

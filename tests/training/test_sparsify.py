@@ -14,7 +14,7 @@ from pqbench.core.errors import ConfigError, UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.core.step import StepData
 from pqbench.nets.checkpoint import load_network, save_network
-from pqbench.training.penalty import PENALTIES, ChannelPenalty
+from pqbench.training.penalty import PENALTIES, STRENGTHS, ChannelPenalty
 from pqbench.training.sparsify import Sparsify
 
 CNN = {"_target_": "pqbench.models.cnn.Cnn", "num_classes": 2, "width": 8}
@@ -59,6 +59,36 @@ def test_scale_penalty_takes_the_same_from_every_scale() -> None:
     for _ in range(10):
         penalty(1 / 10)
     torch.testing.assert_close(before - scale.detach(), torch.full_like(before, 0.5))
+
+
+def test_scale_penalty_draws_to_zero_and_no_further() -> None:
+    """Signed steps that are as long for every scale would throw the weak ones back and forth."""
+    network = cnn()
+    scale = dict(network.named_modules())["features.1.1"].weight
+    with torch.no_grad():
+        scale.copy_(torch.linspace(-0.3, 1.4, len(scale)))
+    before = scale.detach().clone()
+    penalty = ChannelPenalty(network, (torch.zeros(2, 3, 32, 32),), "bn_scale", strength=0.5)
+    drawn = 0.5 * penalty.mean_scale
+    for _ in range(10):
+        penalty(1 / 10)
+    expected = before.sign() * (before.abs() - drawn).clamp_min(0)
+    torch.testing.assert_close(scale.detach(), expected)
+    assert int((scale == 0).sum()) >= 2
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_sparsify_draws_as_hard_as_its_penalty_needs_unless_told(kind: str) -> None:
+    network, example = cnn(), (torch.zeros(2, 3, 32, 32),)
+    found = Sparsify(penalty=kind).find_penalty(network, example)
+    assert isinstance(found, ChannelPenalty)
+    assert found.strength == STRENGTHS[kind]
+    told = Sparsify(penalty=kind, strength=0.25).find_penalty(network, example)
+    assert isinstance(told, ChannelPenalty)
+    assert told.strength == 0.25
+    scales = [m.weight for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    found(1.0)  # the whole draw at once: of every scale something is left
+    assert all(bool((scale > 0).all()) for scale in scales)
 
 
 def test_scale_penalty_without_batch_norm_is_refused() -> None:
