@@ -120,7 +120,7 @@ def test_network_trained_away_comes_home(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0 pruned models and 1 train splits, not one of each"):
         train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
     (stages / "pruned").mkdir()
-    pruned = Prune(0.5).apply(dense, data, stages / "pruned")
+    pruned = Prune(0.5, criterion="magnitude_l2").apply(dense, data, stages / "pruned")
     train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
     with pytest.raises(SystemExit, match="exists: take another name"):
         train_away.pack(tmp_path / "pack", "cnn", tmp_path / "fresh")
@@ -154,7 +154,7 @@ def test_network_trained_away_comes_home(tmp_path: Path) -> None:
         ([{"model": "cnn", "prune": {"pruning_ratio": 2}, "tune": {}}], "job 0: .*pruning_ratio"),
         ([{"model": "cnn", "prune": {}, "tune": {"epoch": 2}}], "job 0: .*epoch"),
         ([{"model": "other", "prune": {}, "tune": {}}], "job 0: no .*other: pack it first"),
-        ([{"model": "cnn", "prune": {}, "tune": {}}] * 2, "job 1: a second cnn-magnitude_l2-0.3"),
+        ([{"model": "cnn", "prune": {}, "tune": {}}] * 2, "job 1: a second cnn-outputs-0.3"),
     ],
 )
 def test_jobs_that_cannot_be_done_are_refused(
