@@ -1,9 +1,11 @@
-"""What the loss would change by without a channel, for every channel of an ONNX graph.
+"""What loss or outputs would change by without a channel, for every channel of an ONNX graph.
 
 Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning"
 (https://arxiv.org/abs/1906.10771): the first-order Taylor expansion, the squared sum of weight
 times gradient, over the weights and biases of all layers that make a channel, as if a factor behind
-each of them were set to zero. The graph runs in PyTorch (:mod:`pqbench.nets.onnx_trainable`).
+each of them were set to zero: the mean over samples. Of the outputs it is estimated by one draw of
+random signs for each sample (as :data:`pqbench.compress.criteria.CRITERIA` says), without labels.
+The graph runs in PyTorch (:mod:`pqbench.nets.onnx_trainable`).
 """
 
 from __future__ import annotations
@@ -16,33 +18,33 @@ import numpy.typing as npt
 
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.split import PreparedSplit
-from pqbench.nets.layers import feed_tensors, torch_threads
+from pqbench.nets.layers import feed_tensors, first_output, torch_threads
 from pqbench.nets.onnx_channels import Channels
 from pqbench.nets.strided import pixels_first
 
 if TYPE_CHECKING:
     import onnx
 
-BATCH = 16
 
-
-def taylor(
+def changes(
     model: onnx.ModelProto,
     channels: Channels,
     groups: Sequence[int],
     train: PreparedSplit,
     images: npt.NDArray[np.int64],
     threads: int,
+    criterion: str,
 ) -> list[npt.NDArray[np.float64]]:
-    """The importance of each channel, by group: the mean over batches of the squared change.
+    """The importance of each channel, by group: the mean over samples of the squared change.
 
     Args:
-        model: A classifier.
+        model: Of ``taylor`` a classifier.
         channels: Its groups.
         groups: Which of them.
-        train: Train split with one class per sample.
+        train: Train split; of ``taylor`` with one class per sample.
         images: Which of its samples.
         threads: Of PyTorch.
+        criterion: ``taylor``: of the loss; ``outputs``.
 
     Raises:
         UnsupportedError: The graph cannot run in PyTorch, or its outputs do not fit the classes.
@@ -54,7 +56,8 @@ def taylor(
 
     module = OnnxModule(model).eval()
     names = [name for name in module.inputs if name in train.arrays]
-    labels = train.labels()
+    labels = train.labels() if criterion == "taylor" else None
+    signs = torch.Generator().manual_seed(0)
     places = {name: place for place, name in enumerate(module.names)}
     roots = {group: place for place, group in enumerate(groups)}
     totals = [np.zeros(channels.sizes[group]) for group in groups]
@@ -72,26 +75,30 @@ def taylor(
         and channels.root(slot.layout[0].group) in roots
     ]
     with torch_threads(threads), pixels_first():
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
+        for index in images:
+            picked = np.asarray([index])
             module.zero_grad()
-            scores = module(*feed_tensors(train, names, batch))
-            if labels.ndim != 1 or scores.shape != (len(batch), len(train.classes)):
-                raise UnsupportedError(
-                    f"criterion=taylor needs one score per class, {len(train.classes)} of them; "
-                    f"the file gives {tuple(scores.shape)}",
-                    hint="criterion=group_norm needs none",
-                )
-            wanted = torch.from_numpy(np.asarray(labels[batch], np.int64))
-            functional.cross_entropy(scores, wanted).backward()  # type: ignore[no-untyped-call]
-            changes = [np.zeros_like(total) for total in totals]
+            scores = first_output(module(*feed_tensors(train, names, picked)))
+            if labels is None:
+                toss = torch.randint(0, 2, scores.shape, generator=signs)
+                torch.autograd.backward((scores * (2 * toss - 1)).sum())
+            else:
+                if labels.ndim != 1 or scores.shape != (1, len(train.classes)):
+                    raise UnsupportedError(
+                        "criterion=taylor needs one score per class, "
+                        f"{len(train.classes)} of them; the file gives {tuple(scores.shape)}",
+                        hint="criterion=outputs needs no labels",
+                    )
+                wanted = torch.from_numpy(np.asarray(labels[picked], np.int64))
+                torch.autograd.backward(functional.cross_entropy(scores, wanted))
+            found = [np.zeros_like(total) for total in totals]
             for slot in slots:
                 weight = module.weights[places[slot.tensor]]
                 if weight.grad is None:
                     continue
                 part = (weight.detach() * weight.grad).movedim(slot.axis, 0)
                 change = part.reshape(len(part), -1).sum(1).numpy()
-                changes[roots[channels.root(slot.layout[0].group)]] += change
-            for total, change in zip(totals, changes, strict=True):
+                found[roots[channels.root(slot.layout[0].group)]] += change
+            for total, change in zip(totals, found, strict=True):
                 total += change**2
-    return [total / max(1, len(range(0, len(images), BATCH))) for total in totals]
+    return [total / max(1, len(images)) for total in totals]

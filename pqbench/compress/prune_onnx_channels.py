@@ -1,7 +1,7 @@
 """Structured pruning of a given ONNX file: whole channels are removed, the graph computes less.
 
 Channels are ranked by group norm (Fang et al. 2023, "DepGraph", https://arxiv.org/abs/2301.12900)
-or by what the loss would change by (:mod:`pqbench.compress.channel_gradients`). The weights that
+or by what outputs or loss would change by (:mod:`pqbench.compress.channel_gradients`). The weights that
 read the remaining channels are fitted anew to what the whole network computed
 (:mod:`pqbench.compress.channel_repair`); ``distill`` or ``finetune`` after it trains the file.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pqbench.compress.calibration import check_size, draw, refuse_quantized
-from pqbench.compress.channel_gradients import taylor
+from pqbench.compress.channel_gradients import changes
 from pqbench.compress.channel_repair import repair
 from pqbench.compress.onnx_ready import pre_process, refuse_half
 from pqbench.core.artifact import Artifact, LineageEntry, Representation
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 SCOPES = ("global", "layer")
-CRITERIA = ("group_norm", "taylor")
-TAYLOR_IMAGES = 256
+CRITERIA = ("group_norm", "outputs", "taylor")
+GRADIENT_IMAGES = 256
 Kept = Mapping[int, npt.NDArray[np.int64]]
 
 
@@ -46,8 +46,9 @@ class PruneOnnxChannels(Step):
 
     Attributes:
         ratio: Share of the removable channels to remove, in (0, 1).
-        criterion: ``group_norm``: the norm of the weights that make a channel; ``taylor``: weight
-            times gradient on training images, for classifiers that PyTorch can run.
+        criterion: ``group_norm``: the norm of the weights that make a channel; ``outputs``: what
+            the outputs would change by without it, to first order, on training images, for files
+            that PyTorch can run; ``taylor``: the same of the loss, for classifiers.
         scope: ``global`` ranks all channels together, ``layer`` takes the same share of each group.
         most: Largest share that one group may lose, in (0, 1).
         round_to: The number of channels that stays is a multiple of this.
@@ -133,9 +134,9 @@ class PruneOnnxChannels(Step):
         from onnx import numpy_helper
 
         free = [group for group in channels.free() if channels.sizes[group] > self.round_to]
-        if self.criterion == "taylor":
-            images = data.train.spread(TAYLOR_IMAGES, data.seed)
-            scores = taylor(model, channels, free, data.train, images, data.threads)
+        if self.criterion != "group_norm":
+            images, by = data.train.spread(GRADIENT_IMAGES, data.seed), self.criterion
+            scores = changes(model, channels, free, data.train, images, data.threads, by)
         else:
             names = {slot.tensor for slot in channels.slots if slot.makes}
             known = onnx_graph.constants(model.graph)
