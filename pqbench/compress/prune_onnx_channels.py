@@ -1,8 +1,8 @@
 """Structured pruning of a given ONNX file: whole channels are removed, the graph computes less.
 
 Channels are ranked by group norm (Fang et al. 2023, "DepGraph", https://arxiv.org/abs/2301.12900)
-or by what outputs or loss would change by (:mod:`pqbench.compress.channel_gradients`). The weights that
-read the remaining channels are fitted anew to what the whole network computed
+or by what outputs or loss would change by (:mod:`pqbench.compress.channel_gradients`). The weights
+that read the remaining channels are fitted anew to what the whole network computed
 (:mod:`pqbench.compress.channel_repair`); ``distill`` or ``finetune`` after it trains the file.
 """
 
