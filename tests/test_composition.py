@@ -63,8 +63,8 @@ def as_text(config: DictConfig) -> str:
     ("name", "recipes", "expected"),
     [
         ("pruning_curves", "none,ort_int8", 2),
-        ("pruning_curves", "[prune,finetune]", 20),
-        ("pruning_curves", "[prune,distill]", 20),
+        ("pruning_curves", "[prune,finetune]", 25),
+        ("pruning_curves", "[prune,distill]", 25),
         ("iterative_prune", "[prune,finetune]", 1),
         ("iterative_prune", "none,[prune,finetune,prune_2,finetune_2]", 2),
     ],
