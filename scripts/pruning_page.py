@@ -36,7 +36,7 @@ LOOKS = {
 }
 CRITERIA = {
     "magnitude_l2": "magnitude",
-    "outputs": "change of the outputs",
+    "output_change": "change of the outputs",
     "taylor": "Taylor",
     "bn_scale": "BatchNorm's scale",
     "random": "random",

@@ -44,7 +44,7 @@ def changes(
         train: Train split; of ``taylor`` with one class per sample.
         images: Which of its samples.
         threads: Of PyTorch.
-        criterion: ``taylor``: of the loss; ``outputs``.
+        criterion: ``taylor``: of the loss; ``output_change``.
 
     Raises:
         UnsupportedError: The graph cannot run in PyTorch, or its outputs do not fit the classes.
@@ -87,7 +87,7 @@ def changes(
                     raise UnsupportedError(
                         "criterion=taylor needs one score per class, "
                         f"{len(train.classes)} of them; the file gives {tuple(scores.shape)}",
-                        hint="criterion=outputs needs no labels",
+                        hint="criterion=output_change needs no labels",
                     )
                 wanted = torch.from_numpy(np.asarray(labels[picked], np.int64))
                 torch.autograd.backward(functional.cross_entropy(scores, wanted))

@@ -24,7 +24,7 @@ CRITERIA: Mapping[str, Literal["", "gates of the loss", "gates of the outputs", 
     "bn_scale": "",
     "fpgm": "",
     "random": "",
-    "outputs": "gates of the outputs",
+    "output_change": "gates of the outputs",
     "taylor": "gates of the loss",
     "hessian": "squares",
 }
@@ -37,7 +37,7 @@ attention, keep all. ``fpgm``: distance to the geometric median (He et al. 2019)
 control that every criterion must beat. ``taylor``: what a sample's loss changes by, to first order,
 where the layers that read a channel are given zero for it; the root of the mean square over samples
 (Molchanov et al. 2019, "Importance estimation for neural network pruning", with a gate before each
-reader). ``outputs``: the same of all the network's outputs instead of its loss, without labels: the
+reader). ``output_change``: the same of all the network's outputs instead of its loss, without labels: the
 length of their change, estimated by one draw of random signs for each sample (Hutchinson 1989, "A
 stochastic estimator of the trace of the influence matrix"). A trained network's loss is close to
 nothing on most training samples, and so are its gradients; its outputs' are not. ``hessian``:
@@ -74,7 +74,7 @@ def importance(criterion: str) -> Callable[..., Any]:
         "bn_scale": lambda: tp.BNScaleImportance(),
         "fpgm": lambda: tp.FPGMImportance(p=2),
         "random": lambda: tp.RandomImportance(),
-        "outputs": _readers_taylor,
+        "output_change": _readers_taylor,
         "taylor": _readers_taylor,
         "hessian": lambda: tp.GroupHessianImportance(),
     }

@@ -51,7 +51,7 @@ class Prune(Step):
         runtime: Where ``target=latency`` is timed: ``ort``, ``openvino`` or ``torch``.
         criterion: How a channel's importance is judged, and that of a head of fused attention; one
             of ``criteria.CRITERIA``.
-        gradient_images: Training images for the gradients of ``outputs``, ``taylor``, ``hessian``;
+        gradient_images: Training images for the gradients of ``output_change``, ``taylor``, ``hessian``;
             the last two need labels.
         global_pruning: Rank the channels of all layers together rather than layer by layer, and
             all heads.
@@ -83,7 +83,7 @@ class Prune(Step):
     pruning_ratio: float = 0.3
     target: str = "channels"
     runtime: str = "ort"
-    criterion: str = "outputs"
+    criterion: str = "output_change"
     gradient_images: int = 256
     global_pruning: bool = False
     layer_ratios: Mapping[str, float] = field(default_factory=dict)

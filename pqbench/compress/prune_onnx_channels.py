@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 SCOPES = ("global", "layer")
-CRITERIA = ("group_norm", "outputs", "taylor")
+CRITERIA = ("group_norm", "output_change", "taylor")
 GRADIENT_IMAGES = 256
 Kept = Mapping[int, npt.NDArray[np.int64]]
 
@@ -46,7 +46,7 @@ class PruneOnnxChannels(Step):
 
     Attributes:
         ratio: Share of the removable channels to remove, in (0, 1).
-        criterion: ``group_norm``: the norm of the weights that make a channel; ``outputs``: what
+        criterion: ``group_norm``: the norm of the weights that make a channel; ``output_change``: what
             the outputs would change by without it, to first order, on training images, for files
             that PyTorch can run; ``taylor``: the same of the loss, for classifiers.
         scope: ``global`` ranks all channels together, ``layer`` takes the same share of each group.

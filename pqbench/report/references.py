@@ -75,7 +75,7 @@ CRITERIA = {  # in words, works
     "lamp": ("layer-adaptive magnitude", "lee2021lamp"),
     "bn_scale": ("the scale of batch normalization", "liu2017slimming"),
     "fpgm": ("the distance from the geometric median", "he2019fpgm"),
-    "outputs": ("the first-order change of the outputs", "molchanov2019importance"),
+    "output_change": ("the first-order change of the outputs", "molchanov2019importance"),
     "taylor": ("a first-order Taylor expansion", "molchanov2019importance"),
     "hessian": ("a diagonal Hessian", "lecun1990obd"),
     "group_norm": ("the norm of each group of weights", "fang2023depgraph"),

@@ -24,7 +24,7 @@ _DATASET = ("split", "limit", "train_limit", "augment")
 _IDLE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {  # settings without an effect
     "percentile": lambda s: s.get("method") != "percentile",
     "runtime": lambda s: s.get("target", "latency") != "latency",
-    "gradient_images": lambda s: s.get("criterion") not in ("outputs", "taylor", "hessian"),
+    "gradient_images": lambda s: s.get("criterion") not in ("output_change", "taylor", "hessian"),
     "teacher_weight": lambda s: not s.get("teacher_weight"),
     "temperature": lambda s: not s.get("teacher_weight"),
     "label_smoothing": lambda s: not s.get("label_smoothing"),

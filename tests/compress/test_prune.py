@@ -172,7 +172,7 @@ def test_taylor_is_what_each_samples_loss_changes_by_without_a_channel(
     assert not torch.allclose(cancelled / cancelled.mean(), expected / expected.mean(), rtol=0.3)
 
 
-def test_outputs_is_the_length_of_the_change_of_all_outputs(split: PreparedSplit) -> None:
+def test_output_change_is_the_length_of_the_change_of_all_outputs(split: PreparedSplit) -> None:
     """Of one output there is no choice of signs: the estimate is the change itself."""
     import torch_pruning as tp
 
@@ -186,10 +186,10 @@ def test_outputs_is_the_length_of_the_change_of_all_outputs(split: PreparedSplit
     gates = torch.ones(8, 6, requires_grad=True)
     out = network[2:](network[:2](x) * gates[:, :, None, None])
     (changes,) = torch.autograd.grad(out.sum(), gates)
-    assert gather_gradients(network, split, ["input"], indices, "outputs") == 8
+    assert gather_gradients(network, split, ["input"], indices, "output_change") == 8
     graph = tp.DependencyGraph().build_dependency(network, x[:1])
     group = graph.get_pruning_group(network[0], tp.prune_conv_out_channels, list(range(6)))
-    found = importance("outputs")(group)
+    found = importance("output_change")(group)
     expected = changes.pow(2).mean(0).sqrt()
     torch.testing.assert_close(found, expected / expected.mean().sqrt(), rtol=1e-4, atol=0)
 

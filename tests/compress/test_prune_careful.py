@@ -202,7 +202,7 @@ def test_head_ranking_follows_the_criterion(criterion: str) -> None:
     gone = set(range(8)) - set(stay.get("attn", range(8)))
     if criterion == "bn_scale":
         assert stay == {}
-    elif criterion in ("outputs", "taylor", "hessian"):
+    elif criterion in ("output_change", "taylor", "hessian"):
         assert gone == {2, 5}
     elif criterion == "random":
         others = {tuple(Ranking(0.25, criterion).stay(network, [one])["attn"]) for _ in range(20)}

@@ -154,7 +154,7 @@ def test_network_trained_away_comes_home(tmp_path: Path) -> None:
         ([{"model": "cnn", "prune": {"pruning_ratio": 2}, "tune": {}}], "job 0: .*pruning_ratio"),
         ([{"model": "cnn", "prune": {}, "tune": {"epoch": 2}}], "job 0: .*epoch"),
         ([{"model": "other", "prune": {}, "tune": {}}], "job 0: no .*other: pack it first"),
-        ([{"model": "cnn", "prune": {}, "tune": {}}] * 2, "job 1: a second cnn-outputs-0.3"),
+        ([{"model": "cnn", "prune": {}, "tune": {}}] * 2, "job 1: a second cnn-output_change-0.3"),
     ],
 )
 def test_jobs_that_cannot_be_done_are_refused(
