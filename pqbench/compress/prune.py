@@ -51,8 +51,8 @@ class Prune(Step):
         runtime: Where ``target=latency`` is timed: ``ort``, ``openvino`` or ``torch``.
         criterion: How a channel's importance is judged, and that of a head of fused attention; one
             of ``criteria.CRITERIA``.
-        gradient_images: Training images for the gradients of ``output_change``, ``taylor``, ``hessian``;
-            the last two need labels.
+        gradient_images: Training images for the gradients of ``output_change``, ``taylor`` and
+            ``hessian``; the last two need labels.
         global_pruning: Rank the channels of all layers together rather than layer by layer, and
             all heads.
         layer_ratios: Channel ratio of single modules by dotted name, instead of ``pruning_ratio``

@@ -46,9 +46,9 @@ class PruneOnnxChannels(Step):
 
     Attributes:
         ratio: Share of the removable channels to remove, in (0, 1).
-        criterion: ``group_norm``: the norm of the weights that make a channel; ``output_change``: what
-            the outputs would change by without it, to first order, on training images, for files
-            that PyTorch can run; ``taylor``: the same of the loss, for classifiers.
+        criterion: ``group_norm``: the norm of the weights that make a channel; ``output_change``:
+            what the outputs would change by without it, to first order, on training images, for
+            files that PyTorch can run; ``taylor``: the same of the loss, for classifiers.
         scope: ``global`` ranks all channels together, ``layer`` takes the same share of each group.
         most: Largest share that one group may lose, in (0, 1).
         round_to: The number of channels that stays is a multiple of this.

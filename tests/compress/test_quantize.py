@@ -152,7 +152,9 @@ def test_quantized_onnx_is_refused(
 
 def test_pruned_network_quantizes(tmp_path: Path, split: PreparedSplit, data: StepData) -> None:
     source = make_torch("resnet18", tmp_path / "source", split)
-    pruned = Prune(criterion="magnitude_l2", recalibrate_bn=48).apply(source, data, tmp_path / "pruned")
+    pruned = Prune(criterion="magnitude_l2", recalibrate_bn=48).apply(
+        source, data, tmp_path / "pruned"
+    )
     exported = make_onnx(pruned, tmp_path / "onnx")
     result = OrtInt8(24).apply(exported, data, _folder(tmp_path, "int8"))
     x = _inputs(split)
