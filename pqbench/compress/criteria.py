@@ -39,10 +39,10 @@ where the layers that read a channel are given zero for it; the root of the mean
 (Molchanov et al. 2019, "Importance estimation for neural network pruning", with a gate before each
 reader). ``output_change``: the same of all the network's outputs instead of its loss, without
 labels: the length of their change, estimated by one draw of random signs for each sample
-(Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix"). A trained network's loss is close to
-nothing on most training samples, and so are its gradients; its outputs' are not. ``hessian``:
-weight squared times the mean squared gradient of the loss, the diagonal of the Fisher information
-(LeCun et al. 1990, "Optimal brain damage").
+(Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix"). A trained
+network's loss is close to nothing on most training samples, and so are its gradients; its outputs'
+are not. ``hessian``: weight squared times the mean squared gradient of the loss, the diagonal of
+the Fisher information (LeCun et al. 1990, "Optimal brain damage").
 """
 
 REFUSED: Mapping[str, str] = {
