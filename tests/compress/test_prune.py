@@ -194,6 +194,26 @@ def test_output_change_is_the_length_of_the_change_of_all_outputs(split: Prepare
     torch.testing.assert_close(found, expected / expected.mean().sqrt(), rtol=1e-4, atol=0)
 
 
+def test_output_change_of_a_flattened_channel_is_that_of_all_its_places(
+    split: PreparedSplit,
+) -> None:
+    import torch_pruning as tp
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 8 * 8, 2)
+    ).eval()
+    indices = np.arange(4)
+    (x,) = feed_tensors(split, ["input"], indices)
+    assert gather_gradients(network, split, ["input"], indices, "output_change") == 4
+    graph = tp.DependencyGraph().build_dependency(network, x[:1])
+    group = graph.get_pruning_group(network[0], tp.prune_conv_out_channels, list(range(6)))
+    found = importance("output_change")(group)
+    read = network[3].weight
+    places = (read * read.grad).detach().abs().sum(0).reshape(6, 64).sum(1)
+    torch.testing.assert_close(found, places / places.mean().sqrt(), rtol=1e-4, atol=0)
+
+
 def test_task_loss_takes_classes_and_masks_and_refuses_others() -> None:
     scores = torch.randn(2, 3, 4, 4)
     masks = torch.zeros(2, 4, 4, dtype=torch.int64)
