@@ -89,10 +89,10 @@ class ChannelPenalty:
             for p, grad in zip(parameters, kept, strict=True):
                 if p.grad is not None:
                     # A group whose channels are all alike gives 0 / 0.
-                    draw = p.grad.nan_to_num(0.0, 0.0, 0.0)
+                    draw = size * p.grad.nan_to_num(0.0, 0.0, 0.0)
                     if self.kind == BN_SCALE:  # to zero and no further
-                        draw = draw.sign() * torch.minimum(draw.abs(), p.abs() / size)
-                    p.sub_(draw, alpha=size)
+                        draw = draw.sign() * torch.minimum(draw.abs(), p.abs())
+                    p.sub_(draw)
                 p.grad = grad
 
 

@@ -75,6 +75,8 @@ def test_scale_penalty_draws_to_zero_and_no_further() -> None:
     expected = before.sign() * (before.abs() - drawn).clamp_min(0)
     torch.testing.assert_close(scale.detach(), expected)
     assert int((scale == 0).sum()) >= 2
+    penalty(0.0)  # a step whose learning rate is zero draws nothing, from a scale of zero neither
+    torch.testing.assert_close(scale.detach(), expected)
 
 
 @pytest.mark.parametrize("kind", PENALTIES)
