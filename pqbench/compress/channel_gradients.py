@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pqbench.compress.criteria import signed_sum
 from pqbench.core.errors import UnsupportedError
 from pqbench.core.split import PreparedSplit
 from pqbench.nets.layers import feed_tensors, first_output, torch_threads
@@ -80,8 +81,7 @@ def changes(
             module.zero_grad()
             scores = first_output(module(*feed_tensors(train, names, picked)))
             if labels is None:
-                toss = torch.randint(0, 2, scores.shape, generator=signs)
-                torch.autograd.backward((scores * (2 * toss - 1)).sum())
+                torch.autograd.backward(signed_sum(scores, signs))
             else:
                 if labels.ndim != 1 or scores.shape != (1, len(train.classes)):
                     raise UnsupportedError(

@@ -13,6 +13,7 @@ from pqbench.nets.strided import pixels_first
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
     from torch import Tensor, nn
 
     from pqbench.core.split import PreparedSplit
@@ -132,7 +133,9 @@ def _half_by_layer(changes: Tensor) -> Tensor:
     Torch-Pruning's way, layers without which nothing would change keep as much as any. Each of the
     two is far worse than this on one of the networks in docs/pruning.md.
     """
-    return changes / changes.mean().sqrt()
+    import torch
+
+    return changes / changes.mean().sqrt().clamp_min(torch.finfo(changes.dtype).tiny)
 
 
 def task_loss(output: Any, labels: Tensor, mean: bool = True) -> Tensor:
@@ -159,6 +162,22 @@ def task_loss(output: Any, labels: Tensor, mean: bool = True) -> Tensor:
     outside = (labels < 0) | (labels >= scores.shape[1])
     labels = labels.masked_fill(outside, -100)
     return functional.cross_entropy(scores, labels, reduction="mean" if mean else "sum")
+
+
+def signed_sum(output: Any, draws: torch.Generator) -> Tensor:
+    """The sum of the first output's values, each with a random sign.
+
+    The square of its change is, on average over the signs, the squared length of the output's
+    (Hutchinson 1989).
+
+    Args:
+        output: What the network returned; the first tensor counts, of any shape.
+        draws: Where the signs come from.
+    """
+    import torch
+
+    values = first_output(output)
+    return (values * (2 * torch.randint(0, 2, values.shape, generator=draws) - 1)).sum()
 
 
 def gather_gradients(
@@ -208,9 +227,7 @@ def gather_gradients(
         with pixels_first():
             scores = network(*feed_tensors(split, names, picked))
         if labels is None:
-            scores = first_output(scores)
-            toss = torch.randint(0, 2, scores.shape, generator=signs)
-            torch.autograd.backward((scores * (2 * toss - 1)).sum())
+            torch.autograd.backward(signed_sum(scores, signs))
         else:
             target = torch.from_numpy(labels[picked].astype("int64"))
             torch.autograd.backward(task_loss(scores, target, mean=False))

@@ -214,6 +214,18 @@ def test_output_change_of_a_flattened_channel_is_that_of_all_its_places(
     torch.testing.assert_close(found, places / places.mean().sqrt(), rtol=1e-4, atol=0)
 
 
+def test_output_change_of_a_layer_that_changes_nothing_is_zero(split: PreparedSplit) -> None:
+    import torch_pruning as tp
+
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6 * 62 * 62, 2)).eval()
+    nn.init.zeros_(network[2].weight)
+    gather_gradients(network, split, ["input"], np.arange(2), "output_change")
+    (x,) = feed_tensors(split, ["input"], np.arange(1))
+    graph = tp.DependencyGraph().build_dependency(network, x)
+    group = graph.get_pruning_group(network[0], tp.prune_conv_out_channels, list(range(6)))
+    assert importance("output_change")(group).tolist() == [0.0] * 6
+
+
 def test_task_loss_takes_classes_and_masks_and_refuses_others() -> None:
     scores = torch.randn(2, 3, 4, 4)
     masks = torch.zeros(2, 4, 4, dtype=torch.int64)
