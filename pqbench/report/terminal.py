@@ -162,7 +162,7 @@ def to_rich(table: Table, width: int = 120) -> Group:
         view = parts[-1]
         assert isinstance(view, RichTable)
         texts = [_text(line[i], index, notes) for i in (recipe, *shown)]
-        texts[0].plain = texts[0].plain.replace("+", " + ")  # may wrap there
+        texts[0] = Text(" + ").join(texts[0].split("+"))  # may wrap there
         if line[status].text != Status.OK:
             why = _raised(line[status], index, notes)
             texts[0].append(f"\n{terminal(line[status].text)}", style="bold red")

@@ -209,6 +209,17 @@ def test_terminal_has_at_most_one_line_of_notes_for_a_row():
     assert max(map(len, notes)) <= 120
 
 
+def test_terminal_colours_the_mark_of_a_recipe_with_several_steps_and_no_letter_of_it():
+    record = make_record(recipe=("prune", "nncf_int8"))
+    record.notes = ["something is to be said"]
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(to_rich(make_table([record]), 120))
+    segments = [(s.text, str(s.style)) for s in console._record_buffer]
+    (place,) = [i for i, (text, _) in enumerate(segments) if "prune + nncf" in text]
+    assert segments[place][0].strip() == "prune + nncf_int8"
+    assert segments[place + 1] == ("¹", "yellow")
+
+
 def test_unsupported_rows_are_one_line():
     rows = [
         make_failed(backend="torch", recipe=(step,), status="unsupported")
